@@ -1,0 +1,300 @@
+"""Every setting, as plain frozen data. Importable without jax, so that help and inspection answer at once."""
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from jaxrec.errors import UserError
+
+ClassifierModel = Literal["cnn", "cnn-deep", "resnet18", "resnet34", "resnet50", "vit", "speednet"]
+AutoencoderModel = Literal["autoencoder", "vae"]
+GANModel = Literal["gan"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Settings for the parameters whose name, such as ``conv1/kernel``, the pattern matches anywhere."""
+
+    pattern: str
+    """Regular expression searched in the parameter's name; where several rules match, the last one holds."""
+    lr: float = 1.0
+    """Multiplies the learning rate."""
+    weight_decay: float = 1.0
+    """Multiplies the decoupled weight decay."""
+    freeze: bool = False
+    """Leaves the parameters as they were initialised; their gradients are not computed."""
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """How parameters move: the optimizer, its schedule, and the three different penalties on weights."""
+
+    name: Literal["sgd", "momentum", "nesterov", "adam", "adamw", "nadam", "lion", "adagrad", "rmsprop", "muon"] = (
+        "adamw"
+    )
+    """The update rule, from optax."""
+    lr: float = 1e-3
+    """Peak learning rate."""
+    schedule: Literal["constant", "linear", "cosine", "one-cycle"] = "cosine"
+    """How the learning rate falls from its peak over the run."""
+    warmup: float = 0.05
+    """Share of the run over which the learning rate rises linearly from 0 (one-cycle: to its peak)."""
+    final: float = 0.0
+    """Learning rate at the end of a linear or cosine schedule, as a share of the peak."""
+    steps: int = 1000
+    """Length of the schedule in steps; the training command sets it to the length of the run."""
+    momentum: float = 0.9
+    """Momentum of sgd's relatives and of muon; the first beta of adam's relatives and of lion."""
+    beta2: float = 0.999
+    """Second beta of adam's relatives (lion keeps its own .99)."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (Loshchilov & Hutter 2019): each step shrinks kernels by lr x this."""
+    l2: float = 0.0
+    """L2 penalty: adds l2 / 2 x the sum of squared kernels to the loss, so it passes through the optimizer."""
+    l1: float = 0.0
+    """L1 penalty: adds l1 x the sum of absolute kernels to the loss."""
+    clip: float = 0.0
+    """Largest global norm of the gradient; 0 leaves it alone."""
+    rules: tuple[Rule, ...] = ()
+    """Learning rate, decay and freezing by parameter name."""
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random changes to training images, made inside the compiled step. Zero and False mean off."""
+
+    flip: Literal["none", "random", "alternating"] = "none"
+    """Mirror left-right: a coin per image and epoch, or half the images, then the other half, by turns."""
+    crop: int = 0
+    """Pad by this many pixels (reflected) and crop back at a random place."""
+    resized_crop: float = 0.0
+    """Smallest share of the area kept by a random resized crop (.08 is usual)."""
+    translate: float = 0.0
+    """Largest shift, as a share of the side."""
+    rotate: float = 0.0
+    """Largest rotation, in degrees."""
+    scale: float = 0.0
+    """Largest relative change of size: .1 draws factors from .9 to 1.1."""
+    brightness: float = 0.0
+    """Largest change added to the pixels, which run from 0 to 1."""
+    contrast: float = 0.0
+    """Largest relative change of contrast."""
+    saturation: float = 0.0
+    """Largest relative change of saturation; colour images only."""
+    cutout: int = 0
+    """Side in pixels of a square set to grey."""
+    randaugment: int = 0
+    """Number of RandAugment operations per image (Cubuk et al. 2020)."""
+    magnitude: float = 9.0
+    """Strength of RandAugment's operations, 0 to 10."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every system's configuration has."""
+
+    precision: Literal["f32", "bf16"] = "f32"
+    """Arithmetic of the forward and backward pass; parameters stay float32."""
+    accumulate: int = 1
+    """Split each batch into this many parts and add up their gradients before the update."""
+    average: float = 0.0
+    """Decay of the moving average of the parameters (.999, say), used for evaluation; 0 keeps none."""
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    augment: Augment = field(default_factory=Augment)
+    classes: tyro.conf.Suppress[int] = 0
+    """Number of classes; set from the data."""
+    mean: tyro.conf.Suppress[tuple[float, ...]] = ()
+    """Mean of each channel of the training images in [0, 1]; set from the data."""
+    std: tyro.conf.Suppress[tuple[float, ...]] = ()
+    """Standard deviation of each channel of the training images in [0, 1]; set from the data."""
+
+
+@dataclass(frozen=True)
+class Classifier(Task):
+    """Image classification."""
+
+    model: ClassifierModel = "cnn"
+    """The system to train."""
+    width: float = 1.0
+    """Multiplies the number of channels."""
+    activation: Literal["relu", "sigmoid", "tanh", "gelu"] = "relu"
+    """Nonlinearity between layers (cnn and resnets)."""
+    dropout: float = 0.0
+    """Share of activations dropped before the last layer."""
+    stem: Literal["auto", "small", "large"] = "auto"
+    """First layers of a resnet: a 3x3 convolution, or 7x7 and pooling; auto is small up to 64 pixels."""
+    patch: int = 4
+    """Side of vit's patches, in pixels."""
+    head: Literal["softmax", "sigmoid"] = "softmax"
+    """softmax: one class per image. sigmoid: one independent yes or no per class (binary, multi-label)."""
+    loss: Literal["cross-entropy", "mse", "focal"] = "cross-entropy"
+    """Loss on the head's outputs."""
+    label_smoothing: float = 0.0
+    """Share of the target spread evenly over the classes."""
+    mixup: float = 0.0
+    """Alpha of mixup (Zhang et al. 2018)."""
+    cutmix: float = 0.0
+    """Alpha of cutmix (Yun et al. 2019)."""
+    standardise: Literal["dataset", "unit"] = "dataset"
+    """dataset: subtract the training mean and divide by the deviation. unit: x / 255."""
+    views: Literal["one", "mirror", "mirror-shift"] = "one"
+    """Test-time views whose logits are averaged: the image; and its mirror; and one-pixel shifts of both."""
+
+
+@dataclass(frozen=True)
+class Autoencoder(Task):
+    """Autoencoders: plain, denoising (noise > 0) and variational (model vae)."""
+
+    model: AutoencoderModel = "autoencoder"
+    """The system to train."""
+    architecture: Literal["conv", "dense", "unet"] = "conv"
+    """Encoder and decoder; unet has skip connections (denoising only)."""
+    width: int = 32
+    """Channels of the first convolution; the dense layers have 16 times as many units."""
+    code: int = 32
+    """Length of the code."""
+    likelihood: Literal["gaussian", "bernoulli"] = "gaussian"
+    """gaussian: squared error. bernoulli: cross-entropy, pixels read as probabilities."""
+    binarize: bool = False
+    """Draw each pixel as 0 or 1 with its intensity as the probability, anew each step (vae)."""
+    noise: float = 0.0
+    """Standard deviation of the noise added to the inputs, then clipped to [0, 1]; the target is the clean image."""
+    kl_weight: float = 1.0
+    """Weight of the divergence from the prior (vae); 1 is the evidence bound."""
+    kl_warmup: float = 0.1
+    """Share of the run over which the divergence's weight rises from 0 (vae)."""
+    train_samples: int = 1
+    """Codes drawn per image in training; more than one trains the importance-weighted bound (vae)."""
+    eval_samples: int = 500
+    """Codes drawn per image for the importance-weighted bound at evaluation (vae)."""
+
+
+@dataclass(frozen=True)
+class GAN(Task):
+    """Generative adversarial networks."""
+
+    model: GANModel = "gan"
+    """The system to train."""
+    architecture: Literal["dcgan", "residual"] = "dcgan"
+    """Generator and discriminator."""
+    width: int = 32
+    """Channels of the widest-resolution layer; doubled at each halving."""
+    latents: int = 64
+    """Length of the latent vector."""
+    conditional: bool = True
+    """Tell both players the class."""
+    loss: Literal["non-saturating", "least-squares", "hinge", "wasserstein", "relativistic"] = "relativistic"
+    """The game."""
+    discriminator_steps: int = 1
+    """Discriminator updates per generator update, inside one step; each takes its share of the batch."""
+    gradient_penalty: float = 0.0
+    """Weight of the Wasserstein gradient penalty (10 is usual with wasserstein)."""
+    r1: float = 0.0
+    """Gamma of the penalty gamma / 2 x |gradient of D at real images|^2 (Mescheder et al. 2018)."""
+    r2: float = 0.0
+    """The same at generated images (Huang et al. 2024)."""
+    spectral_norm: bool = False
+    """Divide the discriminator's kernels by their largest singular value (Miyato et al. 2018)."""
+    discriminator_lr: float = 1.0
+    """The discriminator's learning rate as a multiple of the generator's."""
+    diffaugment: tuple[Literal["colour", "translation", "cutout"], ...] = ()
+    """Differentiable augmentation of what the discriminator sees (Zhao et al. 2020)."""
+
+
+AnyTask = Classifier | Autoencoder | GAN
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train an image-recognition system and leave a run folder to look at."""
+
+    task: Annotated[AnyTask, tyro.conf.arg(name="")] = field(default_factory=Classifier)
+    dataset: str = "digits"
+    """digits, synthetic, folder:PATH, or the name of a prepared TFDS set such as mnist."""
+    data_dir: str | None = None
+    """Where prepared TFDS sets lie; else TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    train_split: str = "train"
+    """Training split, with TFDS slicing: train[:80%]."""
+    test_split: str = "test"
+    """Split for the figures at the end; never looked at before."""
+    validation: float = 0.1
+    """Share of the training split held out for evaluation during training and for early stopping."""
+    image_size: int | None = None
+    """Side in pixels to which a folder's images are resized; else the first image's size."""
+    skip_bad: bool = False
+    """Leave out a folder's unreadable images, and count them, instead of stopping."""
+    memory_mb: int = 1024
+    """Sets whose decoded images fit this many MiB live on the device; larger ones are streamed."""
+    batch_size: int = 128
+    """Examples per step, over all devices."""
+    epochs: float | None = None
+    """Length of the run in passes over the training split; or give --steps."""
+    steps: int | None = None
+    """Length of the run in steps."""
+    seed: int = 0
+    """Fixes the initial parameters, the order of the data and every random draw."""
+    name: str | None = None
+    """Name of the run's folder; else MODEL-DATASET-NUMBER."""
+    runs: str = "runs"
+    """Folder that holds the runs."""
+    resume: bool = False
+    """Go on with the run --name from its latest checkpoint."""
+    log_every: int = 20
+    """Steps between logged metrics."""
+    eval_every: int | None = None
+    """Steps between evaluations on the validation split; else ten times a run."""
+    save_every: int | None = None
+    """Steps between checkpoints; else at each evaluation."""
+    patience: int = 0
+    """Stop after this many evaluations without improvement and restore the best weights; 0 never stops."""
+    min_delta: float = 0.0
+    """Smallest change of the validation metric that counts as an improvement."""
+    tensorboard: bool = False
+    """Write TensorBoard files as well (extra: tensorboard)."""
+
+
+PRESETS: dict[str, AnyTask] = {
+    "cnn": Classifier(model="cnn"),
+    "cnn-deep": Classifier(model="cnn-deep"),
+    "resnet18": Classifier(model="resnet18"),
+    "resnet34": Classifier(model="resnet34"),
+    "resnet50": Classifier(model="resnet50"),
+    "vit": Classifier(model="vit"),
+    "speednet": Classifier(model="speednet", activation="gelu"),
+    "autoencoder": Autoencoder(),
+    "vae": Autoencoder(model="vae", likelihood="bernoulli", binarize=True),
+    "gan": GAN(),
+}
+
+
+def to_dict(config: Train) -> dict[str, Any]:
+    """The settings as plain nested data for a JSON file; ``task.kind`` names the system."""
+    values = asdict(config)
+    return {**values, "task": {"kind": type(config.task).__name__, **values["task"]}}
+
+
+def from_dict(values: dict[str, Any]) -> Train:
+    """The inverse of ``to_dict``; raises UserError for settings this version does not know."""
+    kinds = {kind.__name__: kind for kind in (Classifier, Autoencoder, GAN)}
+    task = dict(values.get("task", {}))
+    kind = task.pop("kind", None)
+    if kind not in kinds:
+        raise UserError(f"the settings are of the system '{kind}'; expected one of {', '.join(kinds)}")
+    nested = {
+        "optimizer": _build(Optimizer, {**task.get("optimizer", {}), "rules": ()}),
+        "augment": _build(Augment, task.get("augment", {})),
+    }
+    rules = tuple(_build(Rule, rule) for rule in task.get("optimizer", {}).get("rules", ()))
+    nested["optimizer"] = replace(nested["optimizer"], rules=rules)
+    return _build(Train, {**values, "task": _build(kinds[kind], {**task, **nested})})
+
+
+def _build(kind: type, values: dict[str, Any]) -> Any:
+    unknown = values.keys() - {each.name for each in fields(kind)}
+    if unknown:
+        raise UserError(
+            f"the settings hold {kind.__name__} '{min(unknown)}', which this version of jaxrec does not know; "
+            "read the run with the version its manifest names"
+        )
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})

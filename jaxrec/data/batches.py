@@ -1,0 +1,71 @@
+"""A batch as a function of (seed, step): the order of the examples, and streams that follow it."""
+
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+
+from jaxrec.data.splits import Split
+from jaxrec.errors import UserError
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(seed: int, epoch: int, examples: int) -> np.ndarray:
+    key = np.array([seed % 2**64, epoch], np.uint64)
+    order = np.random.Generator(np.random.Philox(key=key)).permutation(examples).astype(np.int32)
+    order.flags.writeable = False
+    return order
+
+
+def batch_indices(seed: int, step: int, batch_size: int, examples: int) -> tuple[np.ndarray, np.ndarray]:
+    """The examples of one step: index int32 [B] in [0, examples), epoch int32 [B].
+
+    Training reads one endless stream: the epochs one after the other, each a permutation of all examples drawn from
+    (seed, epoch). Step ``s`` takes positions ``s * B`` to ``s * B + B - 1``, so a batch may span epochs, and any
+    step's batch can be asked for directly.
+    """
+    epoch, place = np.divmod(int(step) * batch_size + np.arange(batch_size, dtype=np.int64), examples)
+    index = np.empty(batch_size, np.int32)
+    for each in range(int(epoch[0]), int(epoch[-1]) + 1):
+        here = epoch == each
+        index[here] = _epoch_order(int(seed), each, examples)[place[here]]
+    return index, epoch.astype(np.int32)
+
+
+def streamed(
+    split: Split, seed: int, batch_size: int, start_step: int, *, steps: int, share: tuple[int, int] = (0, 1)
+) -> Iterator[dict[str, np.ndarray]]:
+    """Training batches of the ``steps`` steps from ``start_step`` on, read ahead by threads.
+
+    Each is image uint8 [B, H, W, C], label, index and epoch int32 [B], the examples of ``batch_indices``. Process
+    ``i`` of ``n``, given ``share=(i, n)``, gets the i-th of n equal parts of every batch. Raises UserError if n does
+    not divide B.
+    """
+    import grain
+
+    part, parts = share
+    if batch_size % parts:
+        raise UserError(f"batch size {batch_size} cannot be shared by {parts} processes: choose a multiple of {parts}")
+    local = slice(part * batch_size // parts, (part + 1) * batch_size // parts)
+
+    def batch(step: int) -> dict[str, np.ndarray]:
+        index, epoch = (order[local] for order in batch_indices(seed, step, batch_size, len(split)))
+        return {**split.read(index), "index": index, "epoch": epoch}
+
+    threads = min(8, os.cpu_count() or 1)
+    stream = grain.MapDataset.range(start_step, start_step + steps).map(batch)
+    # Whole batches are read ahead, so a buffer longer than the number of threads would only cost memory.
+    return iter(stream.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)))
+
+
+def eval_batches(split: Split, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+    """Every example once, in order, in batches of one size: image uint8 [B, H, W, C], label and index int32 [B].
+
+    ``mask`` bool [B] is False where the last batch is filled up with example 0.
+    """
+    for start in range(0, len(split), batch_size):
+        index = np.arange(start, start + batch_size, dtype=np.int32)
+        mask = index < len(split)
+        index = np.where(mask, index, np.int32(0))
+        yield {**split.read(index), "index": index, "mask": mask}

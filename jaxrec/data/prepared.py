@@ -1,0 +1,121 @@
+"""Sets prepared by TensorFlow Datasets, read as array_record without TensorFlow and without the network."""
+
+import hashlib
+import io
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxrec.data.images import convert_image, has_colour, upright_size
+from jaxrec.data.splits import Shape, Source
+from jaxrec.errors import UserError, nearest
+
+
+def cache_dir() -> Path:
+    """Where jaxrec keeps what it makes itself: JAXREC_CACHE, else the user's cache folder."""
+    if given := os.environ.get("JAXREC_CACHE"):
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxrec"
+
+
+def tfds_dir(data_dir: str | None) -> Path:
+    """Where prepared sets lie: the given folder, else TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def prepared_sets(folder: Path) -> dict[str, Path]:
+    """The folder of each prepared set: ``name`` or ``name/config`` for its newest version, ``name:version`` for any."""
+    infos = [*folder.glob("*/*/dataset_info.json"), *folder.glob("*/*/*/dataset_info.json")]
+    versions = [info.parent for info in infos if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name)]
+    found = {}
+    for version in sorted(versions, key=lambda path: tuple(map(int, path.name.split(".")))):
+        name = version.parent.relative_to(folder).as_posix()
+        found |= {name: version, f"{name}:{version.name}": version}
+    return found
+
+
+def open_prepared(name: str, folder: Path, image_size: int | None) -> Source:
+    """The set ``name`` among the prepared sets in ``folder``; its images may vary in size.
+
+    Raises UserError if it is not there, is not in array_record form or has no image and class features.
+    """
+    import tensorflow_datasets as tfds
+
+    sets = prepared_sets(folder)
+    if name not in sets:
+        hint = nearest(name, ["digits", "synthetic", *(known for known in sets if ":" not in known)])
+        raise UserError(
+            f"dataset '{name}' is not prepared in {folder}: expected digits, synthetic, folder:PATH or a set that "
+            f"`python scripts/prepare_dataset.py {name}` prepares after `pip install 'jaxrec[prepare]'`{hint}"
+        )
+    # Not tfds.builder: official classes may import TensorFlow, reach for the network and hide the folder's features.
+    builder: Any = tfds.builder_from_directory(sets[name])
+    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+        raise UserError(
+            f"dataset '{name}' in {folder} is stored as {builder.info.file_format.value}, expected array_record: "
+            f"remove {sets[name]} and prepare it again with `python scripts/prepare_dataset.py {name}`"
+        )
+    image_key, label_key = _features(name, builder.info.features)
+    # Decoded here by Pillow, so that pixels do not depend on whether OpenCV is installed.
+    records = builder.as_data_source("+".join(builder.info.splits), decoders={image_key: tfds.decode.SkipDecoding()})
+    shape = _image_shape(builder.info.features[image_key].shape, records, image_key, image_size)
+
+    def read(rows: np.ndarray) -> dict[str, np.ndarray]:
+        from PIL import Image
+
+        examples = records.__getitems__(rows.tolist())
+        images = [convert_image(Image.open(io.BytesIO(example[image_key])), shape) for example in examples]
+        labels = np.array([example[label_key] for example in examples], np.int32)
+        if (labels < 0).any():
+            raise UserError(f"dataset '{name}' has examples without a label in this split: choose another split")
+        return {"image": np.stack(images), "label": labels}
+
+    return Source(
+        read=read,
+        sizes={split: info.num_examples for split, info in builder.info.splits.items()},
+        image_shape=shape,
+        class_names=tuple(builder.info.features[label_key].names),
+        identity=_identity(builder, records, image_key),
+    )
+
+
+def _features(name: str, features) -> tuple[str, str]:
+    """The keys of the image and of its class."""
+    import tensorflow_datasets as tfds
+
+    found = []
+    for usual, kind in (("image", tfds.features.Image), ("label", tfds.features.ClassLabel)):
+        keys = sorted(key for key, feature in features.items() if isinstance(feature, kind))
+        if not keys:
+            raise UserError(
+                f"dataset '{name}' has no {usual} feature, only {', '.join(sorted(features))}: "
+                "expected a set of images with one class each; choose another set"
+            )
+        found.append(usual if usual in keys else keys[0])
+    return found[0], found[1]
+
+
+def _image_shape(stated: tuple, records, image_key: str, image_size: int | None) -> Shape:
+    """The stated shape, what it leaves open taken from the first images; image_size overrules the size."""
+    from PIL import Image
+
+    height, width, channels = stated
+    if None in stated:
+        examples = records.__getitems__(list(range(min(100, len(records)))))
+        first = [Image.open(io.BytesIO(example[image_key])) for example in examples]
+        if None in (height, width):
+            height, width = upright_size(first[0])
+        channels = channels or (3 if any(map(has_colour, first)) else 1)
+    return (image_size or height, image_size or width, 1 if channels == 1 else 3)
+
+
+def _identity(builder, records, image_key: str) -> str:
+    """Name, version, sizes and the first encoded images."""
+    shards = [(name, info.shard_lengths, info.num_bytes) for name, info in builder.info.splits.items()]
+    digest = hashlib.sha256(repr((builder.info.full_name, shards)).encode())
+    for example in records.__getitems__(list(range(min(100, len(records))))):
+        digest.update(example[image_key])
+    return digest.hexdigest()

@@ -1,0 +1,52 @@
+"""python -m jaxrec.evaluate RUN: the figures of a trained run on its test split."""
+
+import json
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import tyro
+
+from jaxrec.cli import parse, run_command
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Evaluate a trained run."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """The run's folder."""
+    split: str | None = None
+    """Split to evaluate on, with TFDS slicing; else the run's test split."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+
+def main(argv: list[str]) -> None:
+    """Prints the figures."""
+    options = parse(Evaluate, argv, "jaxrec.evaluate")
+    from jaxrec.run.devices import Devices
+    from jaxrec.run.evaluation import Evaluator
+    from jaxrec.run.loop import test_results
+    from jaxrec.run.setup import open_data
+    from jaxrec.run.trained import load_run
+
+    devices = Devices()
+    run, config, _, state, step = load_run(options.run, devices)
+    if options.split:
+        config = replace(config, test_split=options.split)
+    results = test_results(config, open_data(config), Evaluator(config.task, devices), state, step)
+    if options.json:
+        print(json.dumps(results))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("metric", "value", title=f"{run.name}, split {results['split']}, step {step}")
+    for name, value in results.items():
+        if isinstance(value, int | float):
+            table.add_row(name, f"{value:.6g}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,80 @@
+"""python -m jaxrec.generate RUN: pictures from a trained gan or vae; reconstructions from an autoencoder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from jaxrec.cli import parse, run_command
+from jaxrec.errors import UserError
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Draw images from a trained gan or vae; an autoencoder reconstructs test images."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """The run's folder."""
+    count: int = 100
+    """Number of images."""
+    seed: int = 0
+    """Fixes the latents."""
+    out: str | None = None
+    """Folder for the pictures; else RUN/generated."""
+    separate: bool = False
+    """Also write each image as a PNG of its own, named by number and class."""
+
+
+def main(argv: list[str]) -> None:
+    """Writes a sheet of images, and each by itself if asked."""
+    options = parse(Generate, argv, "jaxrec.generate")
+    if options.count < 1:
+        raise UserError(f"--count {options.count} draws nothing; give at least 1")
+    import jax
+    import numpy as np
+
+    from jaxrec.config import Autoencoder, Classifier
+    from jaxrec.run.devices import Devices
+    from jaxrec.run.pictures import save_artifacts
+    from jaxrec.run.setup import open_data
+    from jaxrec.run.trained import load_run
+    from jaxrec.tasks import task_of
+
+    run, config, dataset, state, _ = load_run(options.run, Devices())
+    if isinstance(config.task, Classifier):
+        raise UserError(f"'{run.name}' is a classifier, which draws no images; use python -m jaxrec.predict")
+    task = task_of(config.task)
+    out = Path(options.out) if options.out else run / "generated"
+    labels = None
+    if isinstance(config.task, Autoencoder) and config.task.model != "vae":
+        test = open_data(config).test
+        examples = test.read(np.arange(min(options.count, len(test))))
+        images = np.asarray(jax.jit(task.predict)(state, examples["image"])["reconstruction"])
+    else:
+        draw = jax.jit(task.generate, static_argnums=2)
+        drawn = jax.device_get(draw(state, jax.random.key(options.seed), options.count))
+        images, labels = drawn["image"], drawn.get("label")
+    columns = min(10, len(images))
+    rows = len(images) // columns
+    sheet = images[: rows * columns].reshape(rows, columns, *images.shape[1:])
+    try:
+        save_artifacts(out, {"generated": {"images": sheet}}, (), None)
+        if options.separate:
+            _write_each(out, images, None if labels is None else [dataset["class_names"][label] for label in labels])
+    except OSError as error:
+        raise UserError(f"'{out}' cannot be written ({error.strerror}); choose another folder with --out") from error
+    print(f"{len(images)} images in {out}")
+
+
+def _write_each(out: Path, images, names: list[str] | None) -> None:
+    import numpy as np
+    from PIL import Image
+
+    for number, image in enumerate(np.round(images * 255).astype(np.uint8)):
+        suffix = f"-{names[number]}".replace("/", "_") if names else ""
+        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(out / f"{number:05d}{suffix}.png")
+
+
+if __name__ == "__main__":
+    run_command(main)

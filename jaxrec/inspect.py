@@ -1,0 +1,71 @@
+"""python -m jaxrec.inspect RUN: settings, parameters and checkpoints of a run; needs no device."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from jaxrec.cli import parse, run_command
+from jaxrec.config import to_dict
+from jaxrec.errors import UserError
+from jaxrec.run import folder
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Show what a run is made of."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """The run's folder."""
+    leaves: bool = False
+    """List every array, not only the modules."""
+
+
+def saved_arrays(run: Path) -> tuple[int, dict[str, tuple[int, ...]]]:
+    """The newest checkpoint's step and the shapes of its model's arrays by path, from its metadata alone."""
+    steps = [int(path.name) for path in (run / "checkpoints").glob("*") if path.name.isdigit()]
+    if not steps:
+        raise UserError(f"run '{run.name}' has no checkpoint yet; let it train until its first")
+    import orbax.checkpoint as ocp
+
+    item = run / "checkpoints" / str(max(steps)) / "model"
+    with ocp.StandardCheckpointer() as checkpointer:
+        metadata = checkpointer.metadata(item)
+    tree = getattr(metadata, "item_metadata", metadata)
+    return max(steps), dict(_leaves(getattr(tree, "tree", tree)))
+
+
+def _leaves(tree: Any, prefix: str = "") -> list[tuple[str, tuple[int, ...]]]:
+    if not isinstance(tree, dict):
+        return [(prefix, tuple(tree.shape))]
+    return [leaf for name, each in tree.items() for leaf in _leaves(each, f"{prefix}/{name}" if prefix else name)]
+
+
+def main(argv: list[str]) -> None:
+    """Prints settings, modules and the checkpoint tree."""
+    from math import prod
+
+    from rich.console import Console
+    from rich.table import Table
+
+    options = parse(Inspect, argv, "jaxrec.inspect")
+    run = folder.find(options.run)
+    console = Console(highlight=False)
+    console.print(json.dumps(to_dict(folder.read_config(run)), indent=2), markup=False)
+    step, arrays = saved_arrays(run)
+    table = Table("module", "arrays", "numbers", title=f"checkpoint of step {step}")
+    groups: dict[str, list[tuple[int, ...]]] = {}
+    for name, shape in arrays.items():
+        module = f"{name} {list(shape)}" if options.leaves else name.rpartition("/")[0]
+        groups.setdefault(module, []).append(shape)
+    for module, shapes in groups.items():
+        table.add_row(module.replace("[", "\\["), str(len(shapes)), f"{sum(map(prod, shapes)):,}")
+    console.print(table)
+    parameters = sum(prod(shape) for name, shape in arrays.items() if name.split("/")[1] == "params")
+    console.print(f"{parameters:,} parameters")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,53 @@
+"""A small vision transformer over square patches (Dosovitskiy et al. 2021), pre-norm with global average pooling."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ..errors import UserError
+from .layers import Dense, layer_norm
+
+
+class ViT(nn.Module):
+    """``depth`` blocks of attention with 4 heads and a hidden layer twice as wide."""
+
+    classes: int
+    patch: int = 4
+    dim: int = 128
+    depth: int = 4
+    heads: int = 4
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
+        """Standardised images [B,H,W,C] to logits [B,classes] and features [B,dim], float32.
+
+        Raises UserError if the patch does not divide both sides.
+        """
+        batch, height, width, channels = x.shape
+        side = self.patch
+        if height % side or width % side:
+            raise UserError(f"vit cannot cut {height}x{width} images into {side}x{side} patches; choose a divisor.")
+        x = x.astype(self.dtype).reshape(batch, height // side, side, width // side, side, channels)
+        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, side * side * channels)
+        x = Dense(self.dim, dtype=self.dtype, name="patches")(x)
+        x += self.param("positions", nn.initializers.normal(0.02), (1, *x.shape[1:])).astype(self.dtype)
+        for i in range(self.depth):
+            x += self._attention(layer_norm(x, dtype=self.dtype, name=f"block{i + 1}_norm1"), f"block{i + 1}")
+            y = layer_norm(x, dtype=self.dtype, name=f"block{i + 1}_norm2")
+            y = nn.gelu(Dense(2 * self.dim, dtype=self.dtype, name=f"block{i + 1}_mlp1")(y))
+            x += Dense(self.dim, dtype=self.dtype, name=f"block{i + 1}_mlp2")(y)
+        x = layer_norm(x, dtype=self.dtype, name="norm").mean(1)
+        logits = Dense(self.classes, dtype=self.dtype, name="head")(
+            nn.Dropout(self.dropout, deterministic=not train)(x)
+        )
+        return logits.astype(jnp.float32), x.astype(jnp.float32)
+
+    def _attention(self, x: jax.Array, name: str) -> jax.Array:
+        parts = Dense(3 * self.dim, dtype=self.dtype, name=f"{name}_qkv")(x)
+        query, key, value = jnp.moveaxis(parts.reshape(*x.shape[:2], 3, self.heads, -1), 2, 0)
+        mixed = jax.nn.dot_product_attention(query, key, value).reshape(x.shape)
+        return Dense(self.dim, dtype=self.dtype, name=f"{name}_out")(mixed)

@@ -1,0 +1,35 @@
+"""Named random streams and replicas: what lets one step run under jit, vmap, scan, pmap and shard_map."""
+
+import zlib
+from typing import Any
+
+import jax
+
+
+def stream(key: jax.Array, name: str, step: jax.Array, axis_name: str | None = None) -> jax.Array:
+    """The random key of one named stream at one step.
+
+    Keys are a function of (key, name, step), so nothing random is carried from step to step and a new stream leaves
+    the others as they were. Under ``axis_name`` each replica draws its own.
+    """
+    key = jax.random.fold_in(jax.random.fold_in(key, zlib.crc32(name.encode())), step)
+    return key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+
+
+def per_replica(tree: Any, axis_name: str | None) -> Any:
+    """The same arrays, marked as each replica's own, so that a gradient with respect to them is the replica's own.
+
+    Under ``shard_map`` with ``check_vma=True`` a gradient with respect to replicated arrays is already summed over the
+    replicas, and a later ``pmean`` would leave it N times too large. Elsewhere this changes nothing.
+    """
+    if axis_name is None:
+        return tree
+    kind = jax.typeof(jax.lax.axis_index(axis_name))
+    manual = getattr(kind, "manual_axis_type", None)
+    varying = manual.varying if manual is not None else getattr(kind, "vma", frozenset())
+    return jax.lax.pcast(tree, axis_name, to="varying") if axis_name in varying else tree
+
+
+def mean_over_replicas(tree: Any, axis_name: str | None) -> Any:
+    """The mean over the replicas of every array in ``tree``; ``tree`` itself without ``axis_name``."""
+    return tree if axis_name is None else jax.lax.pmean(tree, axis_name)

@@ -1,0 +1,144 @@
+"""python -m jaxrec.predict RUN PATH...: what a trained run makes of images from disk."""
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from jaxrec.cli import parse, run_command
+from jaxrec.errors import UserError
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
+BATCH = 100
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Classify images, or encode and reconstruct them."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """The run's folder."""
+    paths: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Images, or folders of images."""
+    out: str | None = None
+    """Folder for predictions.csv, predictions.jsonl and reconstructions; else RUN/predictions."""
+    skip_bad: bool = False
+    """Leave out unreadable images, and say how many, instead of stopping."""
+
+
+def find_images(paths: tuple[str, ...]) -> list[Path]:
+    """The image files that the paths name, folders searched through; raises UserError where there are none."""
+    found = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = [each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file()]
+            if not inside:
+                raise UserError(f"folder '{path}' holds no images; expected files such as PNG or JPEG")
+            found += sorted(inside)
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise UserError(f"there is no image or folder '{path}'; check the path")
+    if not found:
+        raise UserError("no images were named; give the paths of images or folders after the run")
+    return found
+
+
+def read_images(paths: list[Path], shape: tuple[int, int, int], skip_bad: bool) -> Iterator[tuple[Path, Any]]:
+    """Each readable image as uint8 [H, W, C], converted as training does."""
+    from jaxrec.data import read_image
+
+    for path in paths:
+        try:
+            yield path, read_image(path, shape)
+        except UserError as error:
+            if not skip_bad:
+                raise
+            print(f"left out: {error}")
+
+
+def classify(probabilities: Any, names: list[str], head: str) -> dict[str, Any]:
+    """One prediction as a row: the class and its probability, then every class's probability."""
+    every = {name: round(float(value), 6) for name, value in zip(names, probabilities, strict=True)}
+    if head == "sigmoid":
+        chosen = [name for name, value in every.items() if value > 0.5]
+        return {"prediction": " ".join(chosen), "probabilities": every}
+    best = max(every, key=lambda name: every[name])
+    return {"prediction": best, "probability": every[best], "probabilities": every}
+
+
+def main(argv: list[str]) -> None:
+    """Prints a table and writes predictions.csv and predictions.jsonl."""
+    options = parse(Predict, argv, "jaxrec.predict")
+    paths = find_images(options.paths)
+    import jax
+    import numpy as np
+
+    from jaxrec.config import GAN, Classifier
+    from jaxrec.run.devices import Devices
+    from jaxrec.run.pictures import save_artifacts
+    from jaxrec.run.trained import load_run
+    from jaxrec.tasks import task_of
+
+    run, config, dataset, state, _ = load_run(options.run, Devices())
+    if isinstance(config.task, GAN):
+        raise UserError(f"'{run.name}' is a gan, which draws images and reads none; use python -m jaxrec.generate")
+    out = Path(options.out) if options.out else run / "predictions"
+    predict = jax.jit(task_of(config.task).predict)
+    images = list(read_images(paths, tuple(dataset["image_shape"]), options.skip_bad))
+    rows, shown = [], []
+    for start in range(0, len(images), BATCH):
+        part = images[start : start + BATCH]
+        batch = np.stack([image for _, image in part])
+        padded = np.concatenate([batch, np.zeros((BATCH - len(part), *batch.shape[1:]), np.uint8)])
+        outputs = {name: np.asarray(value)[: len(part)] for name, value in predict(state, padded).items()}
+        for number, (path, image) in enumerate(part):
+            if isinstance(config.task, Classifier):
+                row = classify(outputs["probabilities"][number], dataset["class_names"], config.task.head)
+            else:
+                error = float(np.mean((outputs["reconstruction"][number] - image / 255) ** 2))
+                row = {"mse": error, "code": outputs["code"][number].tolist() if "code" in outputs else None}
+                shown.append((image / 255, outputs["reconstruction"][number]))
+            rows.append({"path": str(path), **row})
+    _write(out, rows)
+    if shown:
+        pairs = {"images": np.stack([np.stack(side) for side in zip(*shown[:12], strict=True)])}
+        save_artifacts(out, {"reconstructions": pairs}, (), None)
+    _print(rows, out)
+
+
+def _write(out: Path, rows: list[dict[str, Any]]) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with (out / "predictions.jsonl").open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+        columns = [name for name in rows[0] if name not in ("probabilities", "code")] if rows else ["path"]
+        with (out / "predictions.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, columns, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(rows)
+    except OSError as error:
+        raise UserError(f"'{out}' cannot be written ({error.strerror}); choose another folder with --out") from error
+
+
+def _print(rows: list[dict[str, Any]], out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = [name for name in rows[0] if name not in ("probabilities", "code")] if rows else ["path"]
+    table = Table(*columns)
+    for row in rows[:50]:
+        cells = (row[name] for name in columns)
+        table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else cell.replace("[", "\\[") for cell in cells))
+    console = Console()
+    console.print(table)
+    more = f"; the first 50 of {len(rows)} are shown" if len(rows) > 50 else ""
+    console.print(f"{out / 'predictions.csv'} and .jsonl hold all{more}", markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,114 @@
+"""Checkpoints of a run: model, training state and progress saved together, the latest and the best kept (Orbax)."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from jaxrec.errors import UserError
+from jaxrec.tasks.state import State
+
+ITEMS = ("model", "train", "progress")
+
+
+def split_state(state: State) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The state as (model, train): what inference needs, and what going on with the training needs besides."""
+    model, train = {}, {"step": state.step, "key": state.key, "hyper": state.hyper, "opt_state": {}}
+    for name, player in state.players.items():
+        model[name] = {"params": player.params, "stats": player.stats}
+        if player.average is not None:
+            model[name]["average"] = player.average
+        train["opt_state"][name] = player.opt_state
+    return model, train
+
+
+def join_state(state: State, model: dict[str, Any], train: dict[str, Any] | None = None) -> State:
+    """``state`` with its arrays replaced by restored ones; without ``train``, the optimizer's are left as they are."""
+    players = {name: player.replace(**model[name]) for name, player in state.players.items()}
+    if train is None:
+        return state.replace(players=players)
+    opt_state = train["opt_state"]
+    players = {name: player.replace(opt_state=opt_state[name]) for name, player in players.items()}
+    return state.replace(step=train["step"], key=train["key"], hyper=train["hyper"], players=players)
+
+
+def _score(metrics: dict[str, float]) -> float:
+    return metrics["score"]
+
+
+class Checkpoints:
+    """The checkpoints in ``run/checkpoints``. Close it: a save that failed in the background surfaces there."""
+
+    def __init__(self, run: Path, *, read_only: bool = False) -> None:
+        # Keeping the best alone would delete the latest, and a resumed run would go back to the best.
+        keep = checkpoint_managers.AnyPreservationPolicy(
+            [
+                checkpoint_managers.LatestN(1),
+                checkpoint_managers.BestN(
+                    get_metric_fn=lambda metrics: metrics["score"],
+                    reverse=True,
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                ),
+            ]
+        )
+        options = ocp.CheckpointManagerOptions(preservation_policy=keep, read_only=read_only, create=not read_only)
+        self.folder = run / "checkpoints"
+        if read_only and not self.folder.is_dir():
+            raise UserError(f"run '{run.name}' has no checkpoint yet; let it train until its first, or start it again")
+        self.manager = ocp.CheckpointManager(self.folder, item_names=ITEMS, options=options)
+
+    def save(self, step: int, state: State, progress: dict[str, Any], score: float | None) -> None:
+        """Saves in the background; ``score`` is what the best checkpoint has least of (None: no candidate)."""
+        model, train = split_state(state)
+        arguments = ocp.args.Composite(
+            model=ocp.args.StandardSave(model),
+            train=ocp.args.StandardSave(train),
+            progress=ocp.args.JsonSave(progress),
+        )
+        self.manager.save(step, args=arguments, metrics=None if score is None else {"score": score})
+
+    def latest(self) -> int:
+        """The step of the newest checkpoint; raises UserError where there is none."""
+        step = self.manager.latest_step()
+        if step is None:
+            raise UserError(f"there is no checkpoint in '{self.folder}' yet; start the run again under another --name")
+        return step
+
+    def best(self) -> int:
+        """The step of the checkpoint with the least score; the newest where none has one."""
+        best = self.manager.best_step()
+        return self.latest() if best is None else best
+
+    def restore(self, state: State, step: int) -> tuple[State, dict[str, Any]]:
+        """The state and the progress saved at ``step``; ``state`` gives shapes and placement."""
+        model, train = (jax.tree.map(ocp.utils.to_shape_dtype_struct, part) for part in split_state(state))
+        arguments = ocp.args.Composite(
+            model=ocp.args.StandardRestore(model),
+            train=ocp.args.StandardRestore(train),
+            progress=ocp.args.JsonRestore(),
+        )
+        found = self._restore(step, arguments)
+        return join_state(state, found["model"], found["train"]), found["progress"]
+
+    def restore_model(self, state: State, step: int) -> State:
+        """``state`` with the parameters and statistics saved at ``step``."""
+        model = jax.tree.map(ocp.utils.to_shape_dtype_struct, split_state(state)[0])
+        found = self._restore(step, ocp.args.Composite(model=ocp.args.StandardRestore(model)))
+        return join_state(state, found["model"])
+
+    def _restore(self, step: int, arguments: Any) -> Any:
+        try:
+            return self.manager.restore(step, args=arguments)
+        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"checkpoint {step} in '{self.folder}' does not fit the run's settings ({reason}); "
+                "it is of another model or damaged: put the run's own checkpoints back, or train again"
+            ) from error
+
+    def close(self) -> None:
+        """Waits for what is being saved, and raises what went wrong with it."""
+        self.manager.close()

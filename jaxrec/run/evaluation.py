@@ -1,0 +1,70 @@
+"""Exact figures over a split: every example once, whatever the batch size and the number of devices."""
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxrec.config import AnyTask, Autoencoder
+from jaxrec.data import Split, eval_batches
+from jaxrec.run.devices import Devices
+from jaxrec.tasks import task_of
+from jaxrec.tasks.state import State
+
+
+def evaluation_batch_size(config: AnyTask) -> int:
+    """Examples per evaluation batch: fewer where each stands for many decoded codes."""
+    if isinstance(config, Autoencoder) and config.model == "vae":
+        return max(1, 10_000 // config.eval_samples)
+    return 500
+
+
+class Evaluator:
+    """Evaluates states of one configuration; compiles once."""
+
+    def __init__(self, config: AnyTask, devices: Devices) -> None:
+        self.devices = devices
+        self.batch_size = evaluation_batch_size(config)
+        self.step = jax.jit(task_of(config).eval_step)
+
+    def __call__(self, state: State, split: Split) -> dict[str, Any]:
+        """The metrics of ``split`` by name: floats, and arrays such as the confusion matrix."""
+        size = self.devices.round_up(min(self.batch_size, len(split)))
+        return summarise(self.step(state, self.devices.share(batch)) for batch in eval_batches(split, size))
+
+
+def summarise(metrics: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Merges the metrics of batches on the host, in 64 bits, and computes them."""
+    total: dict[str, Any] = {}
+
+    def merge(batch: dict[str, Any]) -> None:
+        for name, metric in jax.device_get(batch).items():
+            total[name] = total[name].merge(metric) if name in total else metric
+
+    waiting = None
+    for batch in metrics:
+        # The batch before is fetched while this one is computed.
+        if waiting is not None:
+            merge(waiting)
+        waiting = batch
+    if waiting is not None:
+        merge(waiting)
+    return {name: value for metric in total.values() for name, value in metric.compute().items()}
+
+
+def scalars(metrics: dict[str, Any]) -> dict[str, float]:
+    """The metrics that are single numbers."""
+    return {name: float(value) for name, value in metrics.items() if np.ndim(value) == 0}
+
+
+def plain(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Metrics as JSON data."""
+    return {name: value if isinstance(value, str) else np.asarray(value).tolist() for name, value in metrics.items()}
+
+
+def initial_state(config: AnyTask, key: jax.Array, batch: Any, devices: Devices) -> State:
+    """The task's initial state, compiled and put on every device."""
+    make = jax.jit(partial(task_of(config).init, config), out_shardings=devices.replicated)
+    return make(key, batch)

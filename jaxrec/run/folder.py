@@ -1,0 +1,113 @@
+"""A run's folder: where it lies, its settings, its record of what made it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from jaxrec.config import Train, from_dict, to_dict
+from jaxrec.errors import UserError, nearest
+
+LIBRARIES = ("jaxrec", "jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
+FREE_TO_CHANGE = (
+    "epochs", "steps", "log_every", "eval_every", "save_every", "patience", "min_delta",
+    "name", "runs", "resume", "tensorboard", "data_dir", "memory_mb",
+)  # fmt: skip
+"""Settings that may differ when a run is resumed; the others decide what is computed."""
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
+    os.replace(part, path)
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file of a run; raises UserError where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"'{path}' is missing or damaged ({error}); restore it, or train again") from error
+
+
+def create(config: Train) -> Path:
+    """Makes the folder of a new run and returns it; raises UserError where it cannot be written or is taken."""
+    runs = Path(config.runs)
+    prefix = f"{config.task.model}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', config.dataset).strip('-')}"
+    taken = {path.name for path in runs.iterdir()} if runs.is_dir() else set()
+    name = config.name or next(each for n in range(1, 10**6) if (each := f"{prefix}-{n}") not in taken)
+    if not re.fullmatch(r"[^/\\\0]+", name) or name in (".", ".."):
+        raise UserError(f"--name '{name}' is not a folder's name; expected one without slashes")
+    run = runs.absolute() / name
+    if run.exists():
+        raise UserError(f"run folder '{run}' is there already; go on with it by --resume, or choose another --name")
+    try:
+        run.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(
+            f"run folder '{run}' cannot be made ({error.strerror}); choose another place with --runs"
+        ) from error
+    return run
+
+
+def find(run: str | Path) -> Path:
+    """The absolute path of a run's folder; raises UserError where there is no run."""
+    path = Path(run).absolute()
+    if not path.is_dir():
+        near = nearest(path.name, [each.name for each in path.parent.iterdir()]) if path.parent.is_dir() else ""
+        raise UserError(f"there is no run folder '{run}'{near or '; give the path that jaxrec.train printed'}")
+    if not (path / "config.json").is_file():
+        raise UserError(f"'{run}' is not a run folder: it has no config.json; give the path that jaxrec.train printed")
+    return path
+
+
+def read_config(run: Path) -> Train:
+    """The settings of a run, with what was filled in from the data."""
+    path = run / "config.json"
+    try:
+        return from_dict(read_json(path))
+    except (TypeError, AttributeError) as error:
+        raise UserError(f"'{path}' is damaged ({error}); restore it, or train again") from error
+
+
+def check_same(saved: Train, given: Train) -> None:
+    """Raises UserError where ``given`` would compute something else than the run that is to be resumed."""
+    flat_saved, flat_given = (dict(_flat(to_dict(config))) for config in (saved, given))
+    for name, value in flat_given.items():
+        if name.split(".")[0] in FREE_TO_CHANGE or name == "task.optimizer.steps":
+            continue
+        if flat_saved.get(name) != value:
+            raise UserError(
+                f"this run was made with {name.removeprefix('task.')} = {flat_saved.get(name)}, now it is {value}; "
+                "resume it with the settings it has, or start another run with another --name"
+            )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs = []
+    for name, value in tree.items():
+        nested = isinstance(value, Mapping)
+        pairs += _flat(value, f"{prefix}{name}.") if nested else [(prefix + name, value)]
+    return pairs
+
+
+def manifest(dataset: dict[str, Any], devices: list[str], parameters: int) -> dict[str, Any]:
+    """What made the run: versions, devices, source commit, data set, command."""
+    source = Path(__file__).parent
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=source, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return {
+        "versions": {"python": sys.version.split()[0], **{name: version(name) for name in LIBRARIES}},
+        "devices": devices,
+        "git": commit,
+        "dataset": dataset,
+        "parameters": parameters,
+        "command": " ".join(["python -m jaxrec.train", *sys.argv[1:]]),
+    }

@@ -1,0 +1,94 @@
+"""What a run says while it trains: a progress bar or plain lines on the screen, metrics.jsonl, TensorBoard."""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+SCREEN_METRICS = 3
+PLAIN_LINES = 20
+
+
+class Log:
+    """Writes the metrics of a run; a context manager, so that the terminal is left tidy."""
+
+    def __init__(self, run: Path, steps: int, batch_size: int, start: int, *, tensorboard: bool = False) -> None:
+        self.path = run / "metrics.jsonl"
+        self.steps, self.batch_size = steps, batch_size
+        self.console = Console(highlight=False)
+        self._drop_after(start)
+        self._file = self.path.open("a", encoding="utf-8")
+        self._bar = None
+        self._clock = (time.perf_counter(), start)
+        self._shown = start
+        self._writer = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._writer = SummaryWriter(str(run / "tensorboard"))
+
+    def _drop_after(self, step: int) -> None:
+        """Leaves out what an interrupted run logged past the checkpoint it is resumed from, and a line cut short."""
+        if not self.path.exists():
+            return
+        kept = []
+        for line in self.path.read_text("utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if row["step"] <= step:
+                kept.append(line + "\n")
+        part = self.path.with_name(self.path.name + ".part")
+        part.write_text("".join(kept), "utf-8")
+        part.replace(self.path)
+
+    def __enter__(self) -> "Log":
+        if self.console.is_terminal:
+            columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), "{task.fields[text]}")
+            self._bar = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=self.console)
+            self._task = self._bar.add_task("training", total=self.steps, completed=self._clock[1], text="")
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def say(self, text: str) -> None:
+        """One line on the screen."""
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def write(self, step: int, split: str, metrics: dict[str, float]) -> None:
+        """One row of metrics.jsonl, and the same on the screen."""
+        row = {"step": step, "split": split, **metrics}
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        if self._writer is not None:
+            for name, value in metrics.items():
+                self._writer.add_scalar(f"{split}/{name}", value, step)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in list(metrics.items())[:SCREEN_METRICS])
+        if split != "train":
+            self.say(f"step {step}: {split} {shown}")
+            return
+        now, (then, before) = time.perf_counter(), self._clock
+        rate = (step - before) * self.batch_size / max(now - then, 1e-9)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, text=f"{shown}  {rate:,.0f} examples/s")
+        elif step - self._shown >= self.steps / PLAIN_LINES or step == self.steps:
+            self._shown = step
+            left = (self.steps - step) * self.batch_size / max(rate, 1e-9)
+            self.say(f"step {step}/{self.steps}  {shown}  {rate:,.0f} examples/s  {math.ceil(left)} s left")
+
+
+def scores_line(metrics: dict[str, Any]) -> str:
+    """The single numbers among metrics in one line for the screen."""
+    numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+    return "  ".join(f"{name} {value:.5g}" for name, value in numbers.items())

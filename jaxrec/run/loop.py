@@ -1,0 +1,233 @@
+"""The training run, top to bottom: data, state, steps, and what is left in the run folder."""
+
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxrec.config import GAN, Train, to_dict
+from jaxrec.data import Split, cache_dir
+from jaxrec.errors import UserError
+from jaxrec.run import folder
+from jaxrec.run.checkpoints import Checkpoints
+from jaxrec.run.devices import Devices
+from jaxrec.run.evaluation import Evaluator, initial_state, plain, scalars
+from jaxrec.run.judge import judge_gan
+from jaxrec.run.log import Log, scores_line
+from jaxrec.run.pictures import save_artifacts
+from jaxrec.run.report import write_report
+from jaxrec.run.setup import Data, batches, compile_step, complete, open_data
+from jaxrec.tasks import task_of
+from jaxrec.tasks.state import State
+
+INIT_EXAMPLES = 5000
+"""Training images shown to a model when it is initialised (speednet takes its whitening filters from them)."""
+PICTURE_EXAMPLES = 1000
+"""Images among which artifacts are looked for."""
+
+
+class Stop:
+    """Notes SIGINT and SIGTERM, so that a run can save its state before it ends; a second one ends it at once."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._before = {each: signal.signal(each, self._note) for each in (signal.SIGINT, signal.SIGTERM)}
+
+    def _note(self, number: int, _: Any) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = signal.Signals(number)
+
+    def restore(self) -> None:
+        """Puts the former handlers back."""
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+
+
+def train(config: Train) -> int:
+    """Trains as configured; returns the process's exit code: 0, or 128 + the number of the signal that stopped it."""
+    began = time.perf_counter()
+    devices = Devices()
+    devices.check_batch(config.batch_size)
+    resume = config.resume
+    if resume and not config.name:
+        raise UserError("--resume goes on with the run that --name names; give --name")
+    run = folder.find(Path(config.runs) / str(config.name)) if resume else None
+    data = open_data(config)
+    config = replace(complete(config, data), resume=False)
+    if run is not None:
+        folder.check_same(folder.read_config(run), config)
+    examples = data.train.read(np.arange(min(INIT_EXAMPLES, len(data.train))))
+    state = initial_state(config.task, jax.random.key(config.seed), examples, devices)
+    run = run or folder.create(config)
+    folder.write_json(run / "config.json", to_dict(config))
+    checkpoints = Checkpoints(run)
+    stop = Stop()
+    try:
+        trainer = Trainer(config, data, devices, run, checkpoints, stop)
+        if resume:
+            state, trainer.progress = checkpoints.restore(state, checkpoints.latest())
+        return trainer.train(state, began)
+    except OSError as error:
+        raise UserError(
+            f"writing to run '{run}' failed ({error.strerror or error}); make room or give permission, then go on with "
+            f"--name {run.name} --resume"
+        ) from error
+    finally:
+        stop.restore()
+        checkpoints.close()
+
+
+class Trainer:
+    """One run: holds what does not change from step to step."""
+
+    def __init__(
+        self, config: Train, data: Data, devices: Devices, run: Path, checkpoints: Checkpoints, stop: Stop
+    ) -> None:
+        self.config, self.data, self.devices, self.run = config, data, devices, run
+        self.checkpoints, self.stop = checkpoints, stop
+        self.task = task_of(config.task)
+        self.evaluator = Evaluator(config.task, devices)
+        self.draw = jax.jit(self.task.artifacts)
+        self.progress: dict[str, Any] = {"step": 0, "best": None, "best_step": 0, "waited": 0, "seconds": 0.0}
+
+    def train(self, state: State, began: float) -> int:
+        """All steps from the state's on, then the figures on the test split; returns the exit code."""
+        config, start = self.config, self.progress["step"]
+        steps = config.steps or 0
+        with Log(self.run, steps, config.batch_size, start, tensorboard=config.tensorboard) as log:
+            self._introduce(log, state)
+            clock = time.perf_counter()
+            step = compile_step(config, self.data, self.devices, state)
+            compiling = time.perf_counter() - clock
+            log.say(f"step compiled in {compiling:.1f} s; training steps {start + 1} to {steps}")
+            clock = time.perf_counter()
+            state = self._steps(log, state, step, start)
+            if self.stop.signal is not None:
+                log.say(
+                    f"stopped by {self.stop.signal.name} after step {self.progress['step']}, state saved; "
+                    f"go on with: python -m jaxrec.train --name {self.run.name} --runs {config.runs} --resume"
+                )
+                return 128 + self.stop.signal
+            seconds = {"compile": compiling, "train": time.perf_counter() - clock}
+            self._finish(log, state, seconds, began)
+        return 0
+
+    def _introduce(self, log: Log, state: State) -> None:
+        """Says what is trained on what, and writes the manifest."""
+        data, names = self.data, self.data.dataset.class_names
+        parameters = sum(leaf.size for player in state.players.values() for leaf in jax.tree.leaves(player.params))
+        sizes = {"train": len(data.train), "validation": len(data.validation or ()), "test": len(data.test)}
+        described = {
+            "name": data.dataset.name,
+            "fingerprint": data.dataset.fingerprint,
+            "image_shape": data.dataset.image_shape,
+            "class_names": names,
+            "skipped": data.dataset.skipped,
+            **sizes,
+        }
+        devices = self.devices.describe()
+        folder.write_json(self.run / "manifest.json", folder.manifest(described, devices, parameters))
+        log.say(f"{self.config.task.model} with {parameters:,} parameters on {', '.join(devices)}")
+        shape = "x".join(map(str, data.dataset.image_shape))
+        where = "on the device" if data.resident else "streamed"
+        log.say(
+            f"{data.dataset.name}: {sizes['train']} training, {sizes['validation']} validation, {sizes['test']} test "
+            f"images {shape} of {len(names)} classes, {where}"
+            + (f"; {data.dataset.skipped} unreadable images left out" if data.dataset.skipped else "")
+        )
+        log.say(f"run folder {self.run}")
+
+    def _steps(self, log: Log, state: State, step: Any, start: int) -> State:
+        """The loop. The metrics of a logged step are fetched while later steps run."""
+        config, waiting = self.config, None
+        steps, bad = config.steps or 0, self.devices.copy(np.int32(-1))
+        for made, batch in enumerate(batches(config, self.data, self.devices, start), start + 1):
+            with jax.transfer_guard("disallow"):
+                state, bad, metrics = step(state, bad, batch)
+            last = made == steps or self.stop.signal is not None
+            if made % config.log_every == 0 or last:
+                if waiting is not None:
+                    self._log(log, *waiting)
+                waiting = (made, metrics, bad + 0)
+            evaluating = made % (config.eval_every or 1) == 0 or made == steps
+            saving = made % (config.save_every or 1) == 0 or last
+            if (evaluating or saving) and waiting is not None:
+                self._log(log, *waiting)
+                waiting = None
+            if evaluating or saving:
+                self._check(made, int(jax.device_get(bad)))
+            self.progress["step"] = made
+            score = self._evaluate(log, state, made) if evaluating else None
+            if saving or score is not None:
+                self.checkpoints.save(made, state, self.progress, score)
+            if last or (config.patience and self.progress["waited"] >= config.patience):
+                break
+        return state
+
+    def _check(self, made: int, bad: int) -> None:
+        if bad >= 0:
+            kept = self.checkpoints.manager.latest_step()
+            good = f"the last good checkpoint is of step {kept}" if kept else "no checkpoint had been saved"
+            raise UserError(
+                f"the loss is not finite at step {bad} (noticed at step {made}); {good}. "
+                "Lower --optimizer.lr or set --optimizer.clip 1, and train under another --name"
+            )
+
+    def _log(self, log: Log, made: int, metrics: Any, bad: Any) -> None:
+        metrics, bad = jax.device_get((metrics, bad))
+        self._check(made, int(bad))
+        log.write(made, "train", scalars(metrics))
+
+    def _pictures(self, state: State, split: Split, step: int | None) -> None:
+        examples = split.read(np.arange(min(PICTURE_EXAMPLES, len(split))))
+        batch = self.devices.copy({**examples, "index": np.arange(len(examples["label"]), dtype=np.int32)})
+        pictures = jax.device_get(self.draw(state, batch))
+        save_artifacts(self.run / "pictures", pictures, self.data.dataset.class_names, step)
+
+    def _evaluate(self, log: Log, state: State, made: int) -> float | None:
+        """Figures and pictures on the validation split; returns the figure that early stopping watches, the loss."""
+        self._pictures(state, self.data.validation or self.data.train, made)
+        if self.data.validation is None:
+            return None
+        metrics = scalars(self.evaluator(state, self.data.validation))
+        log.write(made, "validation", metrics)
+        score, progress = metrics["loss"], self.progress
+        if progress["best"] is None or score < progress["best"] - self.config.min_delta:
+            progress |= {"best": score, "best_step": made, "waited": 0}
+        else:
+            progress["waited"] += 1
+        return score
+
+    def _finish(self, log: Log, state: State, seconds: dict[str, float], began: float) -> None:
+        """The figures on the test split, the pictures and the report."""
+        step = self.progress["step"]
+        if self.config.patience and self.progress["best_step"] != step:
+            self.checkpoints.manager.wait_until_finished()
+            step = self.progress["best_step"]
+            state = self.checkpoints.restore_model(state, step)
+            log.say(f"restored the best weights, of step {step}")
+        results = test_results(self.config, self.data, self.evaluator, state, step)
+        folder.write_json(self.run / "results.json", results)
+        self._pictures(state, self.data.test, None)
+        if "confusion" in results:
+            matrix = {"confusion_matrix": {"matrix": np.asarray(results["confusion"])}}
+            save_artifacts(self.run / "pictures", matrix, self.data.dataset.class_names, None)
+        manifest = folder.read_json(self.run / "manifest.json")
+        seconds["total"] = time.perf_counter() - began
+        folder.write_json(self.run / "manifest.json", {**manifest, "seconds": seconds})
+        log.say(f"test: {scores_line(results)}")
+        report = write_report(self.run)
+        log.say(f"{seconds['total']:.0f} s in all; read {report}")
+
+
+def test_results(config: Train, data: Data, evaluator: Evaluator, state: State, step: int) -> dict[str, Any]:
+    """The figures on the test split as JSON data: split, examples, step, then each metric by name."""
+    metrics = evaluator(state, data.test)
+    if isinstance(config.task, GAN):
+        metrics |= judge_gan(state, data, evaluator.devices, cache_dir())
+    return {"split": config.test_split, "examples": len(data.test), "step": step, **plain(metrics)}

@@ -1,0 +1,310 @@
+"""The page a person reads first: one self-contained report.html from what a run folder holds."""
+
+import base64
+import json
+import math
+import os
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from PIL import Image
+
+from jaxrec.errors import UserError
+from jaxrec.run.pictures import STEP_NAME, curves, timeline
+
+EMBEDDED = 1_500_000
+MAIN = ("accuracy", "fid", "bound", "elbo", "nll", "psnr", "loss")
+NOT_DRAWN = ("step", "epoch", "time", "seconds")
+CAPTIONS = {
+    "confusion": "Confusion: rows are the true classes, columns the predicted ones; the darker, the larger its share "
+    "of the row. Blue is right, red is wrong.",
+    "predictions": "Predictions on test images, with their confidence; mistakes in red.",
+    "mistakes": "The mistakes the model was surest of, with the true class below.",
+    "samples": "Generated from the same latents throughout the run, here at its end.",
+    "samples.gif": "Generated from the same latents throughout the run.",
+    "reconstructions": "Inputs and their reconstructions.",
+    "interpolations": "Decoded along straight lines between two codes.",
+}
+STYLE = """
+:root { color-scheme: light dark; --paper: #fff; --ink: #1d2126; --soft: #5d6570; --line: #dde1e6; --tint: #f4f6f8;
+  --accent: #2b7de0; }
+@media (prefers-color-scheme: dark) { :root { --paper: #15181c; --ink: #e6e8eb; --soft: #9aa3ad; --line: #30363d;
+  --tint: #1d2227; --accent: #62a3f0; } img { filter: brightness(.9); } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
+main { max-width: 1000px; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
+h1 { font-size: 1.75rem; line-height: 1.2; margin: 0; overflow-wrap: anywhere; }
+h2 { font-size: 1.15rem; margin: 2.5rem 0 .75rem; padding-bottom: .3rem; border-bottom: 1px solid var(--line); }
+.verdict { font-size: 1.15rem; margin: .5rem 0 0; overflow-wrap: anywhere; }
+.note, figcaption { color: var(--soft); font-size: .9rem; }
+.note { margin: .35rem 0 0; }
+.facts { display: flex; flex-wrap: wrap; gap: .75rem; margin: 1.25rem 0 0; }
+.facts div { background: var(--tint); border-radius: 8px; padding: .6rem .9rem; min-width: 8rem; }
+.facts dt { color: var(--soft); font-size: .8rem; }
+.facts dd { margin: 0; font-size: 1.3rem; font-variant-numeric: tabular-nums; }
+.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1.5rem;
+  grid-auto-flow: dense; align-items: start; }
+figure { margin: 0; min-width: 0; }
+figure.full { grid-column: 1 / -1; }
+figure svg { display: block; width: 100%; max-width: 34rem; height: auto; }
+figure img { display: block; max-width: 100%; height: auto; border-radius: 4px; }
+figcaption { margin-top: .4rem; overflow-wrap: anywhere; }
+.chart figcaption { color: var(--ink); font-weight: 600; margin: 0 0 .3rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .93rem; width: 100%; }
+th, td { text-align: left; padding: .3rem .75rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top;
+  overflow-wrap: anywhere; }
+th { color: var(--soft); font-weight: 500; }
+td { font-variant-numeric: tabular-nums; }
+meter { width: 100%; min-width: 5rem; }
+pre { background: var(--tint); border-radius: 8px; padding: .8rem 1rem; overflow-x: auto; font-size: .88rem;
+  margin: 0; }
+details { margin-top: 1rem; }
+summary { cursor: pointer; font-weight: 600; }
+details .wide { margin-top: .5rem; }
+"""
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The logged steps of ``run/metrics.jsonl``, in the order written; an empty list where there are none.
+
+    A line cut short by a crash is left out, wherever it stands: a resumed run writes on after it. NaN and Infinity
+    are read as floats.
+    """
+    path = run / "metrics.jsonl"
+    rows = []
+    for line in path.read_text("utf-8", errors="replace").splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
+
+
+def write_report(run: Path) -> Path:
+    """Writes ``run/report.html`` from the files in the run folder, whatever is there so far, and returns its path.
+
+    The page needs no other file and no network: pictures are embedded, apart from those over 1.5 MB, which it links.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not run.is_dir():
+        raise UserError(f"no run folder '{run}'")
+    run = run.resolve()
+    config, manifest, results = (_read(run / f"{name}.json") for name in ("config", "manifest", "results"))
+    metrics = read_metrics(run)
+    timeline(run / "pictures", "samples")
+    page = "\n".join(
+        [
+            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            '<meta http-equiv="Content-Security-Policy" '
+            "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">",
+            f"<title>{escape(run.name)} - jaxrec run</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>",
+            _header(run, config, manifest, results, metrics),
+            f"<h2>Test results</h2>\n{_results(results, manifest)}",
+            f"<h2>Training</h2>\n{_charts(metrics)}",
+            f"<h2>Pictures</h2>\n{_pictures(run / 'pictures')}",
+            f"<h2>Use this run</h2>\n<pre>{escape(_commands(run, config))}</pre>",
+            f"<h2>Record</h2>\n{_details('Settings', config)}\n{_details('Manifest', manifest)}",
+            "</main>\n</body>\n</html>\n",
+        ]
+    )
+    part = run / "report.html.part"
+    part.write_text(page, "utf-8")
+    os.replace(part, run / "report.html")
+    return run / "report.html"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+
+
+def _flat(tree: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """(dotted name, value) of every leaf; a list without dicts is one leaf."""
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(tree, list) and any(isinstance(item, Mapping) for item in tree):
+        for index, item in enumerate(tree):
+            yield from _flat(item, f"{prefix}.{index}")
+    else:
+        yield prefix, tree
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _text(value: Any) -> str:
+    """A value as a person writes it: whole numbers in full, others to 4 significant digits."""
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e4 or not math.isfinite(value) else f"{value:,.0f}"
+    if _is_number(value):
+        return f"{value:,}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_text, value)) or "none"
+    return "none" if value is None else str(value)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.3g} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def _table(head: Sequence[str], rows: Iterable[tuple[str, Any]]) -> str:
+    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
+    body = "".join(f"<tr><td>{escape(name)}</td><td>{escape(_text(value))}</td></tr>\n" for name, value in rows)
+    return f'<div class="wide"><table>\n<thead><tr>{cells}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>'
+
+
+def _header(run: Path, config: dict, manifest: dict, results: dict, metrics: list[dict]) -> str:
+    dataset, task = manifest.get("dataset", {}), config.get("task", {})
+    name = dataset.get("name") or config.get("dataset", "an unnamed dataset")
+    subject = f"{task.get('model', 'A model')} on {name}"
+    figures = {key: value for key, value in results.items() if _is_number(value) and key not in ("examples", "step")}
+    main = next((key for key in (*MAIN, *figures) if key in figures), None)
+    examples = (
+        f" on {_text(results['examples'])} {results.get('split', 'test')} examples" if "examples" in results else ""
+    )
+    verdict = f"{subject}: {_words(main)} {_text(figures[main])}{examples}." if main else f"{subject}."
+    seconds = manifest.get("seconds", {})
+    facts = {
+        _words(main or ""): _text(figures[main]) if main else None,
+        "parameters": _text(manifest["parameters"]) if "parameters" in manifest else None,
+        "training examples": _text(dataset["train"]) if "train" in dataset else None,
+        "time": _duration(seconds.get("total", sum(seconds.values()))) if seconds else None,
+        "device": _devices(manifest.get("devices", [])),
+    }
+    shown = [f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items() if v]
+    note = _progress(config, results, metrics)
+    return "\n".join(
+        [
+            f'<header>\n<p class="note">jaxrec run</p>\n<h1>{escape(run.name)}</h1>',
+            f'<p class="verdict">{escape(verdict)}</p>',
+            f'<p class="note">{escape(note)}</p>' if note else "",
+            f'<dl class="facts">{"".join(shown)}</dl>' if shown else "",
+            "</header>",
+        ]
+    )
+
+
+def _words(key: str) -> str:
+    return key.replace("_", " ")
+
+
+def _devices(devices: list) -> str:
+    names = [str(device) for device in devices]
+    return ", ".join(
+        f"{names.count(name)} x {name}" if names.count(name) > 1 else name for name in dict.fromkeys(names)
+    )
+
+
+def _progress(config: dict, results: dict, metrics: list[dict]) -> str:
+    """A sentence on how far the run came, where that was not to its planned end."""
+    steps = [row["step"] for row in (*metrics, results) if _is_number(row.get("step"))]
+    last, planned = max(steps, default=0), config.get("steps")
+    if not steps:
+        return "Nothing has been logged yet."
+    short = planned and planned - last >= config.get("log_every", 1)
+    if not results:
+        return f"No final figures: the run has not finished, or was interrupted; last logged step {last:,}" + (
+            f" of {planned:,}." if planned else "."
+        )
+    return f"Stopped early, after step {last:,} of {planned:,}." if short else ""
+
+
+def _results(results: dict, manifest: dict) -> str:
+    scalars = [(_words(key), value) for key, value in _flat(results) if not isinstance(value, list)]
+    if not scalars:
+        return '<p class="note">No test figures yet: they are taken once, when the run ends.</p>'
+    table = _table(("figure", "value"), scalars)
+    classes = results.get("per_class_accuracy")
+    if not classes:
+        return table
+    names = manifest.get("dataset", {}).get("classes")
+    names = names if isinstance(names, list) and len(names) == len(classes) else range(len(classes))
+    known = [(str(name), value) for name, value in zip(names, classes, strict=True) if _is_number(value)]
+    known = sorted(((n, v) for n, v in known if math.isfinite(v)), key=lambda pair: pair[1])
+    rows = "".join(
+        f'<tr><td>{escape(name)}</td><td>{value:.4f}</td><td><meter value="{value:.4f}"></meter></td></tr>\n'
+        for name, value in known[:20]
+    )
+    head = "class" if len(known) <= 20 else f"class (the 20 worst of {len(known)})"
+    return (
+        f'<div class="columns">\n{table}\n<div class="wide"><table>\n<thead><tr><th>{head}, worst first</th>'
+        f"<th>accuracy</th><th></th></tr></thead>\n<tbody>\n{rows}</tbody>\n</table></div>\n</div>"
+    )
+
+
+def _charts(metrics: list[dict]) -> str:
+    # A resumed run logs again what came after its checkpoint: the later value of a step holds.
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    for row in metrics:
+        for key, value in row.items():
+            if key not in NOT_DRAWN and _is_number(value) and _is_number(row.get("step")):
+                found.setdefault(key, {}).setdefault(str(row.get("split", "train")), {})[row["step"]] = value
+    if not found:
+        return '<p class="note">No metrics have been logged.</p>'
+    order = sorted(found, key=lambda key: (key != "loss", "loss" not in key, "validation" not in found[key]))
+    figures = [
+        f'<figure class="chart"><figcaption>{escape(_words(key))}</figcaption>'
+        f"{curves({split: list(points.items()) for split, points in found[key].items()})}</figure>"
+        for key in order
+    ]
+    return "\n".join(['<div class="columns">', *figures, "</div>"])
+
+
+def _pictures(folder: Path) -> str:
+    paths = [
+        path for path in folder.glob("*.*") if path.suffix in (".png", ".gif") and not STEP_NAME.fullmatch(path.stem)
+    ]
+    known = list(CAPTIONS)
+    paths.sort(key=lambda path: (known.index(path.stem) if path.stem in known else len(known), path.name))
+    figures = []
+    for path in paths:
+        caption = CAPTIONS.get(path.name) or CAPTIONS.get(path.stem) or f"{_words(path.stem).capitalize()}."
+        if path.stat().st_size > EMBEDDED:
+            link = f'<a href="pictures/{escape(quote(path.name))}">{escape(path.name)}</a>'
+            figures.append(
+                f"<figure><figcaption>{escape(caption)} Too large for this page: {link}.</figcaption></figure>"
+            )
+            continue
+        data = base64.b64encode(path.read_bytes()).decode("ascii")
+        image = f'<img alt="{escape(path.stem)}" src="data:image/{path.suffix[1:]};base64,{data}">'
+        with Image.open(path) as picture:
+            span = ' class="full"' if picture.width > 1.5 * picture.height else ""
+        figures.append(f"<figure{span}>{image}<figcaption>{escape(caption)}</figcaption></figure>")
+    if not figures:
+        return '<p class="note">No pictures have been drawn yet.</p>'
+    return "\n".join(['<div class="columns">', *figures, "</div>"])
+
+
+def _commands(run: Path, config: dict) -> str:
+    """What to type to use this run, from the folder that holds ``runs``."""
+    folder = shlex.quote(str(Path(run.parent.name) / run.name))
+    resume = f"python -m jaxrec.train --name {shlex.quote(run.name)} --resume"
+    if run.parent.name != "runs":
+        resume += f" --runs {shlex.quote(run.parent.name)}"
+    model = config.get("task", {}).get("model")
+    lines = [f"python -m jaxrec.evaluate {folder}"]
+    lines += [f"python -m jaxrec.predict {folder} IMAGE.png"] if model != "gan" else []
+    lines += [f"python -m jaxrec.generate {folder}"] if model in ("gan", "vae") else []
+    return "\n".join([*lines, resume])
+
+
+def _details(title: str, tree: dict) -> str:
+    if not tree:
+        return f'<p class="note">{title}: none written.</p>'
+    # As stored, not rounded: this is the record.
+    rows = [(key, ", ".join(map(str, v)) if isinstance(v, list) else str(v)) for key, v in _flat(tree)]
+    return f"<details><summary>{title}</summary>\n{_table(('name', 'value'), rows)}</details>"

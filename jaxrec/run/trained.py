@@ -1,0 +1,33 @@
+"""Opens a finished run again, for evaluation, prediction and generation."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxrec.config import Train
+from jaxrec.run import folder
+from jaxrec.run.checkpoints import Checkpoints
+from jaxrec.run.devices import Devices
+from jaxrec.run.evaluation import initial_state
+from jaxrec.tasks.state import State
+
+
+def load_run(path: str | Path, devices: Devices) -> tuple[Path, Train, dict[str, Any], State, int]:
+    """A run's folder, settings, data set description, state with trained parameters, and their step.
+
+    The parameters are the best ones where the run stopped early by validation, else the latest. Raises UserError where
+    the folder holds no run, or a checkpoint of another model.
+    """
+    run = folder.find(path)
+    config = folder.read_config(run)
+    dataset = folder.read_json(run / "manifest.json")["dataset"]
+    blank = {"image": np.zeros((2, *dataset["image_shape"]), np.uint8), "label": np.zeros(2, np.int32)}
+    state = initial_state(config.task, jax.random.key(config.seed), blank, devices)
+    checkpoints = Checkpoints(run, read_only=True)
+    try:
+        step = checkpoints.best() if config.patience else checkpoints.latest()
+        return run, config, dataset, checkpoints.restore_model(state, step), step
+    finally:
+        checkpoints.close()

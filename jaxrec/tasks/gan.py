@@ -1,0 +1,215 @@
+"""Generative adversarial networks: two players, one step counter.
+
+A batch is ``{"image": uint8 [B, H, W, C], "label": int32 [B]}``; the label is used by a class-conditional GAN alone.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxrec import losses
+from jaxrec.augment import diffaugment
+from jaxrec.config import GAN as Config
+from jaxrec.errors import UserError
+from jaxrec.metrics import Average
+from jaxrec.models import build_gan
+from jaxrec.parallel import stream
+from jaxrec.tasks.state import (
+    Batch,
+    Metrics,
+    State,
+    augmented,
+    for_replicas,
+    image_shape,
+    learn,
+    new_player,
+    new_state,
+    pixels,
+)
+
+__all__ = ["Config", "artifacts", "eval_step", "generate", "init", "predict", "train_step"]
+
+
+def init(config: Config, key: jax.Array, batch: Batch, models: tuple[nn.Module, nn.Module] | None = None) -> State:
+    """The state at step 0, with players ``generator`` and ``discriminator``.
+
+    ``models`` may be two Linen modules of your own: ``generator(latents, label, train=...)`` to images in [-1, 1] and
+    ``discriminator(images, label, train=...)`` to logits [B].
+    """
+    shape = image_shape(batch)
+    if config.conditional and config.classes < 2:
+        raise UserError(f"a class-conditional gan needs at least two classes; got {config.classes}: use no-conditional")
+    generator, discriminator = models or build_gan(config, shape)
+    latents, images = jnp.zeros((1, config.latents)), jnp.zeros((1, *shape))
+    label = jnp.zeros((1,), jnp.int32) if config.conditional else None
+    draw = partial(stream, key, step=jnp.int32(0))
+    variables = {
+        "generator": generator.init({"params": draw("generator")}, latents, label, train=False),
+        "discriminator": discriminator.init({"params": draw("discriminator")}, images, label, train=False),
+    }
+    players = {
+        "generator": new_player(config, generator, variables["generator"]),
+        # Nobody looks at an average of the discriminator.
+        "discriminator": new_player(config, discriminator, variables["discriminator"]).replace(average=None),
+    }
+    weights = {name: getattr(config, name) for name in ("r1", "r2", "gradient_penalty") if getattr(config, name)}
+    return new_state(config, key, players, discriminator_lr=config.discriminator_lr, **weights)
+
+
+def train_step(state: State, batch: Batch, *, axis_name: str | None = None) -> tuple[State, Metrics]:
+    """``discriminator_steps`` updates of the discriminator, each on its share of the batch, then one of the generator.
+
+    Pure. Metrics: ``discriminator_loss`` and ``generator_loss`` (the game alone), ``real`` and ``fake`` (mean logits),
+    and ``penalty``. ``loss`` is the generator's, named so for what is common to all systems.
+    """
+    config = state.config
+    key = partial(stream, state.key, step=state.step, axis_name=axis_name)
+    images = augmented(config, key("augment"), batch)
+    rounds, size = config.discriminator_steps, images.shape[0]
+    if size % rounds:
+        raise UserError(f"a batch of {size} cannot be shared by {rounds} discriminator steps; choose a multiple")
+    share = size // rounds
+    latents = jax.random.normal(key("latents"), (rounds + 1, share, config.latents))
+    label = batch["label"] if config.conditional else None
+    metrics: Metrics = {}
+    for turn in range(rounds):
+        part = slice(turn * share, (turn + 1) * share)
+        examples = (images[part] * 2 - 1, None if label is None else label[part], latents[turn])
+        state, metrics = _discriminator_turn(state, examples, key(f"discriminator-{turn}"), axis_name)
+    state, generator_metrics = _generator_turn(state, (*examples[:2], latents[-1]), key("generator"), axis_name)
+    return state.replace(step=state.step + 1), {**metrics, **generator_metrics}
+
+
+def _score(state: State, params: Any, stats: Any, images: jax.Array, label: Any, key: jax.Array, train: bool) -> Any:
+    """The discriminator's logits [B] for images in [-1, 1], after differentiable augmentation, and its new stats."""
+    model = state.players["discriminator"].model
+    images = diffaugment(key, images, state.config.diffaugment)
+    return model.apply({"params": params, **stats}, images, label, train=train, mutable=list(stats))
+
+
+def _discriminator_turn(
+    state: State, examples: Any, key: jax.Array, axis_name: str | None
+) -> tuple[State, dict[str, jax.Array]]:
+    config, hyper = state.config, state.hyper
+    generator = state.players["generator"]
+    model = for_replicas(generator.model, axis_name)
+
+    def loss(params: Any, stats: Any, part: Any, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
+        real, label, latents = part
+        variables = {"params": generator.params, **generator.stats}
+        fake, _ = model.apply(variables, latents, label, train=True, mutable=list(generator.stats))
+        real_key, fake_key, line_key = jax.random.split(key, 3)
+        real_logits, stats = _score(state, params, stats, real, label, real_key, train=True)
+        fake_logits, stats = _score(state, params, stats, fake, label, fake_key, train=True)
+        game = losses.discriminator_loss(real_logits, fake_logits, config.loss).mean()
+
+        def score(key: jax.Array) -> Any:
+            return lambda images: _score(state, params, stats, images, label, key, train=False)[0]
+
+        penalty = jnp.float32(0)
+        if config.r1:
+            penalty += hyper["r1"] / 2 * losses.gradient_norm_squared(score(real_key), real).mean()
+        if config.r2:
+            penalty += hyper["r2"] / 2 * losses.gradient_norm_squared(score(fake_key), fake).mean()
+        if config.gradient_penalty:
+            distance = losses.gradient_penalty(score(real_key), real, fake, line_key).mean()
+            penalty += hyper["gradient_penalty"] * distance
+        metrics = {"discriminator_loss": game, "penalty": penalty}
+        metrics |= {"real": real_logits.mean(), "fake": fake_logits.mean()}
+        return game + penalty, (metrics, stats)
+
+    rates = {**hyper, "lr": hyper["lr"] * hyper["discriminator_lr"]}
+    player, metrics = learn(
+        state.players["discriminator"], state, loss, examples, key, axis_name=axis_name, hyper=rates
+    )
+    return state.replace(players={**state.players, "discriminator": player}), metrics
+
+
+def _generator_turn(
+    state: State, examples: Any, key: jax.Array, axis_name: str | None
+) -> tuple[State, dict[str, jax.Array]]:
+    config = state.config
+    discriminator = state.players["discriminator"]
+    model = for_replicas(state.players["generator"].model, axis_name)
+
+    def loss(params: Any, stats: Any, part: Any, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
+        real, label, latents = part
+        fake, stats = model.apply({"params": params, **stats}, latents, label, train=True, mutable=list(stats))
+        real_key, fake_key = jax.random.split(key)
+        fixed = (state, discriminator.params, discriminator.stats)
+        fake_logits, _ = _score(*fixed, fake, label, fake_key, train=False)
+        # Only the relativistic game looks at the real images here; otherwise XLA drops this pass.
+        real_logits, _ = _score(*fixed, real, label, real_key, train=False)
+        value = losses.generator_loss(real_logits, fake_logits, config.loss).mean()
+        return value, ({"generator_loss": value, "loss": value}, stats)
+
+    player, metrics = learn(state.players["generator"], state, loss, examples, key, axis_name=axis_name)
+    return state.replace(players={**state.players, "generator": player}), metrics
+
+
+def eval_step(state: State, batch: Batch) -> dict[str, Average]:
+    """Mergeable means of one batch: the discriminator's logits at held-out and generated images, and both losses.
+
+    Latents are drawn by the example's ``index`` from a fixed key. Measures of the images themselves need a classifier's
+    features: see ``jaxrec.run.judge``.
+    """
+    config, discriminator = state.config, state.players["discriminator"]
+    index = batch.get("index", jnp.arange(batch["image"].shape[0], dtype=jnp.int32))
+    keys = jax.vmap(partial(stream, jax.random.key(0), "latents"))(index)
+    latents = jax.vmap(lambda key: jax.random.normal(key, (config.latents,)))(keys)
+    label = batch["label"] if config.conditional else None
+
+    def score(images: jax.Array) -> jax.Array:
+        return discriminator.model.apply(discriminator.variables(), images * 2 - 1, label, train=False)
+
+    real = score(pixels(batch))
+    fake = score(predict(state, {"latents": latents, "label": label})["image"])
+    values = {
+        "real": real,
+        "fake": fake,
+        "loss": losses.generator_loss(real, fake, config.loss),
+        "discriminator_loss": losses.discriminator_loss(real, fake, config.loss),
+    }
+    return {"players": Average.from_batch(values, batch.get("mask"))}
+
+
+def predict(state: State, inputs: dict[str, jax.Array | None]) -> dict[str, jax.Array]:
+    """``image`` float32 [B, H, W, C] in [0, 1] for ``latents`` [B, latents] and, if conditional, ``label`` [B]."""
+    generator = state.players["generator"]
+    label = inputs["label"] if state.config.conditional else None
+    images = generator.model.apply(generator.variables(), inputs["latents"], label, train=False)
+    return {"image": (images + 1) / 2}
+
+
+def generate(state: State, key: jax.Array, count: int) -> dict[str, jax.Array]:
+    """``image`` float32 [count, H, W, C] in [0, 1] from fresh latents; if conditional, ``label`` [count] by turns."""
+    latents = jax.random.normal(key, (count, state.config.latents))
+    label = jnp.arange(count, dtype=jnp.int32) % max(state.config.classes, 1)
+    image = predict(state, {"latents": latents, "label": label})["image"]
+    return {"image": image, "label": label} if state.config.conditional else {"image": image}
+
+
+def artifacts(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:
+    """What a person would look at, float32 [rows, columns, H, W, C] in [0, 1].
+
+    ``samples`` on latents fixed by the run's key, a column per class where conditional, and ``interpolation`` between
+    pairs of latents.
+    """
+    config = state.config
+    draw = partial(stream, state.key, step=jnp.int32(0))
+    columns = min(config.classes, 16) if config.conditional else 10
+    samples = generate(state, draw("samples"), 8 * max(config.classes, columns))["image"]
+    if config.conditional:
+        samples = samples.reshape(8, config.classes, *samples.shape[1:])[:, :columns]
+    else:
+        samples = samples[: 8 * columns].reshape(8, columns, *samples.shape[1:])
+    start, end = jax.random.normal(draw("interpolation"), (2, 6, 1, config.latents))
+    angle = jnp.linspace(0, jnp.pi / 2, 10)[None, :, None]
+    # Along a quarter circle the latents keep the length of a normal draw; on the straight line they would not.
+    latents = (jnp.cos(angle) * start + jnp.sin(angle) * end).reshape(60, config.latents)
+    label = jnp.repeat(jnp.arange(6, dtype=jnp.int32) % max(config.classes, 1), 10)
+    line = predict(state, {"latents": latents, "label": label})["image"]
+    return {"samples": {"images": samples}, "interpolation": {"images": line.reshape(6, 10, *line.shape[1:])}}

@@ -1,0 +1,311 @@
+"""Image files of every kind, and folders of them as sets."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps, PngImagePlugin
+
+from jaxrec.data import convert_image, folder, open_dataset, read_image
+from jaxrec.errors import UserError
+
+
+def solid(path, colour=(200, 10, 30), size=(8, 8), mode="RGB", **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path, **options)
+    return path
+
+
+def classes(root, names=("cat", "dog"), count=5):
+    """Class folders of PNG images whose red value tells the image."""
+    for i, name in enumerate(names):
+        for j in range(count):
+            solid(root / name / f"{j}.png", (100 * i + j, 0, 0))
+    return root
+
+
+def opened(root, **kwargs):
+    return open_dataset(f"folder:{root}", **kwargs)
+
+
+def reds(split):
+    return split.load()["image"][:, 0, 0, 0].tolist()
+
+
+WHITE, RED, GREY = (255, 255, 255), (255, 0, 0), (128, 128, 128)
+
+
+def palette():
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([0, 0, 0, *RED])
+    return image
+
+
+def clear_palette():
+    image = palette()
+    image.info["transparency"] = b"\xff\x00"
+    return image
+
+
+@pytest.mark.parametrize(
+    ("image", "colour"),
+    [
+        (Image.new("RGB", (4, 4), RED), RED),
+        (Image.new("L", (4, 4), 128), GREY),
+        (Image.new("1", (4, 4), 1), WHITE),
+        (palette(), RED),
+        (clear_palette(), WHITE),
+        (Image.new("RGBA", (4, 4), (*RED, 0)), WHITE),
+        (Image.new("RGBA", (4, 4), (*RED, 255)), RED),
+        (Image.new("RGBA", (4, 4), (0, 0, 0, 127)), GREY),
+        (Image.new("LA", (4, 4), (0, 0)), WHITE),
+        (Image.new("CMYK", (4, 4), (0, 255, 255, 0)), RED),
+        (Image.new("HSV", (4, 4), (0, 255, 255)), RED),
+        (Image.new("F", (4, 4), 128.0), GREY),
+        (Image.new("I", (4, 4), 65535), WHITE),
+        (Image.fromarray(np.full((4, 4), 128 * 257, np.uint16)), GREY),
+    ],
+    ids=lambda value: getattr(value, "mode", None),
+)
+def test_modes(image, colour):
+    got = convert_image(image, (4, 4, 3))
+    assert got.dtype == np.uint8 and got.shape == (4, 4, 3)
+    np.testing.assert_array_equal(got, np.broadcast_to(np.array(colour, np.uint8), (4, 4, 3)))
+    grey = convert_image(image, (4, 4, 1))
+    assert grey.shape == (4, 4, 1)
+    np.testing.assert_allclose(grey.astype(float), np.dot(colour, [0.299, 0.587, 0.114]), atol=1)
+
+
+def test_sixteen_bits_survive_a_file(tmp_path):
+    values = np.array([[0, 257, 32896, 65535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    assert read_image(tmp_path / "deep.png", (1, 4, 1)).ravel().tolist() == [0, 1, 128, 255]
+
+
+def test_resizing_covers_and_crops_about_the_centre():
+    wide = np.zeros((4, 12, 3), np.uint8)
+    wide[:, 4:8] = 255
+    assert (convert_image(Image.fromarray(wide), (4, 4, 3)) == 255).all()
+    assert (convert_image(Image.fromarray(wide.swapaxes(0, 1)), (4, 4, 3)) == 255).all()
+    assert convert_image(Image.fromarray(wide), (2, 6, 1)).shape == (2, 6, 1)
+    gradient = Image.fromarray(np.tile(np.arange(0, 240, 10, dtype=np.uint8), (24, 1)))
+    want = np.asarray(gradient.resize((12, 12), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(convert_image(gradient, (12, 12, 1))[..., 0], want)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(tmp_path, orientation):
+    upright = np.zeros((16, 32, 3), np.uint8)
+    upright[:8, :16] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(upright).save(tmp_path / "a.png", exif=exif)
+    want = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "a.png")))
+    got = read_image(tmp_path / "a.png", want.shape)
+    np.testing.assert_array_equal(got, want)
+    for name in ("a", "b"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for i in range(2):
+            (tmp_path / "set" / name / f"{i}.png").write_bytes((tmp_path / "a.png").read_bytes())
+    assert opened(tmp_path / "set").image_shape == want.shape
+    assert want.shape[:2] == ((16, 32) if orientation < 5 else (32, 16))
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp", "png"])
+def test_first_frame_of_an_animation(tmp_path, kind):
+    frames = [Image.new("RGB", (4, 4), colour) for colour in (RED, (0, 255, 0))]
+    path = tmp_path / f"moving.{kind}"
+    frames[0].save(path, save_all=True, append_images=frames[1:], **({"lossless": True} if kind == "webp" else {}))
+    np.testing.assert_array_equal(read_image(path, (4, 4, 3)), np.broadcast_to(np.array(RED, np.uint8), (4, 4, 3)))
+
+
+def truncated(path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def bomb(path):
+    side = int(Image.MAX_IMAGE_PIXELS**0.5) + 1  # a warning only, to Pillow
+    solid(path, 0, (side, side), "1")
+
+
+def lying_header(path):
+    """A PNG whose header claims 40000 x 40000 pixels: an error to Pillow."""
+    solid(path)
+    data = bytearray(path.read_bytes())
+    data[16:24] = (40000).to_bytes(4, "big") * 2
+    data[29:33] = PngImagePlugin._crc32(bytes(data[12:29])).to_bytes(4, "big")
+    path.write_bytes(data)
+
+
+BAD = {
+    "text": (lambda path: path.write_text("hello"), "its content is no image Pillow knows"),
+    "empty": (lambda path: path.write_bytes(b""), "its content is no image Pillow knows"),
+    "truncated": (truncated, "truncated"),
+    "bomb": (bomb, "decompression bomb"),
+    "lying": (lying_header, "decompression bomb"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_unreadable_images(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2**20)
+    write, reason = BAD[kind]
+    root = classes(tmp_path / "set")
+    path = root / "dog" / "9.png"
+    write(path)
+    with pytest.raises(UserError, match=rf"^{path} is not a readable image \(.*{reason}.*\); replace it or remove it$"):
+        read_image(path, (8, 8, 3))
+    with pytest.raises(UserError, match=rf"^{path} is not .*remove it, or leave out all such files with --skip-bad$"):
+        opened(root)
+    data = opened(root, skip_bad=True)
+    values = [*reds(data.splits["train"]), *reds(data.splits["test"])]
+    assert data.skipped == 1 and sorted(values) == [0, 1, 2, 3, 4, *range(100, 105)]
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match=r"a\.png is not a readable image \(No such file or directory\); replace it"):
+        read_image(tmp_path / "a.png", (8, 8, 3))
+
+
+def test_a_class_of_bad_images_alone(tmp_path):
+    root = classes(tmp_path)
+    for path in (root / "dog").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="has no readable training image of class 'dog'"):
+        opened(root, skip_bad=True)
+    for path in (root / "cat").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"^none of the 10 image files can be read"):
+        opened(root, skip_bad=True)
+
+
+def test_cut_is_stratified_and_seeded(tmp_path):
+    data = opened(classes(tmp_path, ("dog", "cat", "ant"), 10))
+    assert data.class_names == ("ant", "cat", "dog") and data.image_shape == (8, 8, 3) and data.skipped == 0
+    train, test = data.splits["train"].load(), data.splits["test"].load()
+    assert np.bincount(train["label"]).tolist() == [8, 8, 8] and np.bincount(test["label"]).tolist() == [2, 2, 2]
+    values = [*reds(data.splits["train"]), *reds(data.splits["test"])]
+    assert sorted(values) == [*range(10), *range(100, 110), *range(200, 210)]
+    np.testing.assert_array_equal(train["image"][:, 0, 0, 0] // 100, 2 - train["label"])
+    assert len(set(train["label"][:8].tolist())) > 1
+    assert reds(opened(tmp_path).splits["train"]) == reds(data.splits["train"])
+    assert len(opened(tmp_path, train_split="train[:50%]").splits["train"]) == 12
+
+
+def test_small_folders_are_cut(tmp_path):
+    data = opened(classes(tmp_path, count=2))
+    assert {name: sorted(split.load()["label"].tolist()) for name, split in data.splits.items()} == {
+        "train": [0, 1],
+        "test": [0, 1],
+    }
+
+
+def test_train_and_test_folders(tmp_path):
+    classes(tmp_path / "train", count=3)
+    classes(tmp_path / "test", count=2)
+    classes(tmp_path / "val", count=1)
+    (tmp_path / "notes").mkdir()
+    data = opened(tmp_path)
+    assert sorted(reds(data.splits["train"])) == [0, 1, 2, 100, 101, 102]
+    assert sorted(reds(data.splits["test"])) == [0, 1, 100, 101]
+    assert len(opened(tmp_path, test_split="val").splits["test"]) == 2
+    with pytest.raises(UserError, match=r"has no split 'tests', only test, train, val: .* did you mean 'test'"):
+        opened(tmp_path, test_split="tests")
+    classes(tmp_path / "test", ("emu",))
+    with pytest.raises(UserError, match="no readable training image of class 'emu'"):
+        opened(tmp_path)
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    assert opened(classes(tmp_path, ("train", "bus"))).class_names == ("bus", "train")
+
+
+def test_links_hidden_files_and_other_files(tmp_path):
+    root = classes(tmp_path / "set")
+    (root / "link").symlink_to(classes(tmp_path / "elsewhere", ("x",)) / "x")
+    (root / "cat" / ".hidden.png").write_text("no image")
+    (root / "cat" / "Thumbs.db").write_text("no image")
+    (root / ".git").mkdir()
+    solid(root / "dog" / "UPPER.JPG", (100, 0, 0))
+    data = opened(root)
+    assert data.class_names == ("cat", "dog", "link")
+    assert sum(map(len, data.splits.values())) == 16 and data.skipped == 0
+
+
+def test_grey_or_colour(tmp_path):
+    for name in ("a", "b"):
+        for i in range(3):
+            solid(tmp_path / name / f"{i}.png", 50 * i, mode="L")
+    assert opened(tmp_path).image_shape == (8, 8, 1)
+    grey_palette = Image.new("L", (8, 8), 7).convert("P")
+    grey_palette.save(tmp_path / "a" / "p.png")
+    assert opened(tmp_path).image_shape == (8, 8, 1)
+    solid(tmp_path / "b" / "z.png")
+    data = opened(tmp_path, image_size=5)
+    assert data.image_shape == (5, 5, 3)
+    assert data.splits["train"].load()["image"].shape[1:] == (5, 5, 3)
+
+
+def test_sizes_follow_the_first_image(tmp_path):
+    root = classes(tmp_path)
+    solid(root / "cat" / "0.png", size=(9, 6))
+    assert opened(root).image_shape == (6, 9, 3)
+
+
+def test_large_folders_are_read_from_disk(tmp_path, monkeypatch):
+    root = classes(tmp_path)
+    held = opened(root)
+    monkeypatch.setattr(folder, "HELD", 0)
+    streamed = opened(root)
+    for split in ("train", "test"):
+        for key, value in held.splits[split].load().items():
+            np.testing.assert_array_equal(streamed.splits[split].load()[key], value)
+    assert streamed.fingerprint == held.fingerprint
+    truncated(root / "cat" / "5.png")
+    split = opened(root, train_split="train+test").splits["train"]
+    with pytest.raises(UserError, match=r"5\.png is not a readable image \(.*truncated"):
+        split.load()
+    assert opened(root, skip_bad=True).skipped == 1
+
+
+def test_fingerprint_follows_the_content(tmp_path):
+    root = classes(tmp_path / "a")
+    first = opened(root).fingerprint
+    assert opened(classes(tmp_path / "b")).fingerprint == first
+    assert opened(root, image_size=4).fingerprint != first
+    solid(root / "cat" / "new.png")
+    assert opened(root).fingerprint != first
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (
+            lambda root: root.rmdir(),
+            "folder {root} does not exist: expected a folder with one folder of images per class",
+        ),
+        (lambda root: None, "folder {root} holds no class folders: expected images in {root}/CLASS/"),
+        (lambda root: solid(root / "a.png"), "folder {root} holds no class folders: expected images in {root}/CLASS/"),
+        (
+            lambda root: (classes(root) / "emu").mkdir(),
+            "class folder {root}/emu holds no images: "
+            "add .png, .jpg, .jpeg, .bmp, .webp, .gif files or remove the folder",
+        ),
+        (
+            lambda root: classes(root, ("cat",)),
+            "folder {root} holds one class only, 'cat': expected at least two class folders",
+        ),
+        (
+            lambda root: (classes(root), solid(root / "emu" / "a.png")),
+            "folder {root} has a single image of class 'emu': expected two or more, "
+            "one for training and one for the test; add some or give train and test folders",
+        ),
+    ],
+)
+def test_folders_that_are_no_sets(tmp_path, build, message):
+    root = tmp_path / "set"
+    root.mkdir()
+    build(root)
+    with pytest.raises(UserError) as caught:
+        opened(root)
+    assert str(caught.value) == message.format(root=root)

@@ -1,0 +1,284 @@
+"""Pictures and curves land where they should, and the report survives whatever a run folder holds."""
+
+import json
+import math
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxrec.errors import UserError
+from jaxrec.run import report
+from jaxrec.run.pictures import GAP, confusion, curves, grid, save_artifacts, shades, timeline
+from jaxrec.run.report import read_metrics, write_report
+
+SVG = "{http://www.w3.org/2000/svg}"
+EVIL = "<script>alert('x')</script>&\""
+
+
+@pytest.mark.parametrize(
+    ("side", "channels", "captioned", "scale"),
+    [(28, 1, False, 2), (28, 1, True, 3), (8, 3, False, 7), (64, 3, False, 1), (100, 1, True, 1)],
+)
+def test_grid_places_every_pixel(side: int, channels: int, captioned: bool, scale: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, side, side, channels)).astype(np.uint8)
+    captions = [["a"] * 3] * 2 if captioned else None
+    drawn = np.asarray(grid(images.astype(np.float32) / 255, captions))
+    cell = side * scale
+    assert drawn.shape[1] == 3 * cell + 2 * GAP
+    foot = (drawn.shape[0] - GAP - 2 * cell) // 2
+    assert (foot > 0) == captioned
+    for row, column in np.ndindex(2, 3):
+        y, x = row * (cell + foot + GAP), column * (cell + GAP)
+        expected = np.kron(images[row, column], np.ones((scale, scale, 1), np.uint8))
+        np.testing.assert_array_equal(drawn[y : y + cell, x : x + cell], np.broadcast_to(expected, (cell, cell, 3)))
+    assert (drawn[:, cell : cell + GAP] == 255).all()
+
+
+def test_grid_clips_and_takes_nan_for_black() -> None:
+    drawn = np.asarray(grid(np.array([-3.0, 9.0, np.nan, 0.5]).reshape(1, 4, 1, 1, 1)))
+    assert drawn[0, :: 56 + GAP, 0].tolist() == [0, 255, 0, 128]
+
+
+def test_grid_writes_mistakes_in_red() -> None:
+    drawn = np.asarray(grid(np.zeros((1, 2, 84, 84, 1)), [["cat", "dog"]], np.array([[True, False]]))).astype(int)
+    red = (drawn[84:, :, 0] - drawn[84:, :, 1]).max(axis=0)
+    assert red[:84].max() > 100
+    assert red[84:].max() < 10
+
+
+@pytest.mark.parametrize("diagonal", [True, False])
+def test_more_counts_are_darker(diagonal: bool) -> None:
+    levels = []
+    for count in (0, 1, 5, 20, 60, 100):
+        matrix = np.array([[count, 100 - count], [3, 4]]) if diagonal else np.array([[100 - count, count], [3, 4]])
+        levels.append(shades(matrix)[0, 0 if diagonal else 1].astype(int).sum())
+    assert all(after < before for before, after in pairwise(levels))
+
+
+@pytest.mark.parametrize("count", [1, 2, 10, 20, 21, 100, 1000])
+def test_confusion_keeps_its_shades_at_any_size(count: int) -> None:
+    matrix = np.random.default_rng(1).integers(0, 3000, (count, count))
+    picture = np.asarray(confusion(matrix, [f"a rather long name {i}" for i in range(count)]))
+    cell = max(44, 640 // count) if count <= 20 else max(1, 800 // count)
+    margin = picture.shape[0] - count * cell
+    assert (margin > 0) == (count <= 20)
+    np.testing.assert_array_equal(picture[margin::cell, margin::cell][:count, :count], shades(matrix))
+
+
+def test_confusion_of_a_class_without_examples() -> None:
+    assert confusion(np.array([[0, 0], [1, 2]]), []).size[0] > 0
+    assert (shades(np.zeros((3, 3), int)) == 250).all()
+
+
+def _points(svg: str) -> list[list[tuple[float, float]]]:
+    lines = ElementTree.fromstring(svg).iter(f"{SVG}polyline")
+    return [[tuple(map(float, pair.split(","))) for pair in line.attrib["points"].split()] for line in lines]
+
+
+@pytest.mark.parametrize(
+    "values", [[1.0, 2.0, 4.0, 9.0], [1e-4, 1e-2, 1.0, 100.0], [-5.0, -1.0, 0.0, 2000.0], [7e9] * 4]
+)
+def test_curves_keep_the_order_of_steps_and_values(values: list[float]) -> None:
+    history = {"train": list(zip((0, 10, 20, 30), values, strict=True)), "validation": [(30, values[-1])]}
+    train, validation = _points(curves(history))
+    assert [x for x, _ in train] == sorted({x for x, _ in train})
+    heights = [y for _, y in train]
+    assert heights == sorted(heights, reverse=True)
+    assert len(set(heights)) == len(set(values))
+    assert validation == train[-1:]
+    assert all(0 <= x <= 440 and 0 <= y <= 250 for x, y in train)
+
+
+def test_curves_are_logarithmic_over_two_decades_only() -> None:
+    (wide,) = _points(curves({"a": [(0, 0.001), (1, 0.1), (2, 10.0)]}))
+    assert wide[0][1] - wide[1][1] == pytest.approx(wide[1][1] - wide[2][1], abs=0.2)
+    (narrow,) = _points(curves({"a": [(0, 1.0), (1, 2.0), (2, 3.0)]}))
+    assert narrow[0][1] - narrow[1][1] == pytest.approx(narrow[1][1] - narrow[2][1], abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("history", "lines"),
+    [
+        ({}, 0),
+        ({"a": []}, 0),
+        ({"a": [(1, math.nan)]}, 0),
+        ({"a": [(1, math.nan), (2, 1.0), (3, math.inf), (4, 2.0)]}, 1),
+        ({EVIL: [(5, 0.0)]}, 1),
+    ],
+)
+def test_curves_are_xml_whatever_the_values(history: dict, lines: int) -> None:
+    svg = curves(history)
+    assert len(_points(svg)) == lines
+    assert "<script" not in svg
+    assert "nan" not in re.sub("<title>.*?</title>", "", svg)
+
+
+def test_curves_stay_small_for_a_long_run() -> None:
+    (line,) = _points(curves({"train": [(step, 1 / (1 + step)) for step in range(100_000)]}))
+    assert len(line) == 400
+    assert line[0][0] == 56
+    assert line[-1][0] == 428
+
+
+def test_artifacts_are_saved_and_samples_kept_by_step(tmp_path) -> None:
+    images, label = np.random.default_rng(0).random((2, 2, 8, 8, 1)), np.array([[0, 1], [1, 7]])
+    cells = {"images": images, "label": label, "prediction": label.T, "confidence": np.full((2, 2), 0.5)}
+    for step in (100, 200):
+        save_artifacts(tmp_path, {"samples": {"images": images}, "predictions": cells}, ["zero", "one"], step)
+    save_artifacts(tmp_path, {"samples": {"images": images}, "confusion": {"matrix": np.eye(2, dtype=int)}}, [], None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "confusion.png",
+        "predictions.png",
+        "samples-00000100.png",
+        "samples-00000200.png",
+        "samples.png",
+    ]
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "samples.png")), np.asarray(grid(images)))
+    with pytest.raises(ValueError, match="'odd' holds"):
+        save_artifacts(tmp_path, {"odd": {"numbers": label}}, [], None)
+
+
+@pytest.mark.parametrize(("count", "frames"), [(0, None), (1, None), (2, 2), (30, 24)])
+def test_timeline_shows_at_most_24_steps(tmp_path, count: int, frames: int | None) -> None:
+    for step in range(count):
+        save_artifacts(tmp_path, {"samples": {"images": np.full((1, 2, 8, 8, 1), step / max(count - 1, 1))}}, [], step)
+    path = timeline(tmp_path, "samples")
+    if frames is None:
+        assert path is None
+        return
+    with Image.open(tmp_path / "samples.gif") as animation:
+        assert animation.n_frames == frames
+        seen = []
+        for index in range(frames):
+            animation.seek(index)
+            seen.append(animation.convert("L").getpixel((10, 10)))
+    assert seen[0] < seen[-1]
+    assert seen == sorted(seen)
+
+
+class _Tags(HTMLParser):
+    """Collects tags and attributes, and checks that every element is closed in order."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def _run(folder, name: str = "cnn-digits-1", classes: tuple[str, ...] = ("zero", "one")):
+    run = folder / "runs" / name
+    run.mkdir(parents=True)
+    config = {"task": {"model": "cnn", "optimizer": {"lr": 0.000375123, "rules": []}}, "dataset": "digits", "steps": 40}
+    dataset = {"name": classes[0] if classes[0] == EVIL else "digits", "train": 1293, "classes": list(classes)}
+    manifest = {"versions": {"jax": "0.10.2"}, "devices": ["cpu", "cpu"], "dataset": dataset, "parameters": 93322}
+    results = {"split": "test", "examples": 360, "accuracy": 0.972222, "per_class_accuracy": [0.99, 0.95], "step": 40}
+    rows = [{"step": s, "split": p, "loss": 1 / s, EVIL: 1.0} for s in (20, 40) for p in ("train", "validation")]
+    for file, value in (("config", config), ("manifest", manifest), ("results", results)):
+        (run / f"{file}.json").write_text(json.dumps(value))
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    save_artifacts(run / "pictures", {"confusion": {"matrix": np.eye(2, dtype=int)}}, classes, 40)
+    return run
+
+
+def test_report_of_a_whole_run(tmp_path) -> None:
+    run = _run(tmp_path)
+    page = write_report(run).read_text()
+    tags = _Tags(page)
+    assert "cnn on digits: accuracy 0.9722 on 360 test examples." in page
+    assert page.index("<td>one</td>") < page.index("<td>zero</td>")
+    assert "0.000375123" in page
+    assert "93,322" in page
+    assert "python -m jaxrec.evaluate runs/cnn-digits-1" in page
+    assert "Stopped early" not in page
+    assert sum(tag == "svg" for tag, _ in tags.seen) == 2
+    images = [attrs["src"] or "" for tag, attrs in tags.seen if tag == "img"]
+    assert len(images) == 1
+    assert images[0].startswith("data:image/png;base64,")
+    assert not any(tag in ("script", "link", "iframe") for tag, _ in tags.seen)
+    assert not [attrs for _, attrs in tags.seen if str(attrs.get("href", "")).startswith(("http", "//"))]
+
+
+def test_report_escapes_every_name(tmp_path) -> None:
+    run = _run(tmp_path, "<b>bold</b>".replace("/", "_"), (EVIL, "<img src=x>"))
+    (run / "pictures" / "confusion.png").rename(run / "pictures" / "<i>.png")
+    page = write_report(run).read_text()
+    tags = [tag for tag, _ in _Tags(page).seen]
+    assert not {"script", "b", "i"} & set(tags)
+    assert tags.count("img") == 1
+    assert "&lt;script&gt;" in page
+    assert "<h1>&lt;b&gt;bold&lt;_b&gt;</h1>" in page
+
+
+def test_report_of_an_empty_folder(tmp_path) -> None:
+    page = write_report(tmp_path).read_text()
+    _Tags(page)
+    for sentence in ("Nothing has been logged yet", "No test figures yet", "No metrics", "No pictures", "none written"):
+        assert sentence in page
+    with pytest.raises(UserError, match="no run folder"):
+        write_report(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    ("missing", "planned", "sentence"),
+    [
+        (True, 100, "last logged step 40 of 100."),
+        (True, None, "last logged step 40."),
+        (False, 100, "after step 40 of 100"),
+    ],
+)
+def test_report_says_how_far_the_run_came(tmp_path, missing: bool, planned: int | None, sentence: str) -> None:
+    run = _run(tmp_path)
+    config = json.loads((run / "config.json").read_text()) | {"steps": planned}
+    (run / "config.json").write_text(json.dumps(config))
+    if missing:
+        (run / "results.json").unlink()
+    assert sentence in write_report(run).read_text()
+
+
+def test_report_links_pictures_that_are_too_large(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(report, "EMBEDDED", 100)
+    page = write_report(_run(tmp_path)).read_text()
+    assert "<img" not in page
+    assert 'href="pictures/confusion.png"' in page
+
+
+def test_metrics_with_torn_lines_and_nan(tmp_path) -> None:
+    lines = [
+        '{"step": 1, "loss": NaN}',
+        '{"step": 2, "lo{"step": 2, "loss": 3.0}',
+        "7",
+        '{"step": 3, "loss": 1.5}',
+        '{"st',
+    ]
+    (tmp_path / "metrics.jsonl").write_bytes("\n".join(lines).encode() + b"\xc3")
+    rows = read_metrics(tmp_path)
+    assert [row["step"] for row in rows] == [1, 3]
+    assert math.isnan(rows[0]["loss"])
+    _Tags(write_report(tmp_path).read_text())
+
+
+def test_a_resumed_run_counts_each_step_once(tmp_path) -> None:
+    rows = [{"step": 1, "loss": 5.0}, {"step": 2, "loss": 9.0}, {"step": 2, "loss": 4.0}]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    page = write_report(tmp_path).read_text()
+    assert "step 2: 4<" in page
+    assert "step 2: 9<" not in page
