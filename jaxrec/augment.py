@@ -260,9 +260,9 @@ def _sources(affine: jax.Array, size: tuple[int, int]) -> tuple[jax.Array, jax.A
     y = jnp.arange(size[0], dtype=jnp.float32)[:, None] - middle_y
     x = jnp.arange(size[1], dtype=jnp.float32) - middle_x
     p = affine[:, :, :, None, None]
-    return p[:, 0, 0] * y + p[:, 0, 1] * x + p[:, 0, 2] + middle_y, p[:, 1, 0] * y + p[:, 1, 1] * x + p[
-        :, 1, 2
-    ] + middle_x
+    source_y = p[:, 0, 0] * y + p[:, 0, 1] * x + p[:, 0, 2] + middle_y
+    source_x = p[:, 1, 0] * y + p[:, 1, 1] * x + p[:, 1, 2] + middle_x
+    return source_y, source_x
 
 
 def _pick(images: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
@@ -307,7 +307,6 @@ def _rectangles(
     key: jax.Array, batch: int, size: tuple[int, int], sides: tuple[int | jax.Array, int | jax.Array]
 ) -> jax.Array:
     """True, in bool [B, H, W, 1], inside a rectangle of the given sides whose centre lies anywhere in the image."""
-
     # An even side has its centre on one of length + 1 borders between pixels, an odd one on one of length pixels.
     ends = jnp.array([length + 1 - side % 2 for length, side in zip(size, sides, strict=True)])
     centres = jax.random.randint(key, (batch, 2), 0, ends)

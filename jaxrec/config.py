@@ -123,7 +123,8 @@ class Classifier(Task):
     dropout: float = 0.0
     """Share of activations dropped before the last layer."""
     stem: Literal["auto", "small", "large"] = "auto"
-    """First layers of a resnet: a 3x3 convolution, or 7x7 and pooling; auto is small up to 64 pixels."""
+    """First layers of a resnet: a 3x3 convolution, or 7x7 and pooling; auto is small up to 64 pixels.
+    large halves the image before speednet's first block, which is faster and a little less accurate."""
     patch: int = 4
     """Side of vit's patches, in pixels."""
     head: Literal["softmax", "sigmoid"] = "softmax"
@@ -250,6 +251,8 @@ class Train:
     """Stop after this many evaluations without improvement and restore the best weights; 0 never stops."""
     min_delta: float = 0.0
     """Smallest change of the validation metric that counts as an improvement."""
+    tune_allocator: bool = True
+    """Let glibc keep freed memory: faster steps on a CPU, more memory held; no effect elsewhere."""
     tensorboard: bool = False
     """Write TensorBoard files as well (extra: tensorboard)."""
 

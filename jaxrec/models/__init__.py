@@ -10,7 +10,7 @@ from ..config import GAN, Autoencoder, Classifier, Task
 from . import autoencoder, gan
 from .cnn import CNN
 from .layers import scaled
-from .resnet import ResNet
+from .resnet import LAYOUTS, ResNet
 from .speednet import SpeedNet
 from .vit import ViT
 
@@ -33,10 +33,11 @@ def build_classifier(config: Classifier, image_shape: Shape, axis_name: str | No
         return ViT(patch=config.patch, dim=4 * scaled(32, width), **common)
     if name == "speednet":
         widths = scaled(64, width), scaled(256, width), scaled(256, width)
-        return SpeedNet(widths=widths, axis_name=axis_name, **common)
+        return SpeedNet(widths=widths, pooled_stem=config.stem == "large", axis_name=axis_name, **common)
     stem = config.stem if config.stem != "auto" else "small" if max(image_shape[:2]) <= 64 else "large"
-    depth = int(name.removeprefix("resnet"))
-    return ResNet(depth=depth, stem=stem, width=width, activation=config.activation, axis_name=axis_name, **common)
+    blocks, bottleneck = LAYOUTS[name]
+    options = {"stem": stem, "width": width, "activation": config.activation, "axis_name": axis_name}
+    return ResNet(blocks=blocks, bottleneck=bottleneck, **options, **common)
 
 
 def build_autoencoder(config: Autoencoder, image_shape: Shape) -> autoencoder.Autoencoder | autoencoder.UNet:

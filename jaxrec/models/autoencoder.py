@@ -72,7 +72,7 @@ class Decoder(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """Encoder and decoder; if ``variational``, the encoder gives a normal distribution over codes (Kingma & Welling 2014)."""
+    """Encoder and decoder; if ``variational``, the encoder gives normal distributions (Kingma & Welling 2014)."""
 
     image_shape: tuple[int, int, int]
     architecture: str = "conv"

@@ -51,9 +51,9 @@ class Generator(nn.Module):
             x = UpBlock(self.width, self.dtype, name="block2")(x)
             x = Conv(channels, dtype=self.dtype, name="image")(leaky_relu(x))
         else:
-            x = nn.relu(batch_norm(x, train, self.axis_name, dtype=self.dtype, name="norm1"))
+            x = nn.relu(batch_norm(x, train, self.axis_name, name="norm1"))
             x = ConvTranspose(2 * self.width, 4, 2, use_bias=False, dtype=self.dtype, name="conv1")(x)
-            x = nn.relu(batch_norm(x, train, self.axis_name, dtype=self.dtype, name="norm2"))
+            x = nn.relu(batch_norm(x, train, self.axis_name, name="norm2"))
             x = ConvTranspose(channels, 4, 2, dtype=self.dtype, name="image")(x)
         return jnp.tanh(x[:, :height, :width].astype(jnp.float32))
 

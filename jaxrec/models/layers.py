@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 Pair = tuple[int, int]
-Padding = str | tuple[Pair, Pair]
+Pads = tuple[Pair, ...]
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,
@@ -55,27 +55,27 @@ Dense = nn.Dense
 
 
 def batch_norm(x: jax.Array, train: bool, axis_name: str | None = None, **options: Any) -> jax.Array:
-    """Batch normalisation, over all devices of ``axis_name`` if given; ``options`` as `flax.linen.BatchNorm`'s."""
-    # flax subtracts the float32 mean from x, which strict promotion refuses in bfloat16.
+    """Batch normalisation in float32, over all devices of ``axis_name`` if given; the result has x's dtype."""
+    # flax mixes dtypes inside its normalisations, which strict promotion refuses in bfloat16.
     norm = nn.BatchNorm(not train, axis_name=axis_name, **{"momentum": 0.9, **options})
-    return norm(x.astype(jnp.float32))
+    return norm(x.astype(jnp.float32)).astype(x.dtype)
 
 
-def layer_norm(x: jax.Array, **options: Any) -> jax.Array:
-    """Layer normalisation over the last axis; ``options`` as `flax.linen.LayerNorm`'s."""
-    return nn.LayerNorm(**options)(x.astype(jnp.float32))
+def layer_norm(x: jax.Array, name: str) -> jax.Array:
+    """Layer normalisation over the last axis in float32; the result has x's dtype."""
+    return nn.LayerNorm(name=name)(x.astype(jnp.float32)).astype(x.dtype)
 
 
-def max_pool(x: jax.Array, window: int, strides: int | None = None, padding: Padding = "VALID") -> jax.Array:
-    """Maximum over windows of [B,H,W,C]; strides default to the window.
+def max_pool(x: jax.Array, window: int, strides: int | None = None, padding: int = 0) -> jax.Array:
+    """Maximum over windows of [B,H,W,C], after ``padding`` on each side; strides default to the window.
 
-    Where windows do not overlap, rows and columns that fill no window are dropped (VALID), and equal maxima share
-    the gradient equally; elsewhere the first of them takes it.
+    Rows and columns that fill no window are dropped. Where windows do not overlap, equal maxima share the gradient
+    equally; elsewhere the first of them takes it.
     """
-    if strides not in (None, window) or padding != "VALID":
-        strides = strides or window
-        return nn.max_pool(x, (window, window), (strides, strides), padding)
-    return _windows(x, window).max((2, 4))
+    strides = strides or window
+    if strides == window and not padding:
+        return _windows(x, window).max((2, 4))
+    return nn.max_pool(x, (window, window), (strides, strides), [(padding, padding)] * 2)  # pyright: ignore[reportArgumentType]
 
 
 def avg_pool(x: jax.Array, window: int) -> jax.Array:
@@ -105,7 +105,7 @@ def _windows(x: jax.Array, window: int) -> jax.Array:
 # gradient appears at any order. `pads` must fit exactly: side of y + pads = (side of x - 1) * stride + size of w.
 
 
-def _dilated(x: jax.Array, w: jax.Array, strides: Pair, pads: Padding) -> jax.Array:
+def _dilated(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
     around = [(k - 1 - before, k - 1 - after) for k, (before, after) in zip(w.shape, pads, strict=False)]
     w = w[::-1, ::-1].swapaxes(2, 3)
     return lax.conv_general_dilated(
@@ -114,17 +114,17 @@ def _dilated(x: jax.Array, w: jax.Array, strides: Pair, pads: Padding) -> jax.Ar
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _down(y: jax.Array, w: jax.Array, strides: Pair, pads: Padding) -> jax.Array:
+def _down(y: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
     return lax.conv_general_dilated(y, w, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _up(x: jax.Array, w: jax.Array, strides: Pair, pads: Padding) -> jax.Array:
+def _up(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
     return _dilated(x, w, strides, pads)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _kernel(y: jax.Array, x: jax.Array, strides: Pair, pads: Padding) -> jax.Array:
+def _kernel(y: jax.Array, x: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
     numbers = ("CHWN", "IHWO", "HWNC")
     return lax.conv_general_dilated(y, x, (1, 1), pads, rhs_dilation=strides, dimension_numbers=numbers)
 

@@ -8,7 +8,12 @@ import jax.numpy as jnp
 
 from .layers import Conv, Dense, activation, batch_norm, max_pool, scaled
 
-BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+# Blocks in each stage, and whether they are bottlenecks.
+LAYOUTS = {
+    "resnet18": ((2, 2, 2, 2), False),
+    "resnet34": ((3, 4, 6, 3), False),
+    "resnet50": ((3, 4, 6, 3), True),
+}
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -38,10 +43,10 @@ class Block(nn.Module):
                 dtype=self.dtype,
                 name=f"conv{name}",
             )
-            return batch_norm(layer(x), train, self.axis_name, dtype=self.dtype, name=f"norm{name}", **options)
+            return batch_norm(layer(x), train, self.axis_name, name=f"norm{name}", **options)
 
         # The last scale starts at 0, so that a block starts as its shortcut (Goyal et al. 2017).
-        last = {"scale_init": nn.initializers.zeros}
+        last: dict[str, Any] = {"scale_init": nn.initializers.zeros}
         outputs = 4 * self.features if self.bottleneck else self.features
         if self.bottleneck:
             y = act(conv("1", x, self.features, 1))
@@ -56,10 +61,11 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet of ``depth`` 18, 34 or 50; ``stem`` small is one 3x3 convolution, large is 7x7 and pooling."""
+    """Stages of ``blocks``, each of half the side; ``stem`` small is one 3x3 convolution, large is 7x7 and pooling."""
 
     classes: int
-    depth: int = 18
+    blocks: tuple[int, ...] = (2, 2, 2, 2)
+    bottleneck: bool = False
     stem: str = "small"
     width: float = 1.0
     activation: str = "relu"
@@ -75,15 +81,15 @@ class ResNet(nn.Module):
         size, strides = (7, 2) if self.stem == "large" else (3, 1)
         options = {"padding": size // 2, "use_bias": False, "kernel_init": he_normal, "dtype": self.dtype}
         x = Conv(features, size, strides, name="conv", **options)(x)
-        x = activation(self.activation)(batch_norm(x, train, self.axis_name, dtype=self.dtype, name="norm"))
+        x = activation(self.activation)(batch_norm(x, train, self.axis_name, name="norm"))
         if self.stem == "large":
-            x = max_pool(x, 3, 2, padding=((1, 1), (1, 1)))
+            x = max_pool(x, 3, 2, padding=1)
         options = {"activation": self.activation, "axis_name": self.axis_name, "dtype": self.dtype}
-        for stage, blocks in enumerate(BLOCKS[self.depth]):
+        for stage, blocks in enumerate(self.blocks):
             for i in range(blocks):
                 strides = 2 if stage > 0 and i == 0 else 1
                 name = f"stage{stage + 1}_block{i + 1}"
-                x = Block(features * 2**stage, strides, self.depth >= 50, name=name, **options)(x, train)
+                x = Block(features * 2**stage, strides, self.bottleneck, name=name, **options)(x, train)
         x = x.mean((1, 2))
         logits = Dense(self.classes, dtype=self.dtype, name="head")(
             nn.Dropout(self.dropout, deterministic=not train)(x)

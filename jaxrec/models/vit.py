@@ -36,11 +36,11 @@ class ViT(nn.Module):
         x = Dense(self.dim, dtype=self.dtype, name="patches")(x)
         x += self.param("positions", nn.initializers.normal(0.02), (1, *x.shape[1:])).astype(self.dtype)
         for i in range(self.depth):
-            x += self._attention(layer_norm(x, dtype=self.dtype, name=f"block{i + 1}_norm1"), f"block{i + 1}")
-            y = layer_norm(x, dtype=self.dtype, name=f"block{i + 1}_norm2")
+            x += self._attention(layer_norm(x, f"block{i + 1}_norm1"), f"block{i + 1}")
+            y = layer_norm(x, f"block{i + 1}_norm2")
             y = nn.gelu(Dense(2 * self.dim, dtype=self.dtype, name=f"block{i + 1}_mlp1")(y))
             x += Dense(self.dim, dtype=self.dtype, name=f"block{i + 1}_mlp2")(y)
-        x = layer_norm(x, dtype=self.dtype, name="norm").mean(1)
+        x = layer_norm(x, "norm").mean(1)
         logits = Dense(self.classes, dtype=self.dtype, name="head")(
             nn.Dropout(self.dropout, deterministic=not train)(x)
         )
@@ -49,5 +49,7 @@ class ViT(nn.Module):
     def _attention(self, x: jax.Array, name: str) -> jax.Array:
         parts = Dense(3 * self.dim, dtype=self.dtype, name=f"{name}_qkv")(x)
         query, key, value = jnp.moveaxis(parts.reshape(*x.shape[:2], 3, self.heads, -1), 2, 0)
-        mixed = jax.nn.dot_product_attention(query, key, value).reshape(x.shape)
+        # jax.nn.dot_product_attention mixes dtypes, which strict promotion refuses in bfloat16.
+        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key).astype(jnp.float32) * query.shape[-1] ** -0.5
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", nn.softmax(scores).astype(x.dtype), value).reshape(x.shape)
         return Dense(self.dim, dtype=self.dtype, name=f"{name}_out")(mixed)

@@ -1,5 +1,6 @@
 """Checkpoints of a run: model, training state and progress saved together, the latest and the best kept (Orbax)."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def _score(metrics: dict[str, float]) -> float:
 
 
 class Checkpoints:
-    """The checkpoints in ``run/checkpoints``. Close it: a save that failed in the background surfaces there."""
+    """The checkpoints in ``run/checkpoints``; a context manager that waits at its end for what is being saved."""
 
     def __init__(self, run: Path, *, read_only: bool = False) -> None:
         # Keeping the best alone would delete the latest, and a resumed run would go back to the best.
@@ -60,15 +61,53 @@ class Checkpoints:
             raise UserError(f"run '{run.name}' has no checkpoint yet; let it train until its first, or start it again")
         self.manager = ocp.CheckpointManager(self.folder, item_names=ITEMS, options=options)
 
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.manager.close()
+        except Exception:
+            # What ended the run is worth more than what followed from it.
+            if kind is None:
+                raise
+
+    def check_room(self, state: State) -> None:
+        """Raises UserError where the disk has no room for a checkpoint; Orbax fails far less clearly."""
+        needed = 2**16 + sum(leaf.nbytes for leaf in jax.tree.leaves(split_state(state)))
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise UserError(
+                f"a checkpoint needs {needed / 2**20:.1f} MiB and '{self.folder}' has room for {free / 2**20:.1f} MiB; "
+                "make room, or choose another place with --runs"
+            )
+
     def save(self, step: int, state: State, progress: dict[str, Any], score: float | None) -> None:
         """Saves in the background; ``score`` is what the best checkpoint has least of (None: no candidate)."""
         model, train = split_state(state)
         arguments = ocp.args.Composite(
             model=ocp.args.StandardSave(model),
             train=ocp.args.StandardSave(train),
-            progress=ocp.args.JsonSave(progress),
+            # A copy, because it is written while the run goes on.
+            progress=ocp.args.JsonSave(dict(progress)),
         )
+        self.wait()
+        self.check_room(state)
         self.manager.save(step, args=arguments, metrics=None if score is None else {"score": score})
+
+    def wait(self) -> None:
+        """Waits for what is being saved; raises UserError where that failed."""
+        try:
+            self.manager.wait_until_finished()
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"a checkpoint could not be written to '{self.folder}' ({reason}); make room or give permission"
+            ) from error
+
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints that are kept."""
+        return list(self.manager.all_steps())
 
     def latest(self) -> int:
         """The step of the newest checkpoint; raises UserError where there is none."""
@@ -108,7 +147,3 @@ class Checkpoints:
                 f"checkpoint {step} in '{self.folder}' does not fit the run's settings ({reason}); "
                 "it is of another model or damaged: put the run's own checkpoints back, or train again"
             ) from error
-
-    def close(self) -> None:
-        """Waits for what is being saved, and raises what went wrong with it."""
-        self.manager.close()

@@ -1,5 +1,6 @@
 """Exact figures over a split: every example once, whatever the batch size and the number of devices."""
 
+import math
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -60,8 +61,17 @@ def scalars(metrics: dict[str, Any]) -> dict[str, float]:
 
 
 def plain(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Metrics as JSON data."""
-    return {name: value if isinstance(value, str) else np.asarray(value).tolist() for name, value in metrics.items()}
+    """Metrics as JSON data; what is undefined, such as the accuracy of a class without examples, is None."""
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, list):
+            return [convert(each) for each in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return {
+        name: value if isinstance(value, str) else convert(np.asarray(value).tolist())
+        for name, value in metrics.items()
+    }
 
 
 def initial_state(config: AnyTask, key: jax.Array, batch: Any, devices: Devices) -> State:

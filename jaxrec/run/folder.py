@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from jaxrec.errors import UserError, nearest
 LIBRARIES = ("jaxrec", "jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 FREE_TO_CHANGE = (
     "epochs", "steps", "log_every", "eval_every", "save_every", "patience", "min_delta",
-    "name", "runs", "resume", "tensorboard", "data_dir", "memory_mb",
+    "name", "runs", "resume", "tensorboard", "tune_allocator", "data_dir", "memory_mb",
 )  # fmt: skip
 """Settings that may differ when a run is resumed; the others decide what is computed."""
 
@@ -100,9 +101,10 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 def manifest(dataset: dict[str, Any], devices: list[str], parameters: int) -> dict[str, Any]:
     """What made the run: versions, devices, source commit, data set, command."""
     source = Path(__file__).parent
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=source, capture_output=True, text=True, check=False
-    ).stdout.strip()
+    describe = ["git", "describe", "--always", "--dirty"]
+    commit = ""
+    if shutil.which("git"):
+        commit = subprocess.run(describe, cwd=source, capture_output=True, text=True, check=False).stdout.strip()
     return {
         "versions": {"python": sys.version.split()[0], **{name: version(name) for name in LIBRARIES}},
         "devices": devices,

@@ -59,7 +59,7 @@ def trained_judge(data: Data, cache: Path) -> tuple[State, str]:
 
 
 def _train(state: State, data: Data, steps: int, path: Path) -> None:
-    step = jax.jit(classifier.train_step, donate_argnums=0)
+    step = jax.jit(classifier.train_step)
     for number in range(steps):
         index, epoch = batch_indices(0, number, BATCH, len(data.train))
         state, _ = step(state, {**data.train.read(index), "index": index, "epoch": epoch})

@@ -68,8 +68,9 @@ class Log:
 
     def write(self, step: int, split: str, metrics: dict[str, float]) -> None:
         """One row of metrics.jsonl, and the same on the screen."""
-        row = {"step": step, "split": split, **metrics}
-        self._file.write(json.dumps(row) + "\n")
+        # JSON has no NaN.
+        known = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        self._file.write(json.dumps({"step": step, "split": split, **known}) + "\n")
         self._file.flush()
         if self._writer is not None:
             for name, value in metrics.items():

@@ -1,5 +1,7 @@
 """The training run, top to bottom: data, state, steps, and what is left in the run folder."""
 
+import math
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -14,7 +16,7 @@ from jaxrec.data import Split, cache_dir
 from jaxrec.errors import UserError
 from jaxrec.run import folder
 from jaxrec.run.checkpoints import Checkpoints
-from jaxrec.run.devices import Devices
+from jaxrec.run.devices import Devices, tune_allocator
 from jaxrec.run.evaluation import Evaluator, initial_state, plain, scalars
 from jaxrec.run.judge import judge_gan
 from jaxrec.run.log import Log, scores_line
@@ -49,47 +51,55 @@ class Stop:
 
 
 def train(config: Train) -> int:
-    """Trains as configured; returns the process's exit code: 0, or 128 + the number of the signal that stopped it."""
+    """Trains as configured; returns the process's exit code: 0, or 128 + the number of the signal that stopped it.
+
+    A run that fails before its first step leaves no folder behind.
+    """
     began = time.perf_counter()
+    if config.tune_allocator:
+        tune_allocator()
+    if config.resume and not config.name:
+        raise UserError("--resume goes on with the run that --name names; give --name")
+    resumed = folder.find(Path(config.runs) / str(config.name)) if config.resume else None
     devices = Devices()
     devices.check_batch(config.batch_size)
-    resume = config.resume
-    if resume and not config.name:
-        raise UserError("--resume goes on with the run that --name names; give --name")
-    run = folder.find(Path(config.runs) / str(config.name)) if resume else None
     data = open_data(config)
     config = replace(complete(config, data), resume=False)
-    if run is not None:
-        folder.check_same(folder.read_config(run), config)
+    if resumed is not None:
+        folder.check_same(folder.read_config(resumed), config)
     examples = data.train.read(np.arange(min(INIT_EXAMPLES, len(data.train))))
     state = initial_state(config.task, jax.random.key(config.seed), examples, devices)
-    run = run or folder.create(config)
-    folder.write_json(run / "config.json", to_dict(config))
-    checkpoints = Checkpoints(run)
+    run = resumed or folder.create(config)
     stop = Stop()
+    trainer = Trainer(replace(config, name=run.name), data, devices, run, stop)
     try:
-        trainer = Trainer(config, data, devices, run, checkpoints, stop)
-        if resume:
-            state, trainer.progress = checkpoints.restore(state, checkpoints.latest())
-        return trainer.train(state, began)
-    except OSError as error:
+        with Checkpoints(run) as trainer.checkpoints:
+            if resumed is not None:
+                state, trainer.progress = trainer.checkpoints.restore(state, trainer.checkpoints.latest())
+            return trainer.train(state, began)
+    except BrokenPipeError:
+        raise
+    except (UserError, OSError) as error:
+        begun = trainer.progress["step"] > 0
+        if not begun and resumed is None:
+            shutil.rmtree(run, ignore_errors=True)
+        if isinstance(error, UserError):
+            raise
+        advice = f"then go on with --name {run.name} --resume" if begun else "then start again"
         raise UserError(
-            f"writing to run '{run}' failed ({error.strerror or error}); make room or give permission, then go on with "
-            f"--name {run.name} --resume"
+            f"writing to run '{run}' failed ({error.strerror or error}); make room or give permission, {advice}"
         ) from error
     finally:
         stop.restore()
-        checkpoints.close()
 
 
 class Trainer:
     """One run: holds what does not change from step to step."""
 
-    def __init__(
-        self, config: Train, data: Data, devices: Devices, run: Path, checkpoints: Checkpoints, stop: Stop
-    ) -> None:
-        self.config, self.data, self.devices, self.run = config, data, devices, run
-        self.checkpoints, self.stop = checkpoints, stop
+    checkpoints: Checkpoints
+
+    def __init__(self, config: Train, data: Data, devices: Devices, run: Path, stop: Stop) -> None:
+        self.config, self.data, self.devices, self.run, self.stop = config, data, devices, run, stop
         self.task = task_of(config.task)
         self.evaluator = Evaluator(config.task, devices)
         self.draw = jax.jit(self.task.artifacts)
@@ -99,21 +109,29 @@ class Trainer:
         """All steps from the state's on, then the figures on the test split; returns the exit code."""
         config, start = self.config, self.progress["step"]
         steps = config.steps or 0
+        if start > steps:
+            raise UserError(f"run '{self.run.name}' has made {start} steps already; give more than {steps} with --steps")
+        folder.write_json(self.run / "config.json", to_dict(config))
+        self.checkpoints.check_room(state)
         with Log(self.run, steps, config.batch_size, start, tensorboard=config.tensorboard) as log:
             self._introduce(log, state)
             clock = time.perf_counter()
             step = compile_step(config, self.data, self.devices, state)
             compiling = time.perf_counter() - clock
-            log.say(f"step compiled in {compiling:.1f} s; training steps {start + 1} to {steps}")
-            clock = time.perf_counter()
+            left = "no steps are left" if start == steps else f"training steps {start + 1} to {steps}"
+            log.say(f"step compiled in {compiling:.1f} s; {left}")
+            self.clock = time.perf_counter() - self.progress["seconds"]
             state = self._steps(log, state, step, start)
+            self.checkpoints.wait()
             if self.stop.signal is not None:
                 log.say(
                     f"stopped by {self.stop.signal.name} after step {self.progress['step']}, state saved; "
                     f"go on with: python -m jaxrec.train --name {self.run.name} --runs {config.runs} --resume"
                 )
                 return 128 + self.stop.signal
-            seconds = {"compile": compiling, "train": time.perf_counter() - clock}
+            # All is saved: from here a signal ends the process at once, and a resumed run takes the figures.
+            self.stop.restore()
+            seconds = {"compile": compiling, "train": time.perf_counter() - self.clock}
             self._finish(log, state, seconds, began)
         return 0
 
@@ -147,6 +165,8 @@ class Trainer:
         config, waiting = self.config, None
         steps, bad = config.steps or 0, self.devices.copy(np.int32(-1))
         for made, batch in enumerate(batches(config, self.data, self.devices, start), start + 1):
+            if self._waited_enough():
+                break
             with jax.transfer_guard("disallow"):
                 state, bad, metrics = step(state, bad, batch)
             last = made == steps or self.stop.signal is not None
@@ -164,18 +184,23 @@ class Trainer:
             self.progress["step"] = made
             score = self._evaluate(log, state, made) if evaluating else None
             if saving or score is not None:
+                self.progress["seconds"] = time.perf_counter() - self.clock
                 self.checkpoints.save(made, state, self.progress, score)
-            if last or (config.patience and self.progress["waited"] >= config.patience):
+            if last:
                 break
         return state
 
+    def _waited_enough(self) -> bool:
+        return 0 < self.config.patience <= self.progress["waited"]
+
     def _check(self, made: int, bad: int) -> None:
         if bad >= 0:
-            kept = self.checkpoints.manager.latest_step()
-            good = f"the last good checkpoint is of step {kept}" if kept else "no checkpoint had been saved"
+            # What was saved after the step before this one are the parameters that this step failed with.
+            kept = [step for step in self.checkpoints.steps() if step < bad - 1]
+            good = f"the last good checkpoint is of step {max(kept)}" if kept else "no good checkpoint had been saved"
             raise UserError(
-                f"the loss is not finite at step {bad} (noticed at step {made}); {good}. "
-                "Lower --optimizer.lr or set --optimizer.clip 1, and train under another --name"
+                f"the loss is not finite at step {bad} (noticed at step {made}); {good}: "
+                "lower --optimizer.lr or set --optimizer.clip 1, and train under another --name"
             )
 
     def _log(self, log: Log, made: int, metrics: Any, bad: Any) -> None:
@@ -197,6 +222,8 @@ class Trainer:
         metrics = scalars(self.evaluator(state, self.data.validation))
         log.write(made, "validation", metrics)
         score, progress = metrics["loss"], self.progress
+        # The parameters made by this step are those that the next step's loss would be taken with.
+        self._check(made, -1 if math.isfinite(score) else made + 1)
         if progress["best"] is None or score < progress["best"] - self.config.min_delta:
             progress |= {"best": score, "best_step": made, "waited": 0}
         else:
@@ -207,7 +234,6 @@ class Trainer:
         """The figures on the test split, the pictures and the report."""
         step = self.progress["step"]
         if self.config.patience and self.progress["best_step"] != step:
-            self.checkpoints.manager.wait_until_finished()
             step = self.progress["best_step"]
             state = self.checkpoints.restore_model(state, step)
             log.say(f"restored the best weights, of step {step}")

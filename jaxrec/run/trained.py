@@ -25,9 +25,6 @@ def load_run(path: str | Path, devices: Devices) -> tuple[Path, Train, dict[str,
     dataset = folder.read_json(run / "manifest.json")["dataset"]
     blank = {"image": np.zeros((2, *dataset["image_shape"]), np.uint8), "label": np.zeros(2, np.int32)}
     state = initial_state(config.task, jax.random.key(config.seed), blank, devices)
-    checkpoints = Checkpoints(run, read_only=True)
-    try:
+    with Checkpoints(run, read_only=True) as checkpoints:
         step = checkpoints.best() if config.patience else checkpoints.latest()
         return run, config, dataset, checkpoints.restore_model(state, step), step
-    finally:
-        checkpoints.close()

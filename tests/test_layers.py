@@ -1,0 +1,250 @@
+"""The layers against flax's and XLA's plain ones: values, gradients, and gradients of gradients."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import PartitionSpec
+
+from jaxrec.models import layers
+
+NUMBERS = ("NHWC", "HWIO", "NHWC")
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def close(got, expected, tolerance=1e-5):
+    def check(a, b):
+        assert a.shape == b.shape and a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * max(1.0, np.abs(b).max()))
+
+    jax.tree.map(check, got, expected)
+
+
+def plain_down(x, kernel, strides):
+    return lax.conv_general_dilated(x, kernel, (strides, strides), "SAME", dimension_numbers=NUMBERS)
+
+
+def plain_up(x, kernel, strides, padding="SAME"):
+    return lax.conv_transpose(x, kernel, (strides, strides), padding, dimension_numbers=NUMBERS)
+
+
+PAIRS = {"up": (layers.conv_transpose, plain_up), "down": (layers.strided_conv, plain_down)}
+pairs = pytest.mark.parametrize("ours, plain", PAIRS.values(), ids=PAIRS)
+
+
+def first_order(function):
+    """Value and both gradients of a nonlinear sum."""
+    return jax.value_and_grad(lambda x, kernel: jnp.sum(jnp.sin(function(x, kernel))), (0, 1))
+
+
+def second_order(function):
+    """Both gradients of a penalty on both gradients: every derivative's derivatives."""
+    first = first_order(function)
+    return jax.grad(lambda x, kernel: sum(jnp.sum(g**2) for g in first(x, kernel)[1]), (0, 1))
+
+
+def image_penalty(function):
+    """Both gradients of a penalty on the images' gradient, as in a GAN."""
+    first = first_order(function)
+    return lambda x, kernel: (None, jax.grad(lambda x, kernel: jnp.sum(first(x, kernel)[1][0] ** 2), (0, 1))(x, kernel))
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize("strides", [1, 2, 3])
+@pytest.mark.parametrize("size", [3, 4, 5])
+def test_conv_transpose_equals_flax_in_value_and_gradient(size, strides, padding):
+    x = normal(0, 2, 5, 4, 3)
+    ours = layers.ConvTranspose(2, size, strides, padding)
+    plain = nn.ConvTranspose(2, (size, size), (strides, strides), padding)
+    params = {"params": {"kernel": normal(1, size, size, 3, 2), "bias": normal(2, 2)}}
+
+    def run(params, x, module):
+        function = jax.value_and_grad(lambda p, x: jnp.sum(jnp.sin(module.apply(p, x))), (0, 1))
+        return module.apply(params, x), function(params, x)
+
+    close(*jax.jit(lambda p, x: (run(p, x, ours), run(p, x, plain)))(params, x))
+    shapes = jax.eval_shape(ours.init, jax.random.key(0), x)
+    assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(np.shape, params)
+
+
+@pytest.mark.parametrize("strides", [1, 2, 3])
+@pytest.mark.parametrize("size", [1, 3, 4])
+def test_strided_conv_equals_lax_in_value_and_gradient(size, strides):
+    x, kernel = normal(0, 2, 7, 6, 3), normal(1, size, size, 3, 2)
+    ours, plain = (lambda x, k, f=f: f(x, k, strides) for f in PAIRS["down"])
+    close(*jax.jit(lambda *a: (first_order(ours)(*a), first_order(plain)(*a)))(x, kernel))
+
+
+@pairs
+@pytest.mark.parametrize("side, size, strides", [(6, 4, 2), (5, 3, 2), (4, 2, 3)])
+def test_gradients_of_gradients(ours, plain, side, size, strides):
+    x, kernel = normal(0, 2, side, side, 3), normal(1, size, size, 3, 2)
+    got, expected = (jax.jit(second_order(lambda x, k, f=f: f(x, k, strides)))(x, kernel) for f in (ours, plain))
+    close(got, expected, 1e-4)
+
+
+@pairs
+def test_vmap_over_images_and_kernels(ours, plain):
+    x, kernel = normal(0, 3, 2, 6, 6, 3), normal(1, 3, 4, 4, 3, 2)
+    got, expected = (jax.jit(jax.vmap(first_order(lambda x, k, f=f: f(x, k, 2))))(x, kernel) for f in (ours, plain))
+    close(got, expected)
+
+
+@pairs
+def test_scan_of_gradient_steps(ours, plain):
+    def run(function):
+        def step(kernel, x):
+            value, (_, gradient) = first_order(lambda x, k: function(x, k, 2))(x, kernel)
+            return kernel - 0.01 * gradient, value
+
+        return jax.jit(lambda: lax.scan(step, jnp.array(normal(1, 4, 4, 3, 2)), normal(0, 3, 2, 6, 6, 3)))()
+
+    close(run(ours), run(plain), 1e-4)
+
+
+@pairs
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("order", [first_order, image_penalty])
+def test_shard_map_sums_the_kernel_gradient_over_devices(ours, plain, check, order):
+    x, kernel = normal(0, 8, 6, 6, 3), normal(1, 4, 4, 3, 2)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def step(x, kernel):
+        gradient = order(lambda x, k: ours(x, k, 2))(x, kernel)[1][1]
+        # With checking on, a gradient by a replicated kernel is already summed.
+        return gradient if check else lax.psum(gradient, "data")
+
+    specs = (PartitionSpec("data"), PartitionSpec())
+    got = jax.jit(jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=check))(x, kernel)
+    close(got, jax.jit(order(lambda x, k: plain(x, k, 2)))(x, kernel)[1][1], 1e-4)
+
+
+@pytest.mark.parametrize(
+    "side, window, strides, padding",
+    [(8, 2, None, 0), (9, 3, 3, 0), (7, 2, 2, 0), (8, 3, 2, 1), (7, 3, 1, 0), (3, 3, None, 0)],
+)
+def test_max_pool_equals_flax(side, window, strides, padding):
+    x, step = normal(0, 2, side, side, 3), strides or window
+
+    def ours(x):
+        return layers.max_pool(x, window, strides, padding)
+
+    def plain(x):
+        return nn.max_pool(x, (window, window), (step, step), [(padding, padding)] * 2)
+
+    def run(function, x):
+        return function(x), jax.grad(lambda x: jnp.sum(function(x) ** 2))(x)
+
+    close(*jax.jit(lambda x: (run(ours, x), run(plain, x)))(x))
+
+
+def test_equal_maxima_share_the_gradient():
+    gradient = jax.grad(lambda x: layers.max_pool(x, 2).sum())(jnp.zeros((1, 2, 2, 1)))
+    np.testing.assert_array_equal(gradient, np.full((1, 2, 2, 1), 0.25))
+
+
+def test_max_pool_has_forward_mode():
+    x, direction = normal(0, 1, 4, 4, 1), normal(1, 1, 4, 4, 1)
+    _, tangent = jax.jvp(lambda x: layers.max_pool(x, 2), (x,), (direction,))
+    gradient = jax.grad(lambda x: layers.max_pool(x, 2).sum())(x)
+    np.testing.assert_allclose(tangent.sum(), jnp.sum(gradient * direction), rtol=1e-5)
+
+
+def test_avg_pool_repeats_the_border_and_upsample_undoes_it():
+    x = jnp.arange(9.0).reshape(1, 3, 3, 1)
+    np.testing.assert_allclose(layers.avg_pool(x, 2)[0, ..., 0], [[2, 3.5], [6.5, 8]])
+    np.testing.assert_array_equal(layers.upsample(x, 2)[0, :, :, 0], np.kron(x[0, ..., 0], np.ones((2, 2))))
+    np.testing.assert_array_equal(layers.avg_pool(layers.upsample(x, 2), 2), x)
+
+
+@pytest.mark.parametrize("name, expected", [("relu", 0.0), ("sigmoid", 0.26894), ("tanh", -0.76159), ("gelu", -0.1588)])
+def test_activation(name, expected):
+    np.testing.assert_allclose(layers.activation(name)(jnp.float32(-1)), expected, atol=1e-4)
+
+
+class Norm(nn.Module):
+    axis_name: str | None = None
+    train: bool = True
+
+    @nn.compact
+    def __call__(self, x):
+        return layers.batch_norm(x, self.train, self.axis_name)
+
+
+def test_batch_norm_over_a_mapped_axis_is_batch_norm_of_the_whole():
+    x = 3 + 2 * normal(0, 8, 4, 4, 3)
+    variables = Norm().init(jax.random.key(0), x)
+    whole, state = Norm().apply(variables, x, mutable=["batch_stats"])
+    parts = x.reshape(4, 2, *x.shape[1:])
+    mapped = jax.vmap(lambda x: Norm("data").apply(variables, x, mutable=["batch_stats"]), axis_name="data")
+    halves, states = mapped(parts)
+    close(halves.reshape(whole.shape), whole, 1e-4)
+    close(jax.tree.map(lambda a: a[0], states), state, 1e-4)
+    np.testing.assert_allclose(whole.mean((0, 1, 2)), 0, atol=1e-4)
+    np.testing.assert_allclose(whole.std((0, 1, 2)), 1, atol=1e-3)
+    stored = jax.tree.leaves(state["batch_stats"])[0]
+    np.testing.assert_allclose(stored, 0.1 * x.mean((0, 1, 2)), rtol=1e-4)
+    assert Norm().apply(variables, x.astype(jnp.bfloat16), mutable=["batch_stats"])[0].dtype == jnp.bfloat16
+
+
+def test_spectral_layers_without_normalisation_are_the_plain_ones():
+    x = normal(0, 2, 6, 5, 3)
+    conv = layers.SpectralConv(4, size=4, strides=2)
+    variables = conv.init(jax.random.key(0), x)
+    assert set(variables) == {"params"}
+    close(conv.apply(variables, x), layers.Conv(4, 4, 2).apply(variables, x))
+    dense = layers.SpectralDense(4)
+    variables = dense.init(jax.random.key(0), x[:, 0, 0])
+    close(dense.apply(variables, x[:, 0, 0]), nn.Dense(4).apply(variables, x[:, 0, 0]))
+
+
+@pytest.mark.parametrize(
+    "layer, x",
+    [
+        (layers.SpectralConv(5, spectral=True, use_bias=False, size=3), np.ones((1, 4, 4, 2), np.float32)),
+        (layers.SpectralDense(6, spectral=True, use_bias=False), np.ones((1, 9), np.float32)),
+    ],
+    ids=["conv", "dense"],
+)
+def test_spectral_norm_becomes_one(layer, x):
+    variables = layer.init(jax.random.key(0), x)
+    params = jax.tree.map(lambda w: 7 * w, variables["params"])
+
+    def step(stats, _):
+        _, updates = layer.apply({"params": params, "batch_stats": stats}, x, train=True, mutable=["batch_stats"])
+        return updates["batch_stats"], None
+
+    stats, _ = jax.jit(lambda s: lax.scan(step, s, None, 100))(variables["batch_stats"])
+    factor = layer.apply({"params": params, "batch_stats": stats}, x) / layer.clone(spectral=False).apply(
+        {"params": params}, x
+    )
+    matrix = np.asarray(params["kernel"]).reshape(-1, layer.features)
+    np.testing.assert_allclose(factor * np.linalg.norm(matrix, 2), 1, atol=1e-2)
+
+
+def test_spectral_norm_moves_its_vector_in_training_only():
+    layer, x = layers.SpectralDense(6, spectral=True), normal(0, 2, 9)
+    variables = layer.init(jax.random.key(0), x)
+    outputs, trained = layer.apply(variables, x, train=True, mutable=["batch_stats"])
+    _, evaluated = layer.apply(variables, x, train=False, mutable=["batch_stats"])
+    assert not np.allclose(trained["batch_stats"]["u"], variables["batch_stats"]["u"])
+    close(evaluated["batch_stats"], variables["batch_stats"])
+    close(layer.apply(variables, x, train=True), outputs)
+
+
+def test_spectral_norm_is_blind_to_the_kernels_scale_and_so_is_its_gradient():
+    layer, x = layers.SpectralDense(6, spectral=True, use_bias=False), normal(0, 2, 9)
+    variables = layer.init(jax.random.key(0), x)
+    kernel = variables["params"]["kernel"]
+
+    def outputs(factor):
+        return layer.apply({**variables, "params": {"kernel": factor * kernel}}, x)
+
+    close(outputs(5.0), outputs(1.0))
+    slope = jax.grad(lambda factor: jnp.sum(outputs(factor) ** 2))(1.0)
+    np.testing.assert_allclose(slope, 0, atol=1e-4)

@@ -1,0 +1,289 @@
+"""Every model at every image shape: shapes, dtypes, gradients and statistics; and what is special to each."""
+
+import functools
+from typing import get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec.config import GAN, Autoencoder, Classifier, ClassifierModel
+from jaxrec.errors import UserError
+from jaxrec.models import build_autoencoder, build_classifier, build_gan
+from jaxrec.models.autoencoder import Autoencoder as AutoencoderModule
+from jaxrec.models.resnet import LAYOUTS, ResNet
+from jaxrec.models.speednet import SpeedNet, dirac, whitening
+
+SHAPES = [(8, 8, 1), (28, 28, 1), (32, 32, 3)]
+ODD = (15, 13, 3)
+shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
+precisions = pytest.mark.parametrize("precision", ["f32", "bf16"])
+KEY = jax.random.key(0)
+RNGS = {"params": KEY, "dropout": KEY}
+
+
+def normal(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def classifier(name, shape, **options):
+    config = Classifier(model=name, classes=5, width=options.pop("width", 0.1), **options)
+    return build_classifier(config, shape)
+
+
+def players(shape, **options):
+    return build_gan(GAN(classes=5, width=4, latents=6, **options), shape)
+
+
+def init(model, *inputs):
+    return jax.jit(functools.partial(model.init, train=False))(RNGS, *inputs)
+
+
+def outputs(model, *inputs):
+    """Abstract variables and training outputs: traced, not computed."""
+    result, variables = jax.eval_shape(functools.partial(model.init_with_output, train=True), RNGS, *inputs)
+    for leaf in jax.tree.leaves((result, variables)):
+        assert leaf.dtype == jnp.float32
+    return result, variables
+
+
+def draw(model, *inputs):
+    """Variables of size .1 to .5 and either sign: quick, and no layer starts at 0, which would cut gradients."""
+    random = np.random.default_rng(1)
+    variables = jax.tree.map(
+        lambda leaf: (random.uniform(0.1, 0.5, leaf.shape) * random.choice([-1, 1], leaf.shape)).astype(np.float32),
+        outputs(model, *inputs)[1],
+    )
+    if "batch_stats" in variables:
+        variables["batch_stats"] = jax.tree.map(np.abs, variables["batch_stats"])
+    return variables
+
+
+def count(model, shape):
+    variables = jax.eval_shape(model.init, KEY, np.zeros((1, *shape), np.float32))
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+
+@precisions
+@shapes
+@pytest.mark.parametrize("name", get_args(ClassifierModel))
+def test_classifiers_give_logits_and_features(name, shape, precision):
+    model = classifier(name, shape, precision=precision, dropout=0.5)
+    (logits, features), _ = outputs(model, normal(3, *shape))
+    assert logits.shape == (3, 5)
+    assert features.shape[0] == 3 and features.ndim == 2
+
+
+@precisions
+@pytest.mark.parametrize("shape", [*SHAPES, ODD, (40, 33, 1)], ids=str)
+@pytest.mark.parametrize("architecture", ["conv", "dense", "unet"])
+def test_autoencoders_give_images_back(architecture, shape, precision):
+    config = Autoencoder(architecture=architecture, width=4, code=6, precision=precision)
+    assert outputs(build_autoencoder(config, shape), normal(3, *shape))[0].shape == (3, *shape)
+
+
+@pytest.mark.parametrize("architecture", ["conv", "dense"])
+def test_vae_encodes_means_and_log_variances(architecture):
+    model = build_autoencoder(Autoencoder(model="vae", architecture=architecture, width=2, code=6), ODD)
+    x = normal(3, *ODD)
+    variables = draw(model, x)
+    mean, log_variance = jax.jit(lambda x: model.apply(variables, x, method="encode"))(x)
+    assert mean.shape == log_variance.shape == (3, 6)
+    decoded, through = jax.jit(lambda x: (model.apply(variables, mean, method="decode"), model.apply(variables, x)))(x)
+    np.testing.assert_allclose(decoded, through, atol=1e-5)
+
+
+def test_autoencoder_passes_through_its_code():
+    model = AutoencoderModule((8, 8, 1), "dense", code=4, width=1)
+    x = normal(3, 8, 8, 1)
+    variables = draw(model, x)
+
+    def both(x):
+        code = model.apply(variables, x, method="encode")
+        return code, model.apply(variables, code, method="decode"), model.apply(variables, x)
+
+    code, decoded, through = jax.jit(both)(x)
+    assert code.shape == (3, 4)
+    np.testing.assert_allclose(decoded, through, atol=1e-5)
+
+
+@precisions
+@pytest.mark.parametrize("shape", [*SHAPES, ODD], ids=str)
+@pytest.mark.parametrize("conditional", [True, False])
+@pytest.mark.parametrize("architecture", ["dcgan", "residual"])
+def test_players_meet(architecture, conditional, shape, precision):
+    options = {"architecture": architecture, "conditional": conditional, "precision": precision}
+    label = np.arange(3, dtype=np.int32) if conditional else None
+    for spectral in (False, True):
+        generator, discriminator = players(shape, spectral_norm=spectral, **options)
+        if not spectral:
+            assert outputs(generator, normal(3, 6), label)[0].shape == (3, *shape)
+        logits, variables = outputs(discriminator, normal(3, *shape), label)
+        assert logits.shape == (3,)
+        assert ("batch_stats" in variables) == spectral
+
+
+SMALL, Z, LABEL = (8, 8, 1), normal(4, 6), np.array([0, 1, 2, 4], np.int32)
+MODELS = {
+    "cnn": (classifier("cnn", SMALL), normal(4, *SMALL)),
+    "resnet": (ResNet(5, (1, 1), width=0.1), normal(4, *SMALL)),
+    "resnet-bottleneck": (ResNet(5, (1, 1), True, "large", width=0.1), normal(4, 16, 16, 1)),
+    "vit": (classifier("vit", SMALL).clone(depth=1), normal(4, *SMALL)),
+    "speednet": (classifier("speednet", SMALL), normal(4, *SMALL)),
+    "conv": (build_autoencoder(Autoencoder(width=2), ODD), normal(4, *ODD)),
+    "dense": (build_autoencoder(Autoencoder(architecture="dense", width=1), SMALL), normal(4, *SMALL)),
+    "unet": (build_autoencoder(Autoencoder(architecture="unet", width=2), ODD), normal(4, *ODD)),
+}
+for name in ("dcgan", "residual"):
+    pair = players(SMALL, architecture=name, spectral_norm=name == "dcgan")
+    MODELS |= {f"{name}-generator": (pair[0], Z, LABEL), f"{name}-discriminator": (pair[1], normal(4, *SMALL), LABEL)}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_training_reaches_every_parameter_and_moves_statistics(name):
+    model, *inputs = MODELS[name]
+    variables = draw(model, *inputs)
+    params = variables.pop("params")
+
+    def loss(params, train):
+        result, updates = model.apply({"params": params, **variables}, *inputs, train=train, mutable=["batch_stats"])
+        # The classifiers' features are inside the logits.
+        result = result[0] if isinstance(result, tuple) else result
+        weights = jnp.sin(jnp.arange(result.size, dtype=jnp.float32)).reshape(result.shape)
+        return jnp.sum(weights * result), updates
+
+    gradients, trained = jax.jit(jax.grad(lambda p: loss(p, True), has_aux=True))(params)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
+        assert np.isfinite(leaf).all() and np.any(leaf != 0), jax.tree_util.keystr(path)
+    before = variables.get("batch_stats")
+    if before is not None:
+        evaluated = jax.jit(lambda p: loss(p, False)[1])(params)
+        jax.tree.map(np.testing.assert_array_equal, evaluated["batch_stats"], before)
+        for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(trained["batch_stats"]), strict=True):
+            assert np.any(old != new) and np.isfinite(new).all()
+
+
+@pytest.mark.parametrize(
+    "model, shape, parameters",
+    [
+        (ResNet(10, *LAYOUTS["resnet18"], "small"), (32, 32, 3), 11_173_962),
+        (ResNet(1000, *LAYOUTS["resnet34"], "large"), (224, 224, 3), 21_797_672),
+        (ResNet(1000, *LAYOUTS["resnet50"], "large"), (224, 224, 3), 25_557_032),
+    ],
+)
+def test_resnets_have_torchvisions_parameter_counts(model, shape, parameters):
+    assert count(model, shape) == parameters
+
+
+@pytest.mark.parametrize("side, stem, size", [(64, "auto", 3), (65, "auto", 7), (32, "large", 7), (128, "small", 3)])
+def test_resnet_stem_follows_the_image_size(side, stem, size):
+    shape = (side, side, 3)
+    _, variables = outputs(classifier("resnet18", shape, stem=stem), normal(1, *shape))
+    assert variables["params"]["conv"]["kernel"].shape[:2] == (size, size)
+
+
+@pytest.mark.parametrize("name", get_args(ClassifierModel))
+def test_width_multiplies_the_parameters(name):
+    counts = [count(classifier(name, (32, 32, 3), width=width), (32, 32, 3)) for width in (0.5, 1.0, 2.0)]
+    assert 1.5 * counts[0] < counts[1] < counts[2] / 1.5
+
+
+def test_resnet_blocks_start_as_their_shortcuts():
+    model = ResNet(5, (1,), width=0.1)
+    x = normal(2, 8, 8, 1)
+    variables = init(model, x)
+
+    def features(params):
+        return model.apply({**variables, "params": params}, x)[1]
+
+    doubled = jax.tree_util.tree_map_with_path(
+        lambda path, w: 2 * w if "block" in str(path) and "'conv1'" in str(path) else w, variables["params"]
+    )
+    before, after = jax.jit(lambda: (features(variables["params"]), features(doubled)))()
+    np.testing.assert_array_equal(before, after)
+
+
+def test_speednet_statistics_are_taken_over_the_mapped_axis():
+    x = normal(4, 8, 8, 1)
+    config = Classifier(model="speednet", classes=5, width=0.1)
+    whole, mapped = (build_classifier(config, (8, 8, 1), axis_name=name) for name in (None, "data"))
+    variables = draw(whole, x)
+
+    def run(model, x):
+        return model.apply(variables, x, train=True, mutable=["batch_stats"])
+
+    ((expected, _), statistics), ((got, _), parts) = jax.jit(
+        lambda x: (
+            run(whole, x),
+            jax.vmap(lambda x: run(mapped, x), axis_name="data")(x.reshape(2, 2, 8, 8, 1)),
+        )
+    )(x)
+    np.testing.assert_allclose(got.reshape(expected.shape), expected, atol=1e-3)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[0], b, atol=1e-4), parts, statistics)
+
+
+def test_vit_refuses_a_patch_that_does_not_divide_the_image():
+    with pytest.raises(UserError, match="28x28 images into 5x5 patches"):
+        outputs(classifier("vit", (28, 28, 1), patch=5), normal(1, 28, 28, 1))
+
+
+def test_vit_is_blind_to_the_order_of_patches_but_for_their_positions():
+    model = classifier("vit", (8, 8, 1))
+    x = normal(2, 8, 8, 1)
+    moved = np.concatenate([x[:, 4:], x[:, :4]], 1)
+    variables = draw(model, x)
+    without = {
+        "params": {**variables["params"], "positions": jnp.zeros((1, 4, variables["params"]["positions"].shape[2]))}
+    }
+
+    def distance(variables):
+        return jnp.abs(model.apply(variables, x)[0] - model.apply(variables, moved)[0]).max()
+
+    blind, seeing = jax.jit(lambda: (distance(without), distance(variables)))()
+    assert blind < 1e-4 < seeing
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_speednet_whitens_the_images_it_is_initialised_with(channels):
+    rough = normal(200, 9, 9, channels)
+    # Sums over neighbours and channels make pixels depend on each other, as in photographs.
+    x = rough[:, 1:, 1:] + rough[:, :-1, 1:] + rough[:, 1:, :-1] + 0.5 * rough.sum(-1, keepdims=True)[:, 1:, 1:] + 1
+    filters = jax.jit(lambda x: SpeedNet(5).init(KEY, x)["constants"]["whitening"])(x)
+    assert filters.shape == (4 * channels, 4 * channels)
+    neighbours = np.concatenate([x[:, :-1, :-1], x[:, :-1, 1:], x[:, 1:, :-1], x[:, 1:, 1:]], -1)
+    flat = neighbours.reshape(-1, 4 * channels)
+    np.testing.assert_allclose(np.cov((flat @ filters).T), np.eye(4 * channels), atol=0.02)
+    assert np.abs(np.cov(flat.T) - np.eye(4 * channels)).max() > 1
+
+
+def test_speednet_survives_constant_images():
+    assert np.isfinite(jax.jit(whitening)(np.ones((4, 8, 8, 1), np.float32))).all()
+
+
+@pytest.mark.parametrize("inputs, features", [(3, 5), (5, 3), (4, 4)])
+def test_dirac_kernels_copy_their_inputs(inputs, features):
+    x = normal(2, 6, 6, inputs)
+    kernel = dirac(KEY, (3, 3, inputs, features))
+    y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    copies = min(inputs, features)
+    np.testing.assert_allclose(y[..., :copies], x[..., :copies], atol=1e-6)
+    assert np.all(np.asarray(kernel[..., copies:]) != 0)
+
+
+def test_players_see_their_class():
+    generator, discriminator = players((8, 8, 1))
+    z, images = normal(1, 6).repeat(2, 0), normal(1, 8, 8, 1).repeat(2, 0)
+    label = np.array([1, 3], np.int32)
+    for model, inputs in ((generator, z), (discriminator, images)):
+        variables = draw(model, inputs, label)
+        first, second = jax.jit(model.apply)(variables, inputs, label)
+        assert np.abs(first - second).max() > 1e-3
+
+
+@pytest.mark.parametrize("architecture", ["dcgan", "residual"])
+def test_generated_images_lie_between_minus_one_and_one(architecture):
+    generator, _ = players((8, 8, 1), architecture=architecture, conditional=False)
+    z = 100 * normal(8, 6)
+    images = jax.jit(generator.apply)(draw(generator, z), z)
+    assert np.abs(images).max() <= 1 and images.std() > 0.01
