@@ -1,0 +1,25 @@
+"""The classic CNN on scikit-learn's handwritten digits (8x8), with small random shifts, rotations and scalings.
+
+Command:  python -m jaxrec.train --experiment experiments/digits_cnn.py --seed N
+Hardware: not measured yet
+Seeds:    not measured yet
+Time:     not measured yet
+Result:   not measured yet
+
+The settings were chosen on a fifth of the training split; the test split is looked at once, at the end.
+"""
+
+from jaxrec.config import Augment, Classifier, Optimizer, Train
+
+config = Train(
+    dataset="digits",
+    validation=0.0,
+    batch_size=64,
+    steps=800,
+    task=Classifier(
+        model="cnn",
+        average=0.99,
+        optimizer=Optimizer(name="adamw", lr=3e-3),
+        augment=Augment(translate=0.1, rotate=10, scale=0.1),
+    ),
+)

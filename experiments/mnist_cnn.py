@@ -1,0 +1,26 @@
+"""The classic CNN (32 and 64 channels, dense 64) on MNIST, with small random shifts, rotations and scalings.
+
+Command:  python -m jaxrec.train --experiment experiments/mnist_cnn.py --seed N
+Hardware: not measured yet
+Seeds:    not measured yet
+Time:     not measured yet
+Result:   not measured yet
+
+The settings were chosen on 5,000 images of the training split; the test split is looked at once, at the end.
+"""
+
+from jaxrec.config import Augment, Classifier, Optimizer, Train
+
+config = Train(
+    dataset="mnist",
+    validation=0.0,
+    batch_size=128,
+    epochs=6,
+    task=Classifier(
+        model="cnn",
+        dropout=0.3,
+        average=0.998,
+        optimizer=Optimizer(name="adamw", lr=2e-3, weight_decay=0.01),
+        augment=Augment(translate=0.06, rotate=10, scale=0.1),
+    ),
+)
