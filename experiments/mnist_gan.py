@@ -25,6 +25,6 @@ config = Train(
         r1=1.0,
         r2=1.0,
         average=0.995,
-        optimizer=Optimizer(name="adam", lr=5e-4, momentum=0.0, beta2=0.99, warmup=0.02),
+        optimizer=Optimizer(name="adam", lr=1e-3, momentum=0.0, beta2=0.99),
     ),
 )

@@ -100,8 +100,8 @@ class Task:
     """Split each batch into this many parts and add up their gradients before the update."""
     average: float = 0.0
     """Decay of the moving average of the parameters (.999, say), used for evaluation; 0 keeps none."""
-    optimizer: Optimizer = field(default_factory=Optimizer)
-    augment: Augment = field(default_factory=Augment)
+    optimizer: Optimizer = Optimizer()
+    augment: Augment = Augment()
     classes: tyro.conf.Suppress[int] = 0
     """Number of classes; set from the data."""
     mean: tyro.conf.Suppress[tuple[float, ...]] = ()
@@ -147,6 +147,9 @@ class Classifier(Task):
 class Autoencoder(Task):
     """Autoencoders: plain, denoising (noise > 0) and variational (model vae)."""
 
+    average: float = 0.99
+    """Decay of the moving average of the parameters, used for evaluation; 0 keeps none."""
+    optimizer: Optimizer = Optimizer(name="muon", lr=1e-2, momentum=0.95)
     model: AutoencoderModel = "autoencoder"
     """The system to train."""
     architecture: Literal["conv", "dense", "unet"] = "conv"
@@ -175,6 +178,9 @@ class Autoencoder(Task):
 class GAN(Task):
     """Generative adversarial networks."""
 
+    average: float = 0.995
+    """Decay of the moving average of the parameters, used for evaluation; 0 keeps none."""
+    optimizer: Optimizer = Optimizer(name="adam", lr=1e-3, momentum=0.0, beta2=0.99)
     model: GANModel = "gan"
     """The system to train."""
     architecture: Literal["dcgan", "residual"] = "dcgan"
@@ -191,9 +197,9 @@ class GAN(Task):
     """Discriminator updates per generator update, inside one step; each takes its share of the batch."""
     gradient_penalty: float = 0.0
     """Weight of the Wasserstein gradient penalty (10 is usual with wasserstein)."""
-    r1: float = 0.0
+    r1: float = 1.0
     """Gamma of the penalty gamma / 2 x |gradient of D at real images|^2 (Mescheder et al. 2018)."""
-    r2: float = 0.0
+    r2: float = 1.0
     """The same at generated images (Huang et al. 2024)."""
     spectral_norm: bool = False
     """Divide the discriminator's kernels by their largest singular value (Miyato et al. 2018)."""
@@ -232,7 +238,7 @@ class Train:
     epochs: float | None = None
     """Length of the run in passes over the training split; or give --steps."""
     steps: int | None = None
-    """Length of the run in steps."""
+    """Length of the run in steps; 2000 where neither is given."""
     seed: int = 0
     """Fixes the initial parameters, the order of the data and every random draw."""
     name: str | None = None

@@ -25,7 +25,7 @@ from jaxrec.run.devices import Devices
 from jaxrec.tasks import task_of
 from jaxrec.tasks.state import State
 
-DEFAULT_EPOCHS = 30
+DEFAULT_STEPS = 2000
 """Length of a run that states neither --steps nor --epochs."""
 EVALUATIONS = 10
 """Evaluations in a run that does not state --eval-every."""
@@ -75,7 +75,8 @@ def complete(config: Train, data: Data) -> Train:
         raise UserError(f"got --steps {config.steps} and --epochs {config.epochs}; give one of them")
     steps = config.steps
     if steps is None:
-        steps = math.ceil((config.epochs or DEFAULT_EPOCHS) * len(data.train) / config.batch_size)
+        passes = config.epochs
+        steps = DEFAULT_STEPS if passes is None else math.ceil(passes * len(data.train) / config.batch_size)
     if steps < 1:
         raise UserError(f"a run of {steps} steps trains nothing; give at least 1 with --steps")
     if config.patience and data.validation is None:
