@@ -1,6 +1,7 @@
 """Sphinx directive ``options CLASS``: a configuration's fields as a table, read from jaxrec/config.py.
 
-The text is the field's docstring, so that a page says what ``--help`` says. ``:prefix:`` goes before the option's name.
+The text is the field's docstring, so that a page says what ``--help`` says. ``:prefix:`` goes before the option's name;
+``:python:`` is for what only Python can set.
 """
 
 import ast
@@ -40,7 +41,7 @@ def _default(field: Field, nested: bool) -> str:
     return "" if value in (None, ()) else f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 
-def rows(kind: type, prefix: str) -> list[str]:
+def rows(kind: type, prefix: str | None) -> list[str]:
     """A Markdown table row for each field that the class itself declares and a user may set."""
     hints = get_type_hints(kind, include_extras=True)
     table = []
@@ -52,10 +53,9 @@ def rows(kind: type, prefix: str) -> list[str]:
         inner = [each for each in get_args(hint) if each is not Ellipsis]
         choices = get_args(inner[0]) if inner and get_origin(inner[0]) is Literal else ()
         choices = get_args(hint) if get_origin(hint) is Literal else choices
-        if any(is_dataclass(each) for each in inner):  # The command line cannot spell it.
-            name = f"`{prefix}{field.name}` (experiment files)"
-        else:
-            name = f"`--{prefix}{field.name.replace('_', '-')}`" if prefix is not None else f"`{field.name}`"
+        # The command line cannot spell a list of records.
+        python = prefix is None or any(is_dataclass(each) for each in inner)
+        name = f"`{field.name}`" if python else f"`--{prefix}{field.name.replace('_', '-')}`"
         listed = f" One of {', '.join(f'`{choice}`' for choice in choices)}." if choices else ""
         text = " ".join((doc + listed).split()).replace("|", r"\|")
         table.append(f"| {name} | {_default(field, is_dataclass(hint))} | {text} |")
@@ -66,13 +66,14 @@ class OptionTable(SphinxDirective):
     """The directive."""
 
     required_arguments = 1
-    option_spec = {"prefix": directives.unchanged}  # noqa: RUF012
+    option_spec = {"prefix": directives.unchanged, "python": directives.flag}  # noqa: RUF012
 
     def run(self) -> list[nodes.Node]:
         """Parses the table as Markdown."""
         self.env.note_dependency(inspect.getsourcefile(config))
         kind = getattr(config, self.arguments[0])
-        lines = ["| option | default | meaning |", "|---|---|---|", *rows(kind, self.options.get("prefix", ""))]
+        prefix = None if "python" in self.options else self.options.get("prefix", "")
+        lines = ["| option | default | meaning |", "|---|---|---|", *rows(kind, prefix)]
         container = nodes.container()
         self.state.nested_parse(StringList(lines, kind.__name__), self.content_offset, container)
         return container.children

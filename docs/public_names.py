@@ -46,10 +46,10 @@ def complaints(documented: set[str]) -> list[str]:
 
 
 def _check(app: Any, env: Any) -> None:
-    from sphinx.errors import ExtensionError
+    from sphinx.errors import SphinxError
 
     if found := complaints(set(env.get_domain("py").objects)):
-        raise ExtensionError("public names are undocumented:\n" + "\n".join(found))
+        raise SphinxError("public names are undocumented:\n" + "\n".join(found))
 
 
 def setup(app: Any) -> dict[str, bool]:

@@ -14,13 +14,13 @@ from jaxrec.config import Autoencoder, Optimizer, Train
 config = Train(
     dataset="mnist",
     validation=0.0,
-    batch_size=1024,
-    epochs=20,
+    batch_size=256,
+    steps=2500,
     task=Autoencoder(
-        architecture="dense",
+        architecture="conv",
         code=32,
-        width=32,
+        width=16,
         average=0.99,
-        optimizer=Optimizer(name="muon", lr=1e-2, momentum=0.95),
+        optimizer=Optimizer(name="muon", lr=2e-2, momentum=0.95),
     ),
 )

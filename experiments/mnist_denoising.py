@@ -15,12 +15,12 @@ config = Train(
     dataset="mnist",
     validation=0.0,
     batch_size=128,
-    steps=2000,
+    steps=1500,
     task=Autoencoder(
         architecture="unet",
-        width=16,
+        width=24,
         noise=0.5,
         average=0.995,
-        optimizer=Optimizer(name="muon", lr=5e-3, momentum=0.95),
+        optimizer=Optimizer(name="muon", lr=1e-2, momentum=0.95),
     ),
 )

@@ -17,17 +17,17 @@ from jaxrec.config import Autoencoder, Optimizer, Train
 config = Train(
     dataset="mnist",
     validation=0.0,
-    batch_size=512,
-    steps=1200,
+    batch_size=256,
+    steps=3500,
     task=Autoencoder(
         model="vae",
-        architecture="dense",
+        architecture="conv",
         likelihood="bernoulli",
         binarize=True,
         code=32,
-        width=32,
+        width=16,
         eval_samples=500,
         average=0.99,
-        optimizer=Optimizer(name="muon", lr=5e-3, momentum=0.95),
+        optimizer=Optimizer(name="muon", lr=2e-2, momentum=0.95),
     ),
 )
