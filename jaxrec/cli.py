@@ -2,6 +2,9 @@
 
 import contextlib
 import io
+import logging
+import math
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -12,26 +15,56 @@ import tyro
 
 from jaxrec.errors import UserError, nearest
 
+RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+    (
+        "1 or more",
+        lambda value: value >= 1,
+        "steps batch_size image_size log_every eval_every save_every accumulate patch code latents discriminator_steps "
+        "train_samples eval_samples",
+    ),
+    ("a number above 0", lambda value: value > 0, "epochs lr width"),
+    ("0 or more, and less than 1", lambda value: 0 <= value < 1, "validation momentum beta2 average dropout"),
+    ("0 to 1", lambda value: 0 <= value <= 1, "warmup label_smoothing resized_crop kl_warmup"),
+    # Larger seeds would count as their remainder: 2**32 as 0.
+    ("0 to 4294967295", lambda value: 0 <= value < 2**32, "seed"),
+)
+"""What is expected of a number, and the fields it is expected of; all others are 0 or more."""
+
 
 def run_command(command: Callable[[list[str]], int | None]) -> None:
     """Runs a command on the process's arguments and ends the process with its exit code.
 
-    0: done. 2: a mistake of the user's, said in one sentence. 130 and 143: stopped by SIGINT or SIGTERM.
+    0: done. 2: a mistake of the user's, said in one sentence. 130 and 143: stopped by SIGINT or SIGTERM. 1: nobody
+    reads the output any more.
     """
+    # Orbax and jax remark on what is meant to be so: a folder opened for reading alone, a machine without a GPU.
+    logging.disable(logging.WARNING)
+    code = None
     try:
         code = command(sys.argv[1:])
+        sys.stdout.flush()
     except UserError as error:
-        print(f"jaxrec: {error}", file=sys.stderr)
+        print(f"jaxrec: {' '.join(str(error).split())}", file=sys.stderr)
         code = 2
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        # Python flushes once more at its end, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
     sys.exit(code or 0)
 
 
-def parse(kind: Any, argv: Sequence[str], program: str, default: Any = None) -> Any:
+def parse(kind: Any, argv: Sequence[str], program: str, default: Any = None, description: str | None = None) -> Any:
     """A ``kind`` filled from the arguments, over ``default`` where given.
 
     Raises UserError, naming the nearest known option or choice, where the arguments do not fit.
     """
-    settings: dict[str, Any] = {"prog": f"python -m {program}", "config": (tyro.conf.AvoidSubcommands,)}
+    settings: dict[str, Any] = {
+        "prog": f"python -m {program}",
+        "config": (tyro.conf.AvoidSubcommands,),
+        "description": description,
+    }
     if default is not None:
         settings["default"] = default
     if {"-h", "--help"} & set(argv):
@@ -42,24 +75,38 @@ def parse(kind: Any, argv: Sequence[str], program: str, default: Any = None) -> 
             return tyro.cli(kind, args=list(argv), **settings)
     except SystemExit:
         pass
-    raise UserError(_sentence(complaint.getvalue(), set(_options(default if default is not None else kind)), argv))
+    raise UserError(_sentence(complaint.getvalue(), default if default is not None else kind, argv))
 
 
-def _options(config: Any, prefix: str = "") -> Iterator[str]:
-    """The option names of a configuration: ``--steps``, ``--optimizer.lr``; the task's own have no prefix."""
+def _settings(config: Any, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
+    """(option, field, value) of every setting: ``--optimizer.lr``, ``lr``, 1e-3; the task's own have no prefix."""
     for each in fields(config):
         value = getattr(config, each.name, None)
         name = each.name.replace("_", "-")
         if is_dataclass(value) and not isinstance(value, type):
-            yield from _options(value, prefix if each.name == "task" else f"{prefix}{name}.")
+            yield from _settings(value, prefix if each.name == "task" else f"{prefix}{name}.")
         else:
-            yield f"--{prefix}{name}"
-            if isinstance(value, bool):
-                yield f"--{prefix}no-{name}"
+            yield f"--{prefix}{name}", each.name, value
 
 
-def _sentence(complaint: str, options: set[str], argv: Sequence[str]) -> str:
+def check_numbers(config: Any) -> None:
+    """Raises UserError for a number that no setting of its name can have."""
+    for option, name, value in _settings(config):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        expected, fits = "0 or more", lambda value: value >= 0
+        for range_expected, range_fits, names in RANGES:
+            if name in names.split():
+                expected, fits = range_expected, range_fits
+        if not math.isfinite(value) or not fits(value):
+            raise UserError(f"{option} {value} is out of range; expected {expected}")
+
+
+def _sentence(complaint: str, config: Any, argv: Sequence[str]) -> str:
     """The parser's boxed complaint as one sentence, with the nearest known option or choice."""
+    found = [(option, value) for option, _, value in _settings(config)]
+    options = {option for option, _ in found}
+    options |= {re.sub(r"(--|\.)(?=[^.]*$)", r"\1no-", option) for option, value in found if isinstance(value, bool)}
     given = [argument.partition("=")[0].replace("_", "-") for argument in argv if argument.startswith("--")]
     unknown = [option for option in given if option not in options]
     if unknown:

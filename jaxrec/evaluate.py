@@ -15,8 +15,8 @@ class Evaluate:
 
     run: Annotated[str, tyro.conf.Positional]
     """The run's folder."""
-    split: str | None = None
-    """Split to evaluate on, with TFDS slicing; else the run's test split."""
+    test_split: Annotated[str | None, tyro.conf.arg(aliases=["--split"])] = None
+    """Split to evaluate on, with TFDS slicing; else the run's own."""
     json: bool = False
     """Print one JSON object instead of a table."""
 
@@ -32,8 +32,8 @@ def main(argv: list[str]) -> None:
 
     devices = Devices()
     run, config, _, state, step = load_run(options.run, devices)
-    if options.split:
-        config = replace(config, test_split=options.split)
+    # Only the images that are asked for are read.
+    config = replace(config, test_split=options.test_split or config.test_split, memory_mb=0)
     results = test_results(config, open_data(config), Evaluator(config.task, devices), state, step)
     if options.json:
         print(json.dumps(results))

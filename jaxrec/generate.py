@@ -1,8 +1,8 @@
 """python -m jaxrec.generate RUN: pictures from a trained gan or vae; reconstructions from an autoencoder."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -48,18 +48,17 @@ def main(argv: list[str]) -> None:
     out = Path(options.out) if options.out else run / "generated"
     labels = None
     if isinstance(config.task, Autoencoder) and config.task.model != "vae":
-        test = open_data(config).test
-        examples = test.read(np.arange(min(options.count, len(test))))
-        images = np.asarray(jax.jit(task.predict)(state, examples["image"])["reconstruction"])
+        test = open_data(replace(config, memory_mb=0)).test
+        inputs = test.read(np.arange(min(options.count, len(test))))["image"]
+        images = np.asarray(jax.jit(task.predict)(state, inputs)["reconstruction"])
+        pictures = {"inputs": inputs / 255, "reconstructions": images}
     else:
         draw = jax.jit(task.generate, static_argnums=2)
         drawn = jax.device_get(draw(state, jax.random.key(options.seed), options.count))
         images, labels = drawn["image"], drawn.get("label")
-    columns = min(10, len(images))
-    rows = len(images) // columns
-    sheet = images[: rows * columns].reshape(rows, columns, *images.shape[1:])
+        pictures = {"generated": images}
     try:
-        save_artifacts(out, {"generated": {"images": sheet}}, (), None)
+        save_artifacts(out, {name: {"images": _sheet(each)} for name, each in pictures.items()}, (), None)
         if options.separate:
             _write_each(out, images, None if labels is None else [dataset["class_names"][label] for label in labels])
     except OSError as error:
@@ -67,7 +66,16 @@ def main(argv: list[str]) -> None:
     print(f"{len(images)} images in {out}")
 
 
-def _write_each(out: Path, images, names: list[str] | None) -> None:
+def _sheet(images: Any) -> Any:
+    """Images [N, H, W, C] in rows of ten, the last row filled up with white: [R, 10, H, W, C]."""
+    import numpy as np
+
+    columns = min(10, len(images))
+    white = np.ones((-len(images) % columns, *images.shape[1:]), images.dtype)
+    return np.concatenate([images, white]).reshape(-1, columns, *images.shape[1:])
+
+
+def _write_each(out: Path, images: Any, names: list[str] | None) -> None:
     import numpy as np
     from PIL import Image
 

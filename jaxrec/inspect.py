@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -28,19 +28,13 @@ def saved_arrays(run: Path) -> tuple[int, dict[str, tuple[int, ...]]]:
     steps = [int(path.name) for path in (run / "checkpoints").glob("*") if path.name.isdigit()]
     if not steps:
         raise UserError(f"run '{run.name}' has no checkpoint yet; let it train until its first")
-    import orbax.checkpoint as ocp
+    import jax
 
-    item = run / "checkpoints" / str(max(steps)) / "model"
-    with ocp.StandardCheckpointer() as checkpointer:
-        metadata = checkpointer.metadata(item)
-    tree = getattr(metadata, "item_metadata", metadata)
-    return max(steps), dict(_leaves(getattr(tree, "tree", tree)))
+    from jaxrec.run.checkpoints import saved_shapes
 
-
-def _leaves(tree: Any, prefix: str = "") -> list[tuple[str, tuple[int, ...]]]:
-    if not isinstance(tree, dict):
-        return [(prefix, tuple(tree.shape))]
-    return [leaf for name, each in tree.items() for leaf in _leaves(each, f"{prefix}/{name}" if prefix else name)]
+    # Orbax asks for the default device even to describe files; the CPU is always there.
+    jax.config.update("jax_platforms", "cpu")
+    return max(steps), saved_shapes(run, max(steps))
 
 
 def main(argv: list[str]) -> None:

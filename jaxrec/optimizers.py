@@ -49,18 +49,23 @@ def hyperparameters(config: Optimizer) -> dict[str, jax.Array]:
 
 def schedule(config: Optimizer, step: jax.Array) -> jax.Array:
     """Share of the peak learning rate at ``step`` (int32), float32 in [0, 1]."""
+    # optax compares steps with floats, which strict promotion refuses for integers.
+    step = step.astype(jnp.float32)
     steps = max(config.steps, 1)
     warmup = min(round(config.warmup * steps), steps - 1)
-    if config.schedule == "one-cycle":
-        return optax.cosine_onecycle_schedule(steps, 1.0, pct_start=max(config.warmup, 1 / steps))(step)
     fall = {
         "constant": lambda: optax.constant_schedule(1.0),
         "linear": lambda: optax.linear_schedule(1.0, config.final, steps - warmup),
         "cosine": lambda: optax.cosine_decay_schedule(1.0, steps - warmup, alpha=config.final),
+        "one-cycle": lambda: optax.cosine_decay_schedule(1.0, steps - warmup, alpha=4e-6),
     }[config.schedule]()
     if warmup == 0:
         return jnp.asarray(fall(step), jnp.float32)
-    rise = optax.linear_schedule(1 / warmup, 1.0, warmup - 1) if warmup > 1 else optax.constant_schedule(1.0)
+    if config.schedule == "one-cycle":
+        # A cosine that ends 25 times higher than it starts (Smith & Topin 2017).
+        rise = optax.cosine_decay_schedule(1 / 25, warmup, alpha=25.0)
+    else:
+        rise = optax.linear_schedule(1 / warmup, 1.0, warmup - 1) if warmup > 1 else optax.constant_schedule(1.0)
     return jnp.asarray(optax.join_schedules([rise, fall], [warmup])(step), jnp.float32)
 
 
@@ -99,9 +104,9 @@ def penalty(config: Optimizer, hyper: dict[str, jax.Array], params: Flat) -> jax
     kernels = [value for value in params.values() if value.ndim > 1]
     total = 0.0
     if config.l1:
-        total += hyper["l1"] * jnp.sum(jnp.stack([jnp.sum(jnp.abs(kernel)) for kernel in kernels]))
+        total += hyper["l1"] * sum(jnp.sum(jnp.abs(kernel)) for kernel in kernels)
     if config.l2:
-        total += 0.5 * hyper["l2"] * jnp.sum(jnp.stack([jnp.sum(kernel**2) for kernel in kernels]))
+        total += 0.5 * hyper["l2"] * sum(jnp.sum(kernel**2) for kernel in kernels)
     return total
 
 

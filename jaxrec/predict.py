@@ -10,10 +10,12 @@ from typing import Annotated, Any
 import tyro
 
 from jaxrec.cli import parse, run_command
+from jaxrec.data.images import SUFFIXES, read_image
 from jaxrec.errors import UserError
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
 BATCH = 100
+SHOWN = 12
+"""Reconstructions that are drawn."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +50,24 @@ def find_images(paths: tuple[str, ...]) -> list[Path]:
     return found
 
 
-def read_images(paths: list[Path], shape: tuple[int, int, int], skip_bad: bool) -> Iterator[tuple[Path, Any]]:
-    """Each readable image as uint8 [H, W, C], converted as training does."""
-    from jaxrec.data import read_image
-
-    for path in paths:
-        try:
-            yield path, read_image(path, shape)
-        except UserError as error:
-            if not skip_bad:
-                raise
-            print(f"left out: {error}")
+def read_images(paths: list[Path], shape: tuple[int, int, int], skip_bad: bool) -> Iterator[list[tuple[Path, Any]]]:
+    """The readable images as uint8 [H, W, C], converted as training does, in lists of at most ``BATCH``."""
+    left_out = 0
+    for start in range(0, len(paths), BATCH):
+        part = []
+        for path in paths[start : start + BATCH]:
+            try:
+                part.append((path, read_image(path, shape)))
+            except UserError as error:
+                if not skip_bad:
+                    raise UserError(f"{error}, or leave out all such files with --skip-bad") from error
+                left_out += 1
+        if part:
+            yield part
+    if left_out == len(paths):
+        raise UserError(f"none of the {len(paths)} image files can be read, such as {paths[0]}: replace them")
+    if left_out:
+        print(f"{left_out} unreadable images left out")
 
 
 def classify(probabilities: Any, names: list[str], head: str) -> dict[str, Any]:
@@ -89,10 +98,8 @@ def main(argv: list[str]) -> None:
         raise UserError(f"'{run.name}' is a gan, which draws images and reads none; use python -m jaxrec.generate")
     out = Path(options.out) if options.out else run / "predictions"
     predict = jax.jit(task_of(config.task).predict)
-    images = list(read_images(paths, tuple(dataset["image_shape"]), options.skip_bad))
     rows, shown = [], []
-    for start in range(0, len(images), BATCH):
-        part = images[start : start + BATCH]
+    for part in read_images(paths, tuple(dataset["image_shape"]), options.skip_bad):
         batch = np.stack([image for _, image in part])
         padded = np.concatenate([batch, np.zeros((BATCH - len(part), *batch.shape[1:]), np.uint8)])
         outputs = {name: np.asarray(value)[: len(part)] for name, value in predict(state, padded).items()}
@@ -102,34 +109,37 @@ def main(argv: list[str]) -> None:
             else:
                 error = float(np.mean((outputs["reconstruction"][number] - image / 255) ** 2))
                 row = {"mse": error, "code": outputs["code"][number].tolist() if "code" in outputs else None}
-                shown.append((image / 255, outputs["reconstruction"][number]))
+                shown += [(image / 255, outputs["reconstruction"][number])] if len(shown) < SHOWN else []
             rows.append({"path": str(path), **row})
-    _write(out, rows)
-    if shown:
-        pairs = {"images": np.stack([np.stack(side) for side in zip(*shown[:12], strict=True)])}
-        save_artifacts(out, {"reconstructions": pairs}, (), None)
+    try:
+        _write(out, rows)
+        if shown:
+            pairs = {"images": np.stack([np.stack(side) for side in zip(*shown, strict=True)])}
+            save_artifacts(out, {"reconstructions": pairs}, (), None)
+    except OSError as error:
+        raise UserError(f"'{out}' cannot be written ({error.strerror}); choose another folder with --out") from error
     _print(rows, out)
 
 
+def _columns(rows: list[dict[str, Any]]) -> list[str]:
+    return [name for name in rows[0] if name not in ("probabilities", "code")]
+
+
 def _write(out: Path, rows: list[dict[str, Any]]) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with (out / "predictions.jsonl").open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-        columns = [name for name in rows[0] if name not in ("probabilities", "code")] if rows else ["path"]
-        with (out / "predictions.csv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, columns, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(rows)
-    except OSError as error:
-        raise UserError(f"'{out}' cannot be written ({error.strerror}); choose another folder with --out") from error
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "predictions.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    with (out / "predictions.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, _columns(rows), extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _print(rows: list[dict[str, Any]], out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    columns = [name for name in rows[0] if name not in ("probabilities", "code")] if rows else ["path"]
+    columns = _columns(rows)
     table = Table(*columns)
     for row in rows[:50]:
         cells = (row[name] for name in columns)

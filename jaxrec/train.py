@@ -4,25 +4,39 @@ import runpy
 from dataclasses import replace
 from pathlib import Path
 
-from jaxrec.cli import parse, run_command
+from jaxrec.cli import check_numbers, parse, run_command
 from jaxrec.config import PRESETS, Train
 from jaxrec.errors import UserError, nearest
+
+HELP = f"""Train an image-recognition system and leave a run folder to look at.
+
+--model is one of {", ".join(PRESETS)}; with --help after it, its own options are shown.
+--experiment FILE takes the settings of an experiment file, which the other options change."""
 
 
 def read_experiment(path: str) -> Train:
     """The ``config`` of an experiment file. The file is Python and is run: read it first if a stranger gave it."""
     if not Path(path).is_file():
         raise UserError(f"there is no experiment file '{path}'; expected a Python file that sets config = Train(...)")
-    config = runpy.run_path(path).get("config")
+    try:
+        config = runpy.run_path(path).get("config")
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"experiment '{path}' fails with {type(error).__name__} ({error}); run it with python to see where"
+        ) from error
     if not isinstance(config, Train):
         raise UserError(f"experiment '{path}' sets no config; expected a line config = jaxrec.config.Train(...)")
     return config
 
 
 def _taken(argv: list[str], option: str) -> str | None:
-    """The value of ``--option VALUE`` or ``--option=VALUE``, which stays in ``argv``."""
+    """The value of ``--option VALUE`` or ``--option=VALUE``, which stays in ``argv``; None where it is not there."""
     for place, argument in enumerate(argv):
-        if argument == option and place + 1 < len(argv):
+        if argument == option:
+            if place + 1 == len(argv) or argv[place + 1].startswith("--"):
+                raise UserError(f"{option} is given without a value; write {option} VALUE")
             return argv[place + 1]
         if argument.startswith(f"{option}="):
             return argument.partition("=")[2]
@@ -51,7 +65,9 @@ def read_arguments(argv: list[str]) -> Train:
             others = f"; the models are {', '.join(PRESETS)}"
             raise UserError(f"there is no model '{model}'{nearest(model, PRESETS) or others}")
         default = Train(task=PRESETS[model])
-    return parse(Train, argv, "jaxrec.train", default)
+    config = parse(Train, argv, "jaxrec.train", default, HELP)
+    check_numbers(config)
+    return config
 
 
 def main(argv: list[str]) -> int:

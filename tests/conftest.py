@@ -8,3 +8,52 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 import jax
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from jaxrec.run import judge
+from jaxrec.train import main
+
+SMALL = {
+    "cnn": [],
+    "autoencoder": ["--architecture", "dense", "--width", "4", "--code", "5"],
+    "vae": ["--architecture", "dense", "--width", "4", "--code", "5", "--eval-samples", "3"],
+    "gan": ["--width", "8"],
+}
+"""The models that commands are tried on, and what makes them quick."""
+
+
+def small(model: str, *options: object) -> list[str]:
+    """The arguments of a run of a few seconds; options given again hold."""
+    given = {str(option) for option in options}
+    usual = {"--steps": "6", "--batch-size": "64", "--eval-every": "3", "--log-every": "2"}
+    arguments = [part for option, value in usual.items() if option not in given for part in (option, value)]
+    return ["--model", model, *SMALL[model], "--no-tune-allocator", *arguments, *map(str, options)]
+
+
+@pytest.fixture(scope="module")
+def as_users_run_it() -> Iterator[None]:
+    """Commands run outside the tests' strict promotion, under which optax's own Adam raises."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a run of the given model on digits, trained in this process, once."""
+    runs = tmp_path_factory.mktemp("runs")
+
+    @cache
+    def train(model: str) -> Path:
+        with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
+            patch.setattr(judge, "LEAST_STEPS", 20)
+            patch.setattr(judge, "EPOCHS", 1)
+            patch.setenv("JAXREC_CACHE", str(runs / "cache"))
+            assert main(small(model, "--runs", runs, "--name", model)) == 0
+        return runs / model
+
+    return train

@@ -257,6 +257,13 @@ def test_speednet_whitens_the_images_it_is_initialised_with(channels):
     assert np.abs(np.cov(flat.T) - np.eye(4 * channels)).max() > 1
 
 
+@shapes
+def test_speednet_pooled_stem_changes_neither_parameters_nor_outputs_shape(shape):
+    x = normal(2, *shape)
+    early, late = (outputs(classifier("speednet", shape, stem=stem), x) for stem in ("large", "small"))
+    assert jax.tree.map(jnp.shape, early) == jax.tree.map(jnp.shape, late)
+
+
 def test_speednet_survives_constant_images():
     assert np.isfinite(jax.jit(whitening)(np.ones((4, 8, 8, 1), np.float32))).all()
 

@@ -187,15 +187,19 @@ class _Tags(HTMLParser):
 def _run(folder, name: str = "cnn-digits-1", classes: tuple[str, ...] = ("zero", "one")):
     run = folder / "runs" / name
     run.mkdir(parents=True)
-    config = {"task": {"model": "cnn", "optimizer": {"lr": 0.000375123, "rules": []}}, "dataset": "digits", "steps": 40}
-    dataset = {"name": classes[0] if classes[0] == EVIL else "digits", "train": 1293, "classes": list(classes)}
+    config = {
+        "task": {"kind": "Classifier", "model": "cnn", "optimizer": {"lr": 0.000375123, "rules": []}},
+        "dataset": "digits",
+        "steps": 40,
+    }
+    dataset = {"name": classes[0] if classes[0] == EVIL else "digits", "train": 1293, "class_names": list(classes)}
     manifest = {"versions": {"jax": "0.10.2"}, "devices": ["cpu", "cpu"], "dataset": dataset, "parameters": 93322}
     results = {"split": "test", "examples": 360, "accuracy": 0.972222, "per_class_accuracy": [0.99, 0.95], "step": 40}
     rows = [{"step": s, "split": p, "loss": 1 / s, EVIL: 1.0} for s in (20, 40) for p in ("train", "validation")]
     for file, value in (("config", config), ("manifest", manifest), ("results", results)):
         (run / f"{file}.json").write_text(json.dumps(value))
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    save_artifacts(run / "pictures", {"confusion": {"matrix": np.eye(2, dtype=int)}}, classes, 40)
+    save_artifacts(run / "pictures", {"confusion_matrix": {"matrix": np.eye(2, dtype=int)}}, classes, 40)
     return run
 
 
@@ -219,7 +223,7 @@ def test_report_of_a_whole_run(tmp_path) -> None:
 
 def test_report_escapes_every_name(tmp_path) -> None:
     run = _run(tmp_path, "<b>bold</b>".replace("/", "_"), (EVIL, "<img src=x>"))
-    (run / "pictures" / "confusion.png").rename(run / "pictures" / "<i>.png")
+    (run / "pictures" / "confusion_matrix.png").rename(run / "pictures" / "<i>.png")
     page = write_report(run).read_text()
     tags = [tag for tag, _ in _Tags(page).seen]
     assert not {"script", "b", "i"} & set(tags)
@@ -258,7 +262,7 @@ def test_report_links_pictures_that_are_too_large(tmp_path, monkeypatch) -> None
     monkeypatch.setattr(report, "EMBEDDED", 100)
     page = write_report(_run(tmp_path)).read_text()
     assert "<img" not in page
-    assert 'href="pictures/confusion.png"' in page
+    assert 'href="pictures/confusion_matrix.png"' in page
 
 
 def test_metrics_with_torn_lines_and_nan(tmp_path) -> None:
@@ -282,3 +286,26 @@ def test_a_resumed_run_counts_each_step_once(tmp_path) -> None:
     page = write_report(tmp_path).read_text()
     assert "step 2: 4<" in page
     assert "step 2: 9<" not in page
+
+
+@pytest.mark.parametrize(
+    ("kind", "metrics", "headline", "commands"),
+    [
+        ("Classifier", {"loss": 0.5, "accuracy": 0.75, "f1_macro": 0.7}, "accuracy 0.75", ["evaluate", "predict"]),
+        ("Classifier", {"loss": 0.5, "hamming": 0.25}, "loss 0.5", ["evaluate", "predict"]),
+        ("Autoencoder", {"loss": 9.0, "mse": 0.01, "psnr": 20.5}, "psnr 20.5", ["evaluate", "predict", "generate"]),
+        ("Autoencoder", {"elbo": -92.0, "nll": 90.5, "psnr": 1.0}, "nll 90.5", ["evaluate", "predict", "generate"]),
+        ("GAN", {"loss": 3.0, "class_consistency": 0.96}, "class consistency 0.96", ["evaluate", "generate"]),
+        ("GAN", {"loss": 3.0, "frechet_distance": 7.5}, "frechet distance 7.5", ["evaluate", "generate"]),
+    ],
+)
+def test_report_leads_with_the_figure_of_the_system(tmp_path, kind, metrics, headline, commands) -> None:
+    run = _run(tmp_path)
+    config = {"task": {"kind": kind, "model": "it"}, "dataset": "digits", "runs": "/some where/runs", "steps": 40}
+    (run / "config.json").write_text(json.dumps(config))
+    (run / "results.json").write_text(json.dumps({"split": "test", "examples": 360, "step": 40, **metrics}))
+    page = write_report(run).read_text()
+    assert f"it on digits: {headline} on 360 test examples." in page
+    folder = "&#x27;/some where/runs/cnn-digits-1&#x27;"
+    assert re.findall(r"python -m jaxrec\.(\w+) " + re.escape(folder), page) == commands
+    assert "python -m jaxrec.train --name cnn-digits-1 --runs &#x27;/some where/runs&#x27; --resume" in page

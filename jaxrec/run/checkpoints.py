@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers
 
 from jaxrec.errors import UserError
@@ -35,6 +36,18 @@ def join_state(state: State, model: dict[str, Any], train: dict[str, Any] | None
     return state.replace(step=train["step"], key=train["key"], hyper=train["hyper"], players=players)
 
 
+def saved_shapes(run: Path, step: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of a saved model's arrays by path, such as ``net/params/conv1/kernel``, from metadata alone."""
+    item = run / "checkpoints" / str(step) / "model"
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            metadata: Any = checkpointer.metadata(item)
+        tree = metadata.item_metadata.tree
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"checkpoint '{item}' is damaged; restore it, or train again") from error
+    return {name: tuple(leaf.shape) for name, leaf in traverse_util.flatten_dict(tree, sep="/").items()}
+
+
 def _score(metrics: dict[str, float]) -> float:
     return metrics["score"]
 
@@ -48,14 +61,13 @@ class Checkpoints:
             [
                 checkpoint_managers.LatestN(1),
                 checkpoint_managers.BestN(
-                    get_metric_fn=lambda metrics: metrics["score"],
-                    reverse=True,
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
+                    get_metric_fn=_score, reverse=True, n=1, keep_checkpoints_without_metrics=False
                 ),
             ]
         )
-        options = ocp.CheckpointManagerOptions(preservation_policy=keep, read_only=read_only, create=not read_only)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=keep, best_fn=_score, best_mode="min", read_only=read_only, create=not read_only
+        )
         self.folder = run / "checkpoints"
         if read_only and not self.folder.is_dir():
             raise UserError(f"run '{run.name}' has no checkpoint yet; let it train until its first, or start it again")
@@ -124,6 +136,7 @@ class Checkpoints:
     def restore(self, state: State, step: int) -> tuple[State, dict[str, Any]]:
         """The state and the progress saved at ``step``; ``state`` gives shapes and placement."""
         model, train = (jax.tree.map(ocp.utils.to_shape_dtype_struct, part) for part in split_state(state))
+        self._check_fits(step, model)
         arguments = ocp.args.Composite(
             model=ocp.args.StandardRestore(model),
             train=ocp.args.StandardRestore(train),
@@ -135,8 +148,21 @@ class Checkpoints:
     def restore_model(self, state: State, step: int) -> State:
         """``state`` with the parameters and statistics saved at ``step``."""
         model = jax.tree.map(ocp.utils.to_shape_dtype_struct, split_state(state)[0])
+        self._check_fits(step, model)
         found = self._restore(step, ocp.args.Composite(model=ocp.args.StandardRestore(model)))
         return join_state(state, found["model"])
+
+    def _check_fits(self, step: int, model: dict[str, Any]) -> None:
+        """Raises UserError where the model saved at ``step`` has other arrays; Orbax fails far less clearly."""
+        saved = saved_shapes(self.folder.parent, step)
+        expected = {name: leaf.shape for name, leaf in traverse_util.flatten_dict(model, sep="/").items()}
+        for name in sorted(saved.keys() | expected.keys()):
+            shape, fits = saved.get(name), expected.get(name)
+            if shape != fits:
+                raise UserError(
+                    f"checkpoint {step} in '{self.folder}' is of another model: its {name} has shape {shape}, "
+                    f"expected {fits}; put the run's own checkpoints back, or train again"
+                )
 
     def _restore(self, step: int, arguments: Any) -> Any:
         try:

@@ -80,7 +80,8 @@ def read_config(run: Path) -> Train:
 def check_same(saved: Train, given: Train) -> None:
     """Raises UserError where ``given`` would compute something else than the run that is to be resumed."""
     flat_saved, flat_given = (dict(_flat(to_dict(config))) for config in (saved, given))
-    for name, value in flat_given.items():
+    # What the run itself was told comes before what follows from it, such as the number of classes.
+    for name, value in sorted(flat_given.items(), key=lambda setting: setting[0].startswith("task.")):
         if name.split(".")[0] in FREE_TO_CHANGE or name == "task.optimizer.steps":
             continue
         if flat_saved.get(name) != value:

@@ -63,7 +63,7 @@ def _train(state: State, data: Data, steps: int, path: Path) -> None:
     for number in range(steps):
         index, epoch = batch_indices(0, number, BATCH, len(data.train))
         state, _ = step(state, {**data.train.read(index), "index": index, "epoch": epoch})
-    flat = traverse_util.flatten_dict(jax.device_get(state.player.average), sep="/")
+    flat: Any = traverse_util.flatten_dict(jax.device_get(state.player.average), sep="/")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}.part")
     with part.open("wb") as file:

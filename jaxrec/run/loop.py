@@ -103,14 +103,16 @@ class Trainer:
         self.task = task_of(config.task)
         self.evaluator = Evaluator(config.task, devices)
         self.draw = jax.jit(self.task.artifacts)
-        self.progress: dict[str, Any] = {"step": 0, "best": None, "best_step": 0, "waited": 0, "seconds": 0.0}
+        self.progress: dict[str, Any] = {"step": 0, "best": None, "waited": 0, "seconds": 0.0}
 
     def train(self, state: State, began: float) -> int:
         """All steps from the state's on, then the figures on the test split; returns the exit code."""
         config, start = self.config, self.progress["step"]
         steps = config.steps or 0
         if start > steps:
-            raise UserError(f"run '{self.run.name}' has made {start} steps already; give more than {steps} with --steps")
+            raise UserError(
+                f"run '{self.run.name}' has made {start} steps already; give more than {steps} with --steps"
+            )
         folder.write_json(self.run / "config.json", to_dict(config))
         self.checkpoints.check_room(state)
         with Log(self.run, steps, config.batch_size, start, tensorboard=config.tensorboard) as log:
@@ -180,7 +182,7 @@ class Trainer:
                 self._log(log, *waiting)
                 waiting = None
             if evaluating or saving:
-                self._check(made, int(jax.device_get(bad)))
+                self._check(int(jax.device_get(bad)))
             self.progress["step"] = made
             score = self._evaluate(log, state, made) if evaluating else None
             if saving or score is not None:
@@ -193,19 +195,21 @@ class Trainer:
     def _waited_enough(self) -> bool:
         return 0 < self.config.patience <= self.progress["waited"]
 
-    def _check(self, made: int, bad: int) -> None:
+    def _check(self, bad: int) -> None:
         if bad >= 0:
-            # What was saved after the step before this one are the parameters that this step failed with.
-            kept = [step for step in self.checkpoints.steps() if step < bad - 1]
-            good = f"the last good checkpoint is of step {max(kept)}" if kept else "no good checkpoint had been saved"
-            raise UserError(
-                f"the loss is not finite at step {bad} (noticed at step {made}); {good}: "
-                "lower --optimizer.lr or set --optimizer.clip 1, and train under another --name"
-            )
+            # The step before made the parameters that this one failed with.
+            self._give_up(f"the loss is not finite at step {bad}", bad - 1)
+
+    def _give_up(self, reason: str, spoiled: int) -> None:
+        kept = [step for step in self.checkpoints.steps() if step < spoiled]
+        good = f"the last good checkpoint is of step {max(kept)}" if kept else "no good checkpoint had been saved"
+        raise UserError(
+            f"{reason}; {good}: lower --optimizer.lr or set --optimizer.clip 1, and train under another --name"
+        )
 
     def _log(self, log: Log, made: int, metrics: Any, bad: Any) -> None:
         metrics, bad = jax.device_get((metrics, bad))
-        self._check(made, int(bad))
+        self._check(int(bad))
         log.write(made, "train", scalars(metrics))
 
     def _pictures(self, state: State, split: Split, step: int | None) -> None:
@@ -222,10 +226,10 @@ class Trainer:
         metrics = scalars(self.evaluator(state, self.data.validation))
         log.write(made, "validation", metrics)
         score, progress = metrics["loss"], self.progress
-        # The parameters made by this step are those that the next step's loss would be taken with.
-        self._check(made, -1 if math.isfinite(score) else made + 1)
+        if not math.isfinite(score):
+            self._give_up(f"the loss on the validation split is not finite at step {made}", made)
         if progress["best"] is None or score < progress["best"] - self.config.min_delta:
-            progress |= {"best": score, "best_step": made, "waited": 0}
+            progress |= {"best": score, "waited": 0}
         else:
             progress["waited"] += 1
         return score
@@ -233,8 +237,8 @@ class Trainer:
     def _finish(self, log: Log, state: State, seconds: dict[str, float], began: float) -> None:
         """The figures on the test split, the pictures and the report."""
         step = self.progress["step"]
-        if self.config.patience and self.progress["best_step"] != step:
-            step = self.progress["best_step"]
+        if self.config.patience and (best := self.checkpoints.best()) != step:
+            step = best
             state = self.checkpoints.restore_model(state, step)
             log.say(f"restored the best weights, of step {step}")
         results = test_results(self.config, self.data, self.evaluator, state, step)

@@ -17,17 +17,17 @@ from jaxrec.errors import UserError
 from jaxrec.run.pictures import STEP_NAME, curves, timeline
 
 EMBEDDED = 1_500_000
-MAIN = ("accuracy", "fid", "bound", "elbo", "nll", "psnr", "loss")
+MAIN = ("accuracy", "nll", "psnr", "class_consistency", "frechet_distance", "mse", "loss")
 NOT_DRAWN = ("step", "epoch", "time", "seconds")
 CAPTIONS = {
-    "confusion": "Confusion: rows are the true classes, columns the predicted ones; the darker, the larger its share "
-    "of the row. Blue is right, red is wrong.",
-    "predictions": "Predictions on test images, with their confidence; mistakes in red.",
-    "mistakes": "The mistakes the model was surest of, with the true class below.",
+    "confusion_matrix": "Confusion: rows are the true classes, columns the predicted ones; the darker, the larger its "
+    "share of the row. Blue is right, red is wrong.",
+    "worst_mistakes": "The test images of highest loss, with the prediction and its confidence; mistakes in red, the "
+    "true class below.",
     "samples": "Generated from the same latents throughout the run, here at its end.",
     "samples.gif": "Generated from the same latents throughout the run.",
-    "reconstructions": "Inputs and their reconstructions.",
-    "interpolations": "Decoded along straight lines between two codes.",
+    "reconstructions": "Test images, above what the model makes of them; of a denoiser, between them what it saw.",
+    "interpolation": "From one image to another: what lies between their codes or latents, row by row.",
 }
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1d2126; --soft: #5d6570; --line: #dde1e6; --tint: #f4f6f8;
@@ -231,7 +231,7 @@ def _results(results: dict, manifest: dict) -> str:
     classes = results.get("per_class_accuracy")
     if not classes:
         return table
-    names = manifest.get("dataset", {}).get("classes")
+    names = manifest.get("dataset", {}).get("class_names")
     names = names if isinstance(names, list) and len(names) == len(classes) else range(len(classes))
     known = [(str(name), value) for name, value in zip(names, classes, strict=True) if _is_number(value)]
     known = sorted(((n, v) for n, v in known if math.isfinite(v)), key=lambda pair: pair[1])
@@ -290,16 +290,16 @@ def _pictures(folder: Path) -> str:
 
 
 def _commands(run: Path, config: dict) -> str:
-    """What to type to use this run, from the folder that holds ``runs``."""
-    folder = shlex.quote(str(Path(run.parent.name) / run.name))
-    resume = f"python -m jaxrec.train --name {shlex.quote(run.name)} --resume"
-    if run.parent.name != "runs":
-        resume += f" --runs {shlex.quote(run.parent.name)}"
-    model = config.get("task", {}).get("model")
+    """What to type to use this run, where it was trained from."""
+    runs = config.get("runs", run.parent.name)
+    folder = shlex.quote(str(Path(runs) / run.name))
+    kind = config.get("task", {}).get("kind")
     lines = [f"python -m jaxrec.evaluate {folder}"]
-    lines += [f"python -m jaxrec.predict {folder} IMAGE.png"] if model != "gan" else []
-    lines += [f"python -m jaxrec.generate {folder}"] if model in ("gan", "vae") else []
-    return "\n".join([*lines, resume])
+    lines += [f"python -m jaxrec.predict {folder} IMAGE.png"] if kind != "GAN" else []
+    lines += [f"python -m jaxrec.generate {folder}"] if kind != "Classifier" else []
+    return "\n".join(
+        [*lines, f"python -m jaxrec.train --name {shlex.quote(run.name)} --runs {shlex.quote(runs)} --resume"]
+    )
 
 
 def _details(title: str, tree: dict) -> str:

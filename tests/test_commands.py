@@ -1,0 +1,315 @@
+"""The commands, as processes of their own where that is what counts, else called in this one."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from conftest import SMALL, small
+from PIL import Image
+
+from jaxrec import evaluate, generate, inspect, predict, train
+from jaxrec.data import convert_image
+from jaxrec.errors import UserError
+from jaxrec.run.devices import Devices
+from jaxrec.run.report import read_metrics
+from jaxrec.run.setup import open_data
+from jaxrec.run.trained import load_run
+from jaxrec.tasks import task_of
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run_it")]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """As a user's: one CPU device."""
+    kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    return {**kept, "JAX_PLATFORMS": "cpu", "COLUMNS": "80", **changes}
+
+
+def python(*arguments: object, **changes: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment(**changes), timeout=300)
+
+
+@pytest.fixture(scope="module")
+def cnn(tmp_path_factory) -> Path:
+    """A run trained by a process of its own, whose output lies beside it."""
+    runs = tmp_path_factory.mktemp("commands")
+    done = python("-m", "jaxrec.train", *small("cnn", "--runs", runs, "--name", "first", "--seed", 3))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    (runs / "output").write_text(done.stdout)
+    return runs / "first"
+
+
+def test_training_says_what_it_does_in_plain_lines(cnn):
+    text = (cnn.parent / "output").read_text()
+    assert "\x1b" not in text
+    assert "\r" not in text
+    for sentence in (
+        r"^cnn with 35,914 parameters on 1 x cpu$",
+        r"^digits: 1293 training, 144 validation, 360 test images 8x8x1 of 10 classes, on the device$",
+        r"^step compiled in [\d.]+ s; training steps 1 to 6$",
+        r"^step 6/6  .*loss [\d.]+  [\d,]+ examples/s  0 s left$",
+        r"^step 6: validation loss ",
+        r"^test: .*accuracy [\d.]+",
+        rf"read {re.escape(str(cnn))}/report\.html$",
+    ):
+        assert re.search(sentence, text, re.MULTILINE), (sentence, text)
+
+
+def test_a_run_folder_holds_what_a_person_and_a_program_need(cnn):
+    config, manifest = (json.loads((cnn / f"{name}.json").read_text()) for name in ("config", "manifest"))
+    assert config["seed"] == 3
+    assert config["name"] == "first"
+    assert config["task"]["kind"] == "Classifier"
+    assert config["task"]["classes"] == 10
+    assert manifest["versions"]["jax"] == jax.__version__
+    assert {"python", "jaxrec", "flax", "optax", "orbax-checkpoint", "numpy"} <= manifest["versions"].keys()
+    assert manifest["devices"] == ["1 x cpu"]
+    assert isinstance(manifest["git"], str)
+    assert re.fullmatch("[0-9a-f]{64}", manifest["dataset"]["fingerprint"])
+    assert (manifest["dataset"]["train"], manifest["dataset"]["class_names"][9]) == (1293, "9")
+    assert manifest["parameters"] == 35_914
+    assert manifest["seconds"].keys() == {"compile", "train", "total"}
+    assert "jaxrec.train --model cnn" in manifest["command"]
+    metrics = read_metrics(cnn)
+    assert [(row["step"], row["split"]) for row in metrics] == [
+        (2, "train"),
+        (3, "validation"),
+        (4, "train"),
+        (6, "train"),
+        (6, "validation"),
+    ]
+    assert all({"loss", "accuracy"} <= row.keys() for row in metrics)
+    assert (cnn / "checkpoints" / "6" / "model").is_dir()
+    assert {path.name for path in (cnn / "pictures").iterdir()} == {"worst_mistakes.png", "confusion_matrix.png"}
+    assert "<!doctype html>" in (cnn / "report.html").read_text()
+    assert not list(cnn.rglob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("model", "pictures", "figures"),
+    [
+        ("autoencoder", {"reconstructions"}, {"mse", "psnr"}),
+        ("vae", {"reconstructions", "samples", "samples-00000006", "interpolation"}, {"nll", "elbo", "kl", "mse"}),
+        ("gan", {"samples", "samples-00000006", "interpolation"}, {"frechet_distance", "class_consistency", "modes"}),
+    ],
+)
+def test_every_system_leaves_its_pictures_and_figures(trained, model, pictures, figures):
+    run = trained(model)
+    assert pictures <= {path.stem for path in (run / "pictures").iterdir()}
+    results = json.loads((run / "results.json").read_text())
+    assert figures <= results.keys()
+    assert list(results)[:2] == ["split", "examples"]
+    assert (results["split"], results["examples"]) == ("test", 360)
+    page = (run / "report.html").read_text()
+    assert page.count("data:image/png;base64,") >= len(pictures) - ("samples-00000006" in pictures)
+
+
+def test_evaluate_prints_one_object_equal_to_the_results(cnn):
+    done = python("-m", "jaxrec.evaluate", cnn, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == json.loads((cnn / "results.json").read_text())
+
+
+def test_evaluate_prints_a_table_and_takes_another_split(cnn, capsys):
+    evaluate.main([str(cnn)])
+    results = json.loads((cnn / "results.json").read_text())
+    assert re.search(rf"│ accuracy +│ {results['accuracy']:.6g} +│", capsys.readouterr().out)
+    evaluate.main([str(cnn), "--split", "train[:50]", "--json"])
+    other = json.loads(capsys.readouterr().out)
+    assert (other["split"], other["examples"]) == ("train[:50]", 50)
+    assert sum(map(sum, other["confusion"])) == 50
+
+
+def test_evaluate_a_gan_gives_the_figures_of_its_training(trained, capsys, monkeypatch):
+    run = trained("gan")
+    monkeypatch.setenv("JAXREC_CACHE", str(run.parent / "cache"))
+    evaluate.main([str(run), "--json"])
+    results = json.loads((run / "results.json").read_text())
+    given = json.loads(capsys.readouterr().out)
+    assert given.pop("judge") == results.pop("judge")
+    assert given.pop("split") == results.pop("split")
+    assert given == pytest.approx(results, rel=1e-3)
+
+
+def pictures(folder: Path) -> dict[str, Image.Image]:
+    """Images of several kinds, sizes and modes, written to ``folder``."""
+    rng = np.random.default_rng(0)
+    grey = rng.integers(0, 256, (8, 8)).astype(np.uint8)
+    colour = rng.integers(0, 256, (20, 30, 3)).astype(np.uint8)
+    images = {
+        "a/grey.png": Image.fromarray(grey),
+        "a/colour.png": Image.fromarray(colour),
+        "b/palette.gif": Image.fromarray(colour).quantize(16),
+        "b/clear.png": Image.fromarray(np.dstack([colour, colour[..., 0]])),
+    }
+    for name, image in images.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        image.save(folder / name)
+    return images
+
+
+def test_predict_converts_images_as_training_does(cnn, tmp_path, capsys):
+    images = pictures(tmp_path / "in")
+    paths = [tmp_path / "in" / "a" / "grey.png", tmp_path / "in" / "a" / "colour.png", tmp_path / "in" / "b"]
+    predict.main([str(cnn), *map(str, paths), "--out", str(tmp_path / "out")])
+    rows = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    names = [str(Path(row["path"]).relative_to(tmp_path / "in")) for row in rows]
+    assert names == ["a/grey.png", "a/colour.png", "b/clear.png", "b/palette.gif"]
+    _, config, _, state, _ = load_run(cnn, Devices())
+    inputs = np.stack([convert_image(images[name], (8, 8, 1)) for name in names])
+    expected = np.asarray(task_of(config.task).predict(state, inputs)["probabilities"])
+    np.testing.assert_allclose([list(row["probabilities"].values()) for row in rows], expected, atol=2e-6)
+    assert [row["prediction"] for row in rows] == [str(best) for best in expected.argmax(1)]
+    np.testing.assert_allclose([row["probability"] for row in rows], expected.max(1), atol=2e-6)
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["prediction"] for row in table] == [row["prediction"] for row in rows]
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("path", "prediction", "probability", "predictions.csv"))
+
+
+def test_predict_lists_more_images_than_fit_a_batch_or_the_screen(cnn, tmp_path, capsys):
+    for number in range(predict.BATCH + 3):
+        Image.new("L", (8, 8), number).save(tmp_path / f"{number:03d}.png")
+    predict.main([str(cnn), str(tmp_path)])
+    rows = (cnn / "predictions" / "predictions.jsonl").read_text().splitlines()
+    assert [Path(json.loads(row)["path"]).stem for row in rows] == [f"{n:03d}" for n in range(103)]
+    assert "the first 50 of 103 are shown" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("model", ["autoencoder", "vae"])
+def test_predict_reconstructs(trained, tmp_path, model):
+    images = pictures(tmp_path / "in")
+    predict.main([str(trained(model)), str(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    rows = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    assert len(rows) == len(images)
+    assert all(0 < row["mse"] < 1 and len(row["code"]) == 5 for row in rows)
+    assert (tmp_path / "out" / "reconstructions.png").is_file()
+
+
+@pytest.mark.parametrize("model", ["gan", "vae"])
+def test_generate_draws_what_the_seed_says(trained, tmp_path, capsys, model):
+    sheets = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        generate.main([str(trained(model)), "--count", "12", "--seed", str(seed), "--out", str(tmp_path / name)])
+        sheets.append((tmp_path / name / "generated.png").read_bytes())
+    assert sheets[0] == sheets[1] != sheets[2]
+    assert "12 images in" in capsys.readouterr().out
+    generate.main([str(trained(model)), "--count", "12", "--separate", "--out", str(tmp_path)])
+    names = sorted(path.name for path in tmp_path.glob("0*.png"))
+    assert names == [f"{n:05d}-{n % 10}.png" if model == "gan" else f"{n:05d}.png" for n in range(12)]
+    with Image.open(tmp_path / names[11]) as image:
+        one = np.asarray(image)
+    with Image.open(tmp_path / "generated.png") as sheet:
+        # Images of 8 pixels are enlarged 7 times and lie 2 pixels apart, ten in a row.
+        np.testing.assert_array_equal(np.asarray(sheet)[58 : 58 + 56 : 7, 58 : 58 + 56 : 7, 0], one)
+
+
+def test_generate_reconstructs_with_an_autoencoder(trained, tmp_path):
+    run = trained("autoencoder")
+    generate.main([str(run), "--count", "10", "--out", str(tmp_path)])
+    _, config, _, state, _ = load_run(run, Devices())
+    images = open_data(config).test.read(np.arange(10))["image"]
+    expected = np.asarray(task_of(config.task).predict(state, images)["reconstruction"])
+    for name, values in (("inputs", images / 255), ("reconstructions", expected)):
+        with Image.open(tmp_path / f"{name}.png") as sheet:
+            first = np.asarray(sheet)[0:56:7, 0:56:7, 0] / 255
+        np.testing.assert_allclose(first, values[0, ..., 0], atol=1 / 255)
+
+
+def test_commands_name_the_one_that_fits(cnn, trained, tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"is a classifier, which draws no images; use python -m jaxrec.predict"):
+        generate.main([str(cnn)])
+    with pytest.raises(UserError, match=r"is a gan, which draws images and reads none; use python -m jaxrec.generate"):
+        predict.main([str(trained("gan")), str(tmp_path / "a.png")])
+
+
+def test_inspect_needs_no_device(cnn):
+    done = python("-m", "jaxrec.inspect", cnn, JAX_PLATFORMS="nonexistent")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout[: done.stdout.index("\n}") + 2]) == json.loads((cnn / "config.json").read_text())
+    assert "checkpoint of step 6" in done.stdout
+    assert re.search(r"│ net/params/conv1 +│ 2 +│ 320 +│", done.stdout)
+    assert "35,914 parameters" in done.stdout
+
+
+def test_inspect_lists_every_array(trained, capsys):
+    inspect.main([str(trained("gan")), "--leaves"])
+    out = capsys.readouterr().out
+    assert "generator/params/" in out
+    assert "discriminator/params/" in out
+    state = load_run(trained("gan"), Devices())[3]
+    shapes = [leaf.shape for player in state.players.values() for leaf in jax.tree.leaves(player.params)]
+    assert f"{sum(int(np.prod(shape)) for shape in shapes):,} parameters" in out
+
+
+def test_a_terminated_run_saves_and_goes_on(tmp_path, capsys):
+    arguments = small("autoencoder", "--steps", 10**6, "--eval-every", 10**6, "--log-every", 1)
+    arguments += ["--optimizer.schedule", "constant", "--runs", str(tmp_path), "--name", "long"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jaxrec.train", *arguments], stdout=subprocess.PIPE, env=environment(), text=True
+    )
+    rows = tmp_path / "long" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (rows.exists() and rows.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 143
+    found = re.search(r"stopped by SIGTERM after step (\d+), state saved", out)
+    assert found, out
+    step = int(found[1])
+    assert read_metrics(tmp_path / "long")[-1]["step"] == step
+    assert train.main(["--name", "long", "--runs", str(tmp_path), "--resume", "--steps", str(step + 3)]) == 0
+    steps = [row["step"] for row in read_metrics(tmp_path / "long") if row["split"] == "train"]
+    assert steps == list(range(1, step + 4))
+    assert f"training steps {step + 1} to {step + 3}" in capsys.readouterr().out
+
+
+def test_runs_without_a_name_are_numbered(tmp_path):
+    arguments = [*small("autoencoder", "--runs", tmp_path, "--steps", 1), "--validation", "0"]
+    (tmp_path / "autoencoder-digits-1").mkdir()
+    assert train.main(arguments) == 0
+    config = json.loads((tmp_path / "autoencoder-digits-2" / "config.json").read_text())
+    assert config["name"] == "autoencoder-digits-2"
+
+
+def test_help_and_import_are_light():
+    script = "import sys, {0}; print(sorted({{'jax', 'tensorflow', 'flax', 'orbax', 'numpy'}} & set(sys.modules)))"
+    assert python("-c", script.format("jaxrec")).stdout.strip() == "[]"
+    code = (
+        "import runpy, sys\n"
+        "sys.argv[1:] = {}\n"
+        "try: runpy.run_module('jaxrec.{}', run_name='__main__')\n"
+        "except SystemExit as end: print('ended', end.code, {{'jax', 'tensorflow'}} & set(sys.modules))"
+    )
+    done = python("-c", code.format(["--model", "gan", "--help"], "train"))
+    assert done.stdout.endswith("ended 0 set()\n")
+    for word in ("--model is one of cnn, ", "--experiment FILE", "--discriminator-steps", "optimizer options"):
+        assert word in done.stdout
+    done = python("-c", code.format(["--help"], "predict"))
+    assert done.stdout.endswith("ended 0 set()\n")
+
+
+def test_output_nobody_reads_is_no_error(cnn):
+    command = f"{sys.executable} -m jaxrec.inspect {cnn} | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment(), timeout=120)
+    assert (done.returncode, done.stderr) in ((0, ""), (1, ""))
+
+
+def test_every_model_is_small_here_or_a_classifier():
+    from jaxrec.config import PRESETS, Classifier
+
+    assert all(model in SMALL or isinstance(task, Classifier) for model, task in PRESETS.items())

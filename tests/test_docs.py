@@ -1,0 +1,149 @@
+"""The documentation's Python runs, its commands parse, its files exist, and the check of public names can fail."""
+
+import importlib.util
+import re
+import shlex
+import types
+from pathlib import Path
+
+import jax
+import pytest
+
+from jaxrec.cli import parse
+from jaxrec.config import Classifier, Train, to_dict
+from jaxrec.evaluate import Evaluate
+from jaxrec.generate import Generate
+from jaxrec.inspect import Inspect
+from jaxrec.predict import Predict
+from jaxrec.run.folder import write_json
+from jaxrec.train import read_arguments
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "README.zh.md", *sorted((ROOT / "docs").glob("*.md"))]
+KINDS = {"evaluate": Evaluate, "generate": Generate, "inspect": Inspect, "predict": Predict}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def scripts() -> dict[str, str]:
+    """The Python of each page, by the page's name; a translation with the same Python stands for both."""
+    by_code = {}
+    for page in PAGES:
+        if code := "\n".join(blocks(page, "python")):
+            by_code.setdefault(code, page.name)
+    return {name: code for code, name in by_code.items()}
+
+
+def commands() -> list[str]:
+    """Every jaxrec command that a page shows, in a block or in its text."""
+    text = "\n".join(page.read_text("utf-8") for page in PAGES).replace("\\\n", " ")
+    return sorted({command.strip() for command in re.findall(r"python -m (jaxrec\.[^`\n|&]+)", text)})
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    """What one who tries a page has: standard promotion, as optax's Adam needs; and a cache of the tests' own."""
+    # The snippets take their time in compiling.
+    jax.config.update("jax_disable_most_optimizations", True)
+    with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
+        patch.setenv("JAXREC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.mark.parametrize("name", scripts())
+def test_python_runs(name, reader, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(scripts()[name], name, "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize("command", commands())
+def test_command_parses(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    run = tmp_path / "runs" / "first"
+    run.mkdir(parents=True)
+    write_json(run / "config.json", to_dict(Train(task=Classifier(), name="first")))
+    program, *argv = shlex.split(command)
+    name = program.removeprefix("jaxrec.")
+    if name == "train":
+        assert isinstance(read_arguments(argv), Train)
+    elif argv:
+        parse(KINDS[name], argv, program)
+    else:
+        assert name in KINDS
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_pages_name_exist(page):
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+    programs = re.findall(r"(?:scripts|experiments)/\w+\.py", page.read_text("utf-8"))
+    missing = [program for program in programs if not (ROOT / program).exists()]
+    assert missing == []
+
+
+def test_readme_opens_with_two_commands():
+    found = dict(
+        re.findall(r"^<!-- (main|test)-command -->\n```bash\n(.*)\n```$", PAGES[0].read_text("utf-8"), re.MULTILINE)
+    )
+    assert found["main"].startswith("pip install -e . && python -m jaxrec.train")
+    assert found["test"].startswith('pip install -e ".[test]" && python -m pytest')
+    chinese = PAGES[1].read_text("utf-8")
+    assert all(command in chinese for command in found.values())
+
+
+def test_readmes_name_every_dependency():
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = [re.split(r"[\[>=]", each)[0] for each in project["dependencies"]] + list(project["optional-dependencies"])
+    for page in PAGES[:2]:
+        text = page.read_text("utf-8")
+        assert [name for name in names if f"| {name} |" not in text and f"`{name}`" not in text] == []
+
+
+@pytest.fixture
+def checker():
+    path = ROOT / "docs" / "public_names.py"
+    spec = importlib.util.spec_from_file_location("public_names", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_undocumented_names_are_found(checker, monkeypatch):
+    code = '''
+class Told:
+    """A class."""
+    def __call__(self): ...
+    def said(self):
+        """A method."""
+    def _hidden(self): ...
+    @property
+    def silent(self): ...
+def absent():
+    """A function."""
+def mute(): ...
+'''
+    module = types.ModuleType("jaxrec.sample")
+    exec(code, module.__dict__)
+    monkeypatch.setattr(checker, "modules", lambda: [module])
+    known = {f"jaxrec.sample.{name}" for name in ("Told", "Told.said", "Told.silent", "mute")}
+    assert [line.split(":")[0] for line in checker.complaints(known)] == [
+        "jaxrec.sample.Told.__call__ has no docstring",
+        "jaxrec.sample.Told.silent has no docstring",
+        "jaxrec.sample.absent stands on no page",
+        "jaxrec.sample.mute has no docstring",
+    ]
+
+
+def test_every_public_name_is_documented(checker):
+    """As the build checks it, but for what autodoc finds: each name has a docstring, each module a place."""
+    listed = set(re.findall(r"automodule:: (\S+)", (ROOT / "docs" / "api.md").read_text("utf-8")))
+    assert {module.__name__ for module in checker.modules()} <= listed
+    names = {name for module in checker.modules() for name, _ in checker.public_names(module)}
+    assert len(names) > 100
+    assert checker.complaints(names) == []

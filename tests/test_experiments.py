@@ -1,0 +1,61 @@
+"""Every experiment file states its result and runs, shrunk to two steps on a few real images."""
+
+import ast
+import json
+import math
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from jaxrec.cli import check_numbers
+from jaxrec.config import Autoencoder
+from jaxrec.run import judge
+from jaxrec.run.loop import train
+from jaxrec.train import read_experiment
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run_it")]
+
+FILES = sorted((Path(__file__).parents[1] / "experiments").glob("*.py"))
+REQUIRED = {
+    "digits_cnn",
+    "mnist_cnn",
+    "cifar10_speednet",
+    "mnist_autoencoder",
+    "mnist_denoising",
+    "mnist_vae",
+    "mnist_gan",
+}
+
+
+def test_the_published_results_are_there():
+    assert {path.stem for path in FILES} >= REQUIRED
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_header_states_what_was_run_and_what_came_of_it(path):
+    header = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+    for word in ("command", "hardware", "seeds", "time", "result"):
+        assert re.search(rf"^\s*{word}\b", header, re.IGNORECASE | re.MULTILINE), f"{path.name} has no line '{word}'"
+    assert f"python -m jaxrec.train --experiment experiments/{path.name}" in header
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_experiment_runs(path, tmp_path, monkeypatch):
+    config = read_experiment(str(path))
+    check_numbers(config)
+    if config.dataset not in ("digits", "synthetic") and not os.environ.get("TFDS_DATA_DIR"):
+        pytest.skip(f"{config.dataset} is read from TFDS_DATA_DIR, which is not set")
+    monkeypatch.setattr(judge, "LEAST_STEPS", 2)
+    monkeypatch.setattr(judge, "EPOCHS", 1)
+    if config.dataset != "digits":
+        monkeypatch.setenv("JAXREC_CACHE", str(tmp_path / "cache"))
+    task = replace(config.task, eval_samples=2) if isinstance(config.task, Autoencoder) else config.task
+    small = {"train_split": "train[:64]", "test_split": "test[:32]", "batch_size": 16, "steps": 2, "epochs": None}
+    often = {"log_every": 1, "eval_every": None, "save_every": None, "tune_allocator": False}
+    assert train(replace(config, task=task, name="run", runs=str(tmp_path), **small, **often)) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["examples"] == 32
+    assert math.isfinite(results["loss"])

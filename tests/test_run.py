@@ -1,0 +1,187 @@
+"""A run: what it leaves, how it stops and goes on, and that the way images reach the device changes nothing."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from conftest import small
+
+from jaxrec.config import Train
+from jaxrec.data import cache_dir
+from jaxrec.errors import UserError
+from jaxrec.run import folder, judge
+from jaxrec.run.checkpoints import Checkpoints, split_state
+from jaxrec.run.devices import Devices
+from jaxrec.run.log import Log
+from jaxrec.run.report import read_metrics
+from jaxrec.run.setup import open_data
+from jaxrec.run.trained import load_run
+from jaxrec.tasks import autoencoder
+from jaxrec.train import main
+
+pytestmark = pytest.mark.usefixtures("as_users_run_it")
+
+
+def rows(run: Path, split: str) -> list[dict]:
+    return [row for row in read_metrics(run) if row["split"] == split]
+
+
+def everything(run: Path) -> list[np.ndarray]:
+    """All arrays of a run's latest checkpoint."""
+    state = load_run(run, Devices())[3]
+    with Checkpoints(run, read_only=True) as checkpoints:
+        state, _ = checkpoints.restore(state, checkpoints.latest())
+    model, train = split_state(state)
+    train["key"] = jax.random.key_data(train["key"])
+    return [np.asarray(leaf) for leaf in jax.tree.leaves((model, train))]
+
+
+def kept(run: Path) -> list[int]:
+    return sorted(int(path.name) for path in (run / "checkpoints").iterdir())
+
+
+def train(runs: Path, name: str, *options: object, model: str = "autoencoder") -> Path:
+    assert main(small(model, "--runs", runs, "--name", name, *options)) == 0
+    return runs / name
+
+
+def test_early_stopping_restores_the_weights_that_validate_best(tmp_path):
+    options = ["--optimizer.lr", 0.3, "--optimizer.schedule", "constant", "--patience", 2]
+    run = train(tmp_path, "a", "--steps", 80, "--eval-every", 2, *options)
+    losses = {row["step"]: row["loss"] for row in rows(run, "validation")}
+    best = min(losses, key=lambda step: losses[step])
+    last = max(losses)
+    assert last < 80
+    assert last == best + 4
+    assert kept(run) == [best, last]
+    results = json.loads((run / "results.json").read_text())
+    assert results["step"] == best
+    state = load_run(run, Devices())[3]
+    with Checkpoints(run, read_only=True) as checkpoints:
+        expected = checkpoints.restore_model(state, best)
+    assert all(map(np.array_equal, jax.tree.leaves(state.players), jax.tree.leaves(expected.players)))
+    assert f"Stopped early, after step {last} of 80" in (run / "report.html").read_text()
+    # Resumed, it has waited long enough already.
+    assert main(["--name", "a", "--runs", str(tmp_path), "--resume"]) == 0
+    assert kept(run) == [best, last]
+    assert json.loads((run / "results.json").read_text()) == results
+
+
+def test_a_change_below_min_delta_is_no_improvement(tmp_path):
+    run = train(tmp_path, "a", "--steps", 40, "--eval-every", 2, "--patience", 3, "--min-delta", 1000)
+    losses = [row["loss"] for row in rows(run, "validation")]
+    assert len(losses) == 1 + 3
+    assert losses[-1] < losses[0]
+
+
+def test_the_latest_and_the_best_checkpoint_are_kept(tmp_path):
+    run = train(tmp_path, "a", "--steps", 7, "--eval-every", 2, "--save-every", 3, "--optimizer.lr", 0.5)
+    losses = {row["step"]: row["loss"] for row in rows(run, "validation")}
+    assert list(losses) == [2, 4, 6, 7]
+    assert kept(run) == sorted({min(losses, key=lambda step: losses[step]), 7})
+
+
+def test_rows_have_step_split_and_metrics(tmp_path, monkeypatch):
+    traces, step = [], autoencoder.train_step
+    monkeypatch.setattr(autoencoder, "train_step", lambda *given, **named: traces.append(1) or step(*given, **named))
+    run = train(tmp_path, "a", "--steps", 9, "--log-every", 4, "--eval-every", 5, "--tensorboard")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["split"]) for row in lines if row["split"] == "train"] == [
+        (4, "train"),
+        (8, "train"),
+        (9, "train"),
+    ]
+    assert [row["step"] for row in lines if row["split"] == "validation"] == [5, 9]
+    assert all(isinstance(row["loss"], float) for row in lines)
+    assert {"mse", "psnr", "loss"} <= rows(run, "validation")[0].keys()
+    assert [path.name.startswith("events.out") for path in (run / "tensorboard").iterdir()] == [True]
+    assert len(traces) == 1, "the step is traced once a run"
+
+
+def test_streamed_and_resident_images_give_the_same_run_and_another_seed_another(tmp_path, capsys):
+    options = ["--optimizer.name", "sgd", "--steps", 25, "--log-every", 1]
+    here = train(tmp_path, "here", *options)
+    assert "on the device" in capsys.readouterr().out
+    there = train(tmp_path, "there", *options, "--memory-mb", 0)
+    assert "streamed" in capsys.readouterr().out
+    other = train(tmp_path, "other", *options, "--seed", 1)
+    assert len(read_metrics(here)) > 25
+    assert read_metrics(here) == read_metrics(there)
+    assert all(map(np.array_equal, everything(here), everything(there)))
+    assert read_metrics(here) != read_metrics(other)
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch, capsys):
+    options = ["--steps", 9, "--log-every", 1, "--eval-every", 4, "--noise", 0.3, "--average", 0.9]
+    options += ["--augment.flip", "alternating"]
+    whole = train(tmp_path, "whole", *options)
+    write = Log.write
+
+    def stop(log: Log, step: int, *rest: Any) -> None:
+        write(log, step, *rest)
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Log, "write", stop)
+        assert main(small("autoencoder", "--runs", tmp_path, "--name", "part", *options)) == 128 + signal.SIGTERM
+    part, out = tmp_path / "part", capsys.readouterr().out
+    assert "stopped by SIGTERM" in out
+    assert not (part / "results.json").exists()
+    assert 5 <= max(kept(part)) < 9
+    command = out.partition("go on with: python -m jaxrec.train ")[2].split("\n")[0]
+    assert main([*command.split(), "--memory-mb", "0"]) == 0
+    assert all(map(np.array_equal, everything(whole), everything(part)))
+    assert read_metrics(whole) == read_metrics(part)
+    assert (whole / "results.json").read_text() == (part / "results.json").read_text()
+
+
+def test_a_finished_run_is_lengthened_but_not_shortened(tmp_path):
+    run = train(tmp_path, "a", "--optimizer.schedule", "constant", "--optimizer.warmup", 0, "--steps", 4)
+    assert main(["--name", "a", "--runs", str(tmp_path), "--resume", "--steps", "7"]) == 0
+    longer = train(tmp_path, "b", "--optimizer.schedule", "constant", "--optimizer.warmup", 0, "--steps", 7)
+    assert all(map(np.array_equal, everything(run), everything(longer)))
+    with pytest.raises(UserError, match="has made 7 steps already; give more than 5"):
+        main(["--name", "a", "--runs", str(tmp_path), "--resume", "--steps", "5"])
+    assert json.loads((run / "config.json").read_text())["steps"] == 7
+
+
+def test_the_judge_is_trained_once_and_tells_good_images_from_bad(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXREC_CACHE", str(tmp_path))
+    monkeypatch.setattr(judge, "LEAST_STEPS", 100)
+    monkeypatch.setattr(judge, "EPOCHS", 1)
+    data = open_data(Train())
+    state, name = judge.trained_judge(data, cache_dir())
+    assert name.startswith("judge-v1-cnn-digits-")
+    assert len(list((tmp_path / "judges").iterdir())) == 1
+    monkeypatch.setattr(judge, "_train", None)
+    again, same = judge.trained_judge(data, cache_dir())
+    assert same == name
+    assert all(map(np.array_equal, jax.tree.leaves(state.player.average), jax.tree.leaves(again.player.average)))
+
+    copied = data.train.read(np.arange(len(data.test)))
+    noise = np.random.default_rng(0).integers(0, 256, copied["image"].shape).astype(np.uint8)
+    figures = []
+    for images in (copied["image"], noise):
+        monkeypatch.setattr(judge, "generated", lambda *_, images=images: (images, copied["label"]))
+        figures.append(judge.judge_gan(state, data, Devices(), cache_dir()))
+    good, bad = figures
+    assert good["judge"] == bad["judge"] == name
+    for kind in ("frechet_distance", "kernel_distance"):
+        assert good[f"{kind}_train_test"] == bad[f"{kind}_train_test"]
+        assert good[kind] < bad[kind] / 10
+    assert good["class_consistency"] > 0.8 > 0.3 > bad["class_consistency"]
+    assert good["modes"] == 10
+    assert good["coverage"] > 0.8 > bad["coverage"]
+
+
+def test_the_manifest_stands_without_git(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert folder.manifest({}, [], 0)["git"] == ""
+    assert folder.manifest({}, [], 0)["versions"]["python"] == sys.version.split()[0]
