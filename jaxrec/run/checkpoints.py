@@ -42,10 +42,14 @@ def saved_shapes(run: Path, step: int) -> dict[str, tuple[int, ...]]:
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             metadata: Any = checkpointer.metadata(item)
-        tree = metadata.item_metadata.tree
+        return _shapes(metadata.item_metadata.tree)
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"checkpoint '{item}' is damaged; restore it, or train again") from error
-    return {name: tuple(leaf.shape) for name, leaf in traverse_util.flatten_dict(tree, sep="/").items()}
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    flat: Any = traverse_util.flatten_dict(tree, sep="/")
+    return {name: tuple(leaf.shape) for name, leaf in flat.items()}
 
 
 def _score(metrics: dict[str, float]) -> float:
@@ -154,8 +158,7 @@ class Checkpoints:
 
     def _check_fits(self, step: int, model: dict[str, Any]) -> None:
         """Raises UserError where the model saved at ``step`` has other arrays; Orbax fails far less clearly."""
-        saved = saved_shapes(self.folder.parent, step)
-        expected = {name: leaf.shape for name, leaf in traverse_util.flatten_dict(model, sep="/").items()}
+        saved, expected = saved_shapes(self.folder.parent, step), _shapes(model)
         for name in sorted(saved.keys() | expected.keys()):
             shape, fits = saved.get(name), expected.get(name)
             if shape != fits:
