@@ -16,7 +16,8 @@ Flat = dict[str, jax.Array]
 
 def flatten(params: Any) -> Flat:
     """Nested parameters as one dict named by path: ``{"conv1/kernel": ...}``."""
-    return traverse_util.flatten_dict(params, sep="/")
+    flat: Any = traverse_util.flatten_dict(params, sep="/")
+    return flat
 
 
 def unflatten(flat: Flat) -> Any:
@@ -69,7 +70,7 @@ def schedule(config: Optimizer, step: jax.Array) -> jax.Array:
     return jnp.asarray(optax.join_schedules([rise, fall], [warmup])(step), jnp.float32)
 
 
-def _matrices(params: Flat) -> dict[str, MuonDimensionNumbers | None]:
+def _matrices(params: Any) -> Any:
     """Muon's view of each parameter: dense and convolution kernels as (inputs, outputs) matrices, the rest to Adam."""
 
     def view(value: jax.Array) -> MuonDimensionNumbers | None:
@@ -78,7 +79,7 @@ def _matrices(params: Flat) -> dict[str, MuonDimensionNumbers | None]:
     return jax.tree.map(view, params)
 
 
-def transformation(config: Optimizer) -> optax.GradientTransformation:
+def transformation(config: Optimizer) -> Any:
     """The named optax optimizer at learning rate 1 and without weight decay, after gradient clipping."""
     momentum, beta2 = config.momentum, config.beta2
     optimizer = {

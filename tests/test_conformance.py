@@ -25,9 +25,9 @@ SLOW = dataclasses.replace(SGD, lr=0.01)
 GRADUAL = dataclasses.replace(SGD, name="momentum", schedule="cosine", warmup=0.5, steps=8, clip=1.0, l2=0.01)
 FROZEN = dataclasses.replace(SGD, weight_decay=0.1, rules=(Rule("decoder/dense1", freeze=True), Rule("bias", lr=2.0)))
 CHANGES = Augment(flip="alternating", crop=1, scale=0.1, brightness=0.1, cutout=2)
-tiny_classifier = partial(Classifier, classes=4, width=0.0625, optimizer=SGD)
-tiny_autoencoder = partial(Autoencoder, width=2, code=3, eval_samples=2, optimizer=SGD)
-tiny_gan = partial(GAN, classes=4, width=2, latents=4, optimizer=SLOW)
+tiny_classifier = partial(Classifier, classes=4, mean=(0.25,), std=(0.2,), width=0.0625, optimizer=SGD)
+tiny_autoencoder = partial(Autoencoder, width=2, code=3, average=0.0, optimizer=SGD)
+tiny_gan = partial(GAN, classes=4, width=2, latents=4, r1=0.0, r2=0.0, average=0.0, optimizer=SLOW)
 
 FIXED = {
     "cnn": tiny_classifier(optimizer=GRADUAL, average=0.9, width=0.125),
@@ -38,7 +38,7 @@ FIXED = {
     "dense autoencoder": tiny_autoencoder(architecture="dense", optimizer=FROZEN),
 }
 RANDOM = {
-    "augmented cnn": tiny_classifier(width=0.125, dropout=0.2, mixup=0.2, cutmix=1.0, augment=CHANGES),
+    "augmented cnn": tiny_classifier(width=0.125, dropout=0.2, cutmix=1.0, augment=CHANGES),
     "vae": tiny_autoencoder(model="vae", likelihood="bernoulli", binarize=True, accumulate=2, optimizer=SLOW),
     "unet denoiser": tiny_autoencoder(architecture="unet", noise=0.3),
     "relativistic gan": tiny_gan(r1=0.1, r2=0.1, average=0.9, diffaugment=("translation",)),
@@ -125,10 +125,10 @@ def is_key(x):
 
 
 def difference(a, b):
-    """The largest difference of two results, relative to numbers above 1."""
+    """The largest difference between two results' arrays, each relative to its largest number, if that is above 1."""
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(x.shape, y.shape), a, b)
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return max(np.max(np.abs(x - y) / np.maximum(1, np.abs(y)), initial=0) for x, y in pairs)
+    return max(np.max(np.abs(x - y), initial=0) / np.max(np.abs(y), initial=1) for x, y in pairs)
 
 
 def movement(row):

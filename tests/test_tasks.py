@@ -160,7 +160,7 @@ def test_each_player_descends_its_own_loss_with_the_other_held(rounds):
 
 
 def test_players_share_one_step_counter_and_count_their_own_updates():
-    config = tiny_gan(discriminator_steps=2, optimizer=dataclasses.replace(SGD, name="adam"))
+    config = tiny_gan(architecture="dcgan", discriminator_steps=2, optimizer=dataclasses.replace(SGD, name="adam"))
     state = start(config)
     # optax corrects Adam's bias with integers among its floats.
     with jax.numpy_dtype_promotion("standard"):
@@ -208,7 +208,7 @@ def test_the_moving_average_evaluates_and_the_parameters_learn(config, player):
 SMALL_TASKS = {
     "classifier": tiny_classifier(optimizer=dataclasses.replace(SGD, l2=0.1)),
     "autoencoder": tiny_autoencoder(),
-    "gan": tiny_gan(r1=0.1),
+    "gan": tiny_gan(),
 }
 each_task = pytest.mark.parametrize("name", SMALL_TASKS)
 

@@ -56,7 +56,7 @@ def _pixels(config: Config, outputs: jax.Array) -> jax.Array:
 
 
 def _log_weights(
-    model: nn.Module, variables: Any, images: jax.Array, noise: jax.Array, likelihood: str, kl_weight: jax.Array | float
+    model: Any, variables: Any, images: jax.Array, noise: jax.Array, likelihood: Any, kl_weight: jax.Array | float
 ) -> jax.Array:
     """Log importance weights [K, B] of codes drawn with standard normal ``noise`` [K, B, code], in nats per image."""
     mean, log_variance = model.apply(variables, images, method="encode")

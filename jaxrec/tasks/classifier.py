@@ -114,7 +114,7 @@ def _logits(config: Config, player: Player, images: jax.Array) -> tuple[jax.Arra
     outputs = [player.model.apply(player.variables(), view, train=False) for view in views]
     # The unshifted image and its mirror carry half the weight, the four shifted views the other half.
     weights = {1: [1.0], 2: [0.5, 0.5], 6: [0.25, 0.125, 0.125, 0.25, 0.125, 0.125]}[len(views)]
-    logits = sum(weight * logits for weight, (logits, _) in zip(weights, outputs, strict=True))
+    logits: Any = sum(weight * logits for weight, (logits, _) in zip(weights, outputs, strict=True))
     return logits, outputs[0][1]
 
 

@@ -10,7 +10,7 @@ from flax import struct
 
 from jaxrec import optimizers
 from jaxrec.augment import augment
-from jaxrec.config import AnyTask, Optimizer
+from jaxrec.config import AnyTask
 from jaxrec.errors import UserError
 from jaxrec.parallel import mean_over_replicas, per_replica
 
@@ -28,7 +28,7 @@ class Player(struct.PyTreeNode):
     average: Any
     """Moving average of ``params``, or None."""
     opt_state: Any
-    model: nn.Module = struct.field(pytree_node=False)
+    model: Any = struct.field(pytree_node=False)
 
     @property
     def best_params(self) -> Any:
@@ -50,7 +50,7 @@ class State(struct.PyTreeNode):
     hyper: dict[str, jax.Array]
     """Learning rate, weight decay and loss weights, float32 scalars."""
     players: dict[str, Player]
-    config: AnyTask = struct.field(pytree_node=False)
+    config: Any = struct.field(pytree_node=False)
 
     @property
     def player(self) -> Player:
@@ -89,17 +89,16 @@ def learn(
     key: jax.Array,
     *,
     axis_name: str | None = None,
-    optimizer: Optimizer | None = None,
     hyper: dict[str, jax.Array] | None = None,
 ) -> tuple[Player, Metrics]:
     """One update of ``player`` on ``loss(params, stats, examples, key) -> (scalar, (metrics, new stats))``.
 
     Splits ``examples`` into ``config.accumulate`` parts whose gradients are averaged before the update, differentiates
     with respect to the trainable parameters alone, and averages gradients, metrics and statistics over the replicas.
-    ``optimizer`` and ``hyper`` default to those of the state.
+    ``hyper`` defaults to that of the state.
     """
     config = state.config
-    optimizer, hyper = optimizer or config.optimizer, hyper or state.hyper
+    optimizer, hyper = config.optimizer, hyper or state.hyper
     trainable, frozen = optimizers.split_frozen(optimizer, player.params)
 
     def total(trainable: Any, stats: Any, part: Any, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
@@ -170,4 +169,5 @@ def image_shape(batch: Batch) -> tuple[int, int, int]:
         raise UserError(
             f"batch['image'] is {image.dtype} {image.shape}; expected uint8 [batch, height, width, channels]"
         )
-    return image.shape[1:]
+    height, width, channels = image.shape[1:]
+    return height, width, channels
