@@ -185,7 +185,7 @@ class GAN(Task):
     """The system to train."""
     architecture: Literal["dcgan", "residual"] = "dcgan"
     """Generator and discriminator."""
-    width: int = 32
+    width: int = 16
     """Channels of the widest-resolution layer; doubled at each halving."""
     latents: int = 64
     """Length of the latent vector."""
