@@ -18,7 +18,7 @@ from jaxrec.tasks.state import State
 def evaluation_batch_size(config: AnyTask) -> int:
     """Examples per evaluation batch: fewer where each stands for many decoded codes."""
     if isinstance(config, Autoencoder) and config.model == "vae":
-        return max(1, 10_000 // config.eval_samples)
+        return max(1, 4_000 // config.eval_samples)
     return 500
 
 
