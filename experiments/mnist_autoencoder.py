@@ -1,10 +1,10 @@
 """An autoencoder of MNIST with a code of 32 numbers; 32 principal components reach a test MSE of .0168.
 
 Command:  python -m jaxrec.train --experiment experiments/mnist_autoencoder.py --seed N
-Hardware: not measured yet
-Seeds:    not measured yet
-Time:     not measured yet
-Result:   not measured yet
+Hardware: two AMD EPYC (Zen 5) cores, no GPU; jax 0.10.2, Python 3.11
+Seeds:    0
+Time:     173 s, with other work on the machine
+Result:   test MSE .00409
 
 The settings were chosen on 5,000 images of the training split; the test split is looked at once, at the end.
 """

@@ -1,10 +1,10 @@
 """The classic CNN (32 and 64 channels, dense 64) on MNIST, with small random shifts, rotations and scalings.
 
 Command:  python -m jaxrec.train --experiment experiments/mnist_cnn.py --seed N
-Hardware: not measured yet
-Seeds:    not measured yet
-Time:     not measured yet
-Result:   not measured yet
+Hardware: two AMD EPYC (Zen 5) cores, no GPU; jax 0.10.2, Python 3.11
+Seeds:    0
+Time:     160 s, with other work on the machine
+Result:   test accuracy 99.31 %
 
 The settings were chosen on 5,000 images of the training split; the test split is looked at once, at the end.
 """

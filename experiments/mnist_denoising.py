@@ -1,10 +1,10 @@
 """Removes Gaussian noise of deviation .5, clipped to [0, 1], from MNIST; the best linear map reaches 17.57 dB.
 
 Command:  python -m jaxrec.train --experiment experiments/mnist_denoising.py --seed N
-Hardware: not measured yet
-Seeds:    not measured yet
-Time:     not measured yet
-Result:   not measured yet
+Hardware: two AMD EPYC (Zen 5) cores, no GPU; jax 0.10.2, Python 3.11
+Seeds:    0
+Time:     242 s, with other work on the machine
+Result:   test PSNR 20.64 dB
 
 The settings were chosen on 5,000 images of the training split; the test split is looked at once, at the end.
 """

@@ -1,10 +1,11 @@
 """A class-conditional GAN of MNIST: relativistic pairing with R1 and R2 (Huang et al. 2024, "R3GAN").
 
 Command:  python -m jaxrec.train --experiment experiments/mnist_gan.py --seed N
-Hardware: not measured yet
-Seeds:    not measured yet
-Time:     not measured yet
-Result:   not measured yet
+Hardware: two AMD EPYC (Zen 5) cores, no GPU; jax 0.10.2, Python 3.11
+Seeds:    0
+Time:     389 s, with other work on the machine
+Result:   class consistency 97.98 %, 10 modes, Fréchet distance 3.33 on the judge's features (real train against
+          test: 0.63)
 
 class_consistency is the share of 10,000 generated digits that a classifier of our own, trained on the training split,
 reads as the class that was asked for.
