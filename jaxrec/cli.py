@@ -19,16 +19,17 @@ RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     (
         "1 or more",
         lambda value: value >= 1,
-        "steps batch_size image_size log_every eval_every save_every accumulate patch code latents discriminator_steps "
-        "train_samples eval_samples",
+        "--steps batch_size image_size log_every eval_every save_every accumulate patch code latents "
+        "discriminator_steps train_samples eval_samples",
     ),
     ("a number above 0", lambda value: value > 0, "epochs lr width"),
-    ("0 or more, and less than 1", lambda value: 0 <= value < 1, "validation momentum beta2 average dropout"),
+    ("0 or more, and less than 1", lambda value: 0 <= value < 1, "validation momentum beta2 average dropout scale"),
     ("0 to 1", lambda value: 0 <= value <= 1, "warmup label_smoothing resized_crop kl_warmup"),
+    ("0 to 10", lambda value: 0 <= value <= 10, "magnitude"),
     # Larger seeds would count as their remainder: 2**32 as 0.
     ("0 to 4294967295", lambda value: 0 <= value < 2**32, "seed"),
 )
-"""What is expected of a number, and the fields it is expected of; all others are 0 or more."""
+"""What is expected of a number, and the fields or options it is expected of; all others are 0 or more."""
 
 
 def run_command(command: Callable[[list[str]], int | None]) -> None:
@@ -96,7 +97,7 @@ def check_numbers(config: Any) -> None:
             continue
         expected, fits = "0 or more", lambda value: value >= 0
         for range_expected, range_fits, names in RANGES:
-            if name in names.split():
+            if {option, name} & set(names.split()):
                 expected, fits = range_expected, range_fits
         if not math.isfinite(value) or not fits(value):
             raise UserError(f"{option} {value} is out of range; expected {expected}")

@@ -39,11 +39,12 @@ class Optimizer:
     schedule: Literal["constant", "linear", "cosine", "one-cycle"] = "cosine"
     """How the learning rate falls from its peak over the run."""
     warmup: float = 0.05
-    """Share of the run over which the learning rate rises linearly from 0 (one-cycle: to its peak)."""
+    """Share of the run over which the learning rate rises to its peak: linearly (one-cycle: by a cosine from 1/25)."""
     final: float = 0.0
     """Learning rate at the end of a linear or cosine schedule, as a share of the peak."""
-    steps: int = 1000
-    """Length of the schedule in steps; the training command sets it to the length of the run."""
+    steps: int = 0
+    """Length of the schedule in steps; the training command sets it to the length of the run. 0: the learning rate
+    stays at its peak."""
     momentum: float = 0.9
     """Momentum of sgd's relatives and of muon; the first beta of adam's relatives and of lion."""
     beta2: float = 0.999
@@ -163,15 +164,16 @@ class Autoencoder(Task):
     binarize: bool = False
     """Draw each pixel as 0 or 1 with its intensity as the probability, anew each step (vae)."""
     noise: float = 0.0
-    """Standard deviation of the noise added to the inputs, then clipped to [0, 1]; the target is the clean image."""
+    """Standard deviation of the noise added to the inputs, then clipped to [0, 1]; the target is the clean image
+    (autoencoder)."""
     kl_weight: float = 1.0
     """Weight of the divergence from the prior (vae); 1 is the evidence bound."""
     kl_warmup: float = 0.1
     """Share of the run over which the divergence's weight rises from 0 (vae)."""
     train_samples: int = 1
     """Codes drawn per image in training; more than one trains the importance-weighted bound (vae)."""
-    eval_samples: int = 500
-    """Codes drawn per image for the importance-weighted bound at evaluation (vae)."""
+    eval_samples: int = 100
+    """Codes drawn per image for the importance-weighted bound on the test split (vae); in training, at most 10."""
 
 
 @dataclass(frozen=True)
@@ -195,11 +197,12 @@ class GAN(Task):
     """The game."""
     discriminator_steps: int = 1
     """Discriminator updates per generator update, inside one step; each takes its share of the batch."""
-    gradient_penalty: float = 0.0
-    """Weight of the Wasserstein gradient penalty (10 is usual with wasserstein)."""
-    r1: float = 1.0
-    """Gamma of the penalty gamma / 2 x |gradient of D at real images|^2 (Mescheder et al. 2018)."""
-    r2: float = 1.0
+    gradient_penalty: float | None = None
+    """Weight of the Wasserstein gradient penalty; else 10 with wasserstein, 0 with the other games."""
+    r1: float | None = None
+    """Gamma of the penalty gamma / 2 x |gradient of D at real images|^2 (Mescheder et al. 2018); else 0 with
+    wasserstein and under spectral normalisation, 1 otherwise."""
+    r2: float | None = None
     """The same at generated images (Huang et al. 2024)."""
     spectral_norm: bool = False
     """Divide the discriminator's kernels by their largest singular value (Miyato et al. 2018)."""
@@ -258,7 +261,7 @@ class Train:
     min_delta: float = 0.0
     """Smallest change of the validation metric that counts as an improvement."""
     tune_allocator: bool = True
-    """Let glibc keep freed memory: faster steps on a CPU, more memory held; no effect elsewhere."""
+    """Let glibc keep freed memory: faster steps on a CPU, more memory held; no effect without glibc."""
     tensorboard: bool = False
     """Write TensorBoard files as well (extra: tensorboard)."""
 

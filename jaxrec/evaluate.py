@@ -13,7 +13,7 @@ from jaxrec.cli import parse, run_command
 class Evaluate:
     """Evaluate a trained run."""
 
-    run: Annotated[str, tyro.conf.Positional]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run's folder."""
     test_split: Annotated[str | None, tyro.conf.arg(aliases=["--split"])] = None
     """Split to evaluate on, with TFDS slicing; else the run's own."""
@@ -27,14 +27,16 @@ def main(argv: list[str]) -> None:
     from jaxrec.run.devices import Devices
     from jaxrec.run.evaluation import Evaluator
     from jaxrec.run.loop import test_results
-    from jaxrec.run.setup import open_data
+    from jaxrec.run.setup import check_same_data, open_data
     from jaxrec.run.trained import load_run
 
     devices = Devices()
-    run, config, _, state, step = load_run(options.run, devices)
-    # Only the images that are asked for are read.
+    run, config, dataset, state, step = load_run(options.run, devices)
+    # The training images are not held in memory.
     config = replace(config, test_split=options.test_split or config.test_split, memory_mb=0)
-    results = test_results(config, open_data(config), Evaluator(config.task, devices), state, step)
+    data = open_data(config)
+    check_same_data(data, dataset)
+    results = test_results(config, data, Evaluator(config.task, devices), state, step)
     if options.json:
         print(json.dumps(results))
         return

@@ -14,7 +14,7 @@ from jaxrec.errors import UserError
 class Generate:
     """Draw images from a trained gan or vae; an autoencoder reconstructs test images."""
 
-    run: Annotated[str, tyro.conf.Positional]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run's folder."""
     count: int = 100
     """Number of images."""
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
     from jaxrec.config import Autoencoder, Classifier
     from jaxrec.run.devices import Devices
     from jaxrec.run.pictures import save_artifacts
-    from jaxrec.run.setup import open_data
+    from jaxrec.run.setup import check_same_data, open_data
     from jaxrec.run.trained import load_run
     from jaxrec.tasks import task_of
 
@@ -48,7 +48,9 @@ def main(argv: list[str]) -> None:
     out = Path(options.out) if options.out else run / "generated"
     labels = None
     if isinstance(config.task, Autoencoder) and config.task.model != "vae":
-        test = open_data(replace(config, memory_mb=0)).test
+        data = open_data(replace(config, memory_mb=0))
+        check_same_data(data, dataset)
+        test = data.test
         inputs = test.read(np.arange(min(options.count, len(test))))["image"]
         images = np.asarray(jax.jit(task.predict)(state, inputs)["reconstruction"])
         pictures = {"inputs": inputs / 255, "reconstructions": images}

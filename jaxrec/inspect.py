@@ -17,7 +17,7 @@ from jaxrec.run import folder
 class Inspect:
     """Show what a run is made of."""
 
-    run: Annotated[str, tyro.conf.Positional]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run's folder."""
     leaves: bool = False
     """List every array, not only the modules."""

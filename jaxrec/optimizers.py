@@ -10,6 +10,7 @@ from flax import traverse_util
 from optax.contrib import MuonDimensionNumbers, muon
 
 from jaxrec.config import Optimizer, Rule
+from jaxrec.errors import UserError
 
 Flat = dict[str, jax.Array]
 
@@ -25,10 +26,30 @@ def unflatten(flat: Flat) -> Any:
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
+def _found(rule: Rule, name: str) -> bool:
+    try:
+        return re.search(rule.pattern, name) is not None
+    except re.error as error:
+        raise UserError(
+            f"the rule's pattern '{rule.pattern}' is no regular expression ({error}); correct it"
+        ) from error
+
+
 def rule_for(config: Optimizer, name: str) -> Rule:
     """The settings of the parameter ``name``: those of the last rule whose pattern is found in it."""
-    matching = [rule for rule in config.rules if re.search(rule.pattern, name)]
+    matching = [rule for rule in config.rules if _found(rule, name)]
     return matching[-1] if matching else Rule(name)
+
+
+def check_rules(config: Optimizer, params: list[Any]) -> None:
+    """Raises UserError for a rule whose pattern is found in no parameter's name."""
+    names = [name for each in params for name in flatten(each)]
+    for rule in config.rules:
+        if not any(_found(rule, name) for name in names):
+            raise UserError(
+                f"the rule's pattern '{rule.pattern}' is found in no parameter's name; "
+                f"the names are {', '.join(names[:3])}, ...: python -m jaxrec.inspect RUN lists those of a run"
+            )
 
 
 def split_frozen(config: Optimizer, params: Any) -> tuple[Flat, Flat]:
@@ -49,11 +70,12 @@ def hyperparameters(config: Optimizer) -> dict[str, jax.Array]:
 
 
 def schedule(config: Optimizer, step: jax.Array) -> jax.Array:
-    """Share of the peak learning rate at ``step`` (int32), float32 in [0, 1]."""
+    """Share of the peak learning rate at ``step`` (int32), float32 in [0, 1]; 1 throughout where no length is set."""
+    if not config.steps:
+        return jnp.ones((), jnp.float32)
     # optax compares steps with floats, which strict promotion refuses for integers.
     step = step.astype(jnp.float32)
-    steps = max(config.steps, 1)
-    warmup = min(round(config.warmup * steps), steps - 1)
+    steps, warmup = config.steps, min(round(config.warmup * config.steps), config.steps - 1)
     fall = {
         "constant": lambda: optax.constant_schedule(1.0),
         "linear": lambda: optax.linear_schedule(1.0, config.final, steps - warmup),

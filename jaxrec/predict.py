@@ -22,9 +22,9 @@ SHOWN = 12
 class Predict:
     """Classify images, or encode and reconstruct them."""
 
-    run: Annotated[str, tyro.conf.Positional]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run's folder."""
-    paths: Annotated[tuple[str, ...], tyro.conf.Positional]
+    paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
     """Images, or folders of images."""
     out: str | None = None
     """Folder for predictions.csv, predictions.jsonl and reconstructions; else RUN/predictions."""

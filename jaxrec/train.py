@@ -57,7 +57,9 @@ def read_arguments(argv: list[str]) -> Train:
     elif "--resume" in argv and (name := _taken(argv, "--name")):
         from jaxrec.run.folder import find, read_config
 
-        default = read_config(find(Path(_taken(argv, "--runs") or Train.runs) / name))
+        runs = _taken(argv, "--runs") or Train.runs
+        # The folder may have been moved since.
+        default = replace(read_config(find(Path(runs) / name)), runs=runs, name=name)
         if "--epochs" in (argument.partition("=")[0] for argument in argv):
             default = replace(default, steps=None)
     elif model is not None:

@@ -74,11 +74,14 @@ def sentence(monkeypatch, capsys):
         ("--width -2", "--width -2.0 is out of range"),
         ("--dropout 1", "--dropout 1.0 is out of range"),
         ("--augment.crop -1", "--augment.crop -1 is out of range"),
+        ("--augment.scale 1", "--augment.scale 1.0 is out of range"),
+        ("--augment.magnitude 50", "--augment.magnitude 50.0 is out of range; expected 0 to 10"),
+        ("--model vae --noise .5", "a vae takes no noise; got 0.5"),
         ("--patience 3 --validation 0", "--patience decides on the validation split"),
         ("--model gan --patience 3", "--patience needs a figure to watch"),
         ("--model autoencoder --architecture unet", "architecture 'unet' passes its input around the code"),
         ("--dataset mnst", "dataset 'mnst' is not prepared in "),
-        ("--dataset mnst", "`python scripts/prepare_dataset.py mnst`"),
+        ("--dataset mnst", "`python scripts/prepare_dataset.py mnst --data-dir "),
         ("--dataset digts", "did you mean 'digits'?"),
         ("--test-split tets", "dataset 'digits' has no split 'tets', only t"),
         ("--train-split train[:0]", "--train-split train[:0] of dataset 'digits' holds no examples"),
@@ -137,6 +140,10 @@ def corrupt(path: Path) -> Path:
     return path
 
 
+def photograph(path: Path) -> None:
+    Image.new("RGB", (1200, 900)).save(path)
+
+
 SOME = [f"{name}/{number}.png" for name in ("cat", "dog") for number in range(10)]
 
 
@@ -150,6 +157,7 @@ SOME = [f"{name}/{number}.png" for name in ("cat", "dog") for number in range(10
         (lambda root: corrupt(images(root, *SOME) / "dog" / "x.png"), "dog/x.png is not a readable image"),
         (lambda root: truncated(images(root, *SOME) / "cat" / "x.png"), "cat/x.png is not a readable image"),
         (lambda root: truncated(images(root, *SOME) / "cat" / "x.png"), "leave out all such files with --skip-bad"),
+        (lambda root: photograph(images(root, *SOME) / "cat" / "0.png"), "all images would be given that size"),
     ],
 )
 def test_folders_that_are_no_sets(sentence, tmp_path, build, said):
@@ -180,6 +188,53 @@ def test_bad_images_are_left_out_and_counted_and_grey_ones_converted(sentence, t
     assert row["path"].endswith("grey.png")
     assert row["prediction"] in ("cat", "dog")
     assert "none of the 1 image files can be read" in sentence(predict, run, tmp_path / "in" / "bad.png", "--skip-bad")
+
+
+def test_a_last_step_that_spoils_the_parameters_is_no_success(sentence, tmp_path):
+    arguments = ["--optimizer.name", "sgd", "--optimizer.lr", 3e38, "--optimizer.warmup", 0, "--validation", 0]
+    told = sentence(train, *small("cnn", "--runs", tmp_path, "--name", "wild", "--steps", 1, *arguments))
+    assert "the loss on the test split is not finite; no good checkpoint had been saved" in told
+    assert not (tmp_path / "wild" / "results.json").exists()
+
+
+def test_tensorboard_that_is_not_installed(sentence, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "pip install 'jaxrec[tensorboard]'" in sentence(train, "--tensorboard", "--runs", tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        ("(conv1", "is no regular expression"),
+        ("^conv_1", "is found in no parameter's name; the names are conv1/kernel"),
+    ],
+)
+def test_rules_that_match_nothing(sentence, tmp_path, pattern, said):
+    lines = "from jaxrec.config import Classifier, Optimizer, Rule, Train"
+    optimizer = f"Optimizer(rules=(Rule({pattern!r}, freeze=True),))"
+    (tmp_path / "x.py").write_text(f"{lines}\nconfig = Train(task=Classifier(optimizer={optimizer}))")
+    assert said in sentence(train, "--experiment", tmp_path / "x.py", "--runs", tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_data_set_that_has_changed_since(sentence, tmp_path, capsys):
+    folder = images(tmp_path / "set", *SOME)
+    options = ("--dataset", f"folder:{folder}", "--batch-size", 8, "--steps", 1, "--name", "a")
+    assert train.main(small("autoencoder", "--runs", tmp_path, *options)) == 0
+    evaluate.main([str(tmp_path / "a")])
+    images(folder, *(f"ant/{number}.png" for number in range(10)))
+    said = f"dataset 'folder:{folder}' is not what the run was trained on"
+    for command in (evaluate, generate):
+        assert said in sentence(command, tmp_path / "a")
+    resume = ("--resume", "--name", "a", "--runs", tmp_path, "--steps", 2)
+    assert "classes = 2, now it is 3" in sentence(train, *resume)
+    shutil.rmtree(folder / "ant")
+    evaluate.main([str(tmp_path / "a")])
+    # Turned upside down, the images of a class have the mean that they had.
+    for photo in (folder / "cat").iterdir():
+        Image.open(photo).rotate(180).save(photo)
+    assert said in sentence(train, *resume)
 
 
 @pytest.fixture
@@ -301,7 +356,7 @@ def test_a_disk_that_fills_up_in_the_end(sentence, copied):
     (run / "report.html.part").symlink_to("/dev/full")
     said = sentence(train, "--resume", "--name", run.name, "--runs", run.parent)
     assert "failed (No space left on device)" in said
-    assert "then go on with --name autoencoder --resume" in said
+    assert f"then go on with --name autoencoder --runs {run.parent} --resume" in said
 
 
 @pytest.mark.parametrize(
@@ -317,6 +372,7 @@ def test_a_loss_that_is_not_finite(sentence, tmp_path, options, said):
     told = sentence(train, *small("cnn", "--runs", tmp_path, "--name", "wild", *arguments))
     assert said in told
     assert "lower --optimizer.lr" in told
+    assert not (tmp_path / "wild").exists(), "a run without a checkpoint cannot go on"
 
 
 def test_the_last_good_checkpoint_is_named(sentence, tmp_path):

@@ -34,9 +34,32 @@ def environment(**changes: str) -> dict[str, str]:
     return {**kept, "JAX_PLATFORMS": "cpu", "COLUMNS": "80", **changes}
 
 
-def python(*arguments: object, **changes: str) -> subprocess.CompletedProcess[str]:
+def python(*arguments: object, where: Path | None = None, **changes: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment(**changes), timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, env=environment(**changes), timeout=300, cwd=where)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("train --stps 5", "there is no option '--stps' here; did you mean '--steps'?"),
+        ("train --dataset mnst", "dataset 'mnst' is not prepared in "),
+        ("train --batch-size 2000", "batch size 2000 is larger than the training split of 1293 examples"),
+        ("evaluate", "RUN"),
+        ("predict runs/none picture.png", "there is no image or folder 'picture.png'"),
+        ("generate runs/none", "there is no run folder 'runs/none'"),
+        ("inspect runs/none", "there is no run folder 'runs/none'"),
+    ],
+)
+def test_mistakes_end_a_process_with_one_sentence_and_code_2(arguments, said, tmp_path):
+    command, *rest = arguments.split()
+    done = python("-m", f"jaxrec.{command}", *rest, TFDS_DATA_DIR=str(tmp_path), where=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("jaxrec: ")
+    assert done.stderr.count("\n") == 1
+    assert said in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")

@@ -290,7 +290,7 @@ def test_unknown_names(odd, name, hint):
         open_dataset(name, data_dir=str(odd))
     start = (
         f"dataset '{name}' is not prepared in {odd}: expected digits, synthetic, folder:PATH or a set that "
-        f"`python scripts/prepare_dataset.py {name}` prepares after `pip install 'jaxrec[prepare]'`"
+        f"`python scripts/prepare_dataset.py {name} --data-dir {odd}` prepares after `pip install 'jaxrec[prepare]'`"
     )
     assert str(caught.value).startswith(start)
     assert hint is None or str(caught.value) == start + hint

@@ -139,6 +139,13 @@ def test_schedules_follow_their_formulas(name, warmup, final, steps):
         np.testing.assert_allclose(values[steps:], final, atol=1e-7)
 
 
+def test_without_a_length_the_rate_stays_at_its_peak():
+    for name in get_args(get_type_hints(Optimizer)["schedule"]):
+        assert {float(optimizers.schedule(Optimizer(schedule=name), jnp.int32(step))) for step in (0, 9, 10**6)} == {
+            1.0
+        }
+
+
 def test_one_cycle_equals_optax():
     config = Optimizer(schedule="one-cycle", warmup=0.3, steps=20)
     with jax.numpy_dtype_promotion("standard"):

@@ -15,7 +15,7 @@ from conftest import small
 from jaxrec.config import Train
 from jaxrec.data import cache_dir
 from jaxrec.errors import UserError
-from jaxrec.run import folder, judge
+from jaxrec.run import folder, judge, setup
 from jaxrec.run.checkpoints import Checkpoints, split_state
 from jaxrec.run.devices import Devices
 from jaxrec.run.log import Log
@@ -104,7 +104,10 @@ def test_rows_have_step_split_and_metrics(tmp_path, monkeypatch):
     assert len(traces) == 1, "the step is traced once a run"
 
 
-def test_streamed_and_resident_images_give_the_same_run_and_another_seed_another(tmp_path, capsys):
+def test_streamed_and_resident_images_give_the_same_run_and_another_seed_another(tmp_path, capsys, monkeypatch):
+    # As of a large set, of which the mean and deviation are taken over a sample.
+    monkeypatch.setattr(setup, "STATISTICS_BYTES", 0)
+    monkeypatch.setattr(setup, "STATISTICS_SAMPLE", 100)
     options = ["--optimizer.name", "sgd", "--steps", 25, "--log-every", 1]
     here = train(tmp_path, "here", *options)
     assert "on the device" in capsys.readouterr().out
@@ -179,6 +182,27 @@ def test_the_judge_is_trained_once_and_tells_good_images_from_bad(tmp_path, monk
     assert good["class_consistency"] > 0.8 > 0.3 > bad["class_consistency"]
     assert good["modes"] == 10
     assert good["coverage"] > 0.8 > bad["coverage"]
+
+
+@pytest.mark.parametrize("model", ["gan", "vae"])
+def test_a_few_images_are_enough(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXREC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(judge, "LEAST_STEPS", 2)
+    splits = ["--train-split", "train[:14]", "--test-split", "test[:1]", "--batch-size", 8]
+    run = train(tmp_path, "a", *splits, "--validation", 0.1, model=model)
+    results = json.loads((run / "results.json").read_text())
+    assert results["examples"] == 1
+    assert "frechet_distance" not in results
+
+
+def test_a_moved_run_goes_on_and_keeps_the_record_of_its_beginning(tmp_path):
+    options = ["--optimizer.schedule", "constant", "--optimizer.warmup", 0]
+    train(tmp_path / "old", "a", *options, "--steps", 4)
+    (tmp_path / "old" / "a").rename(tmp_path / "b")
+    assert main(["--name", "b", "--runs", str(tmp_path), "--resume", "--steps", "6"]) == 0
+    manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
+    assert manifest["resumed_from"]["seconds"]["train"] < manifest["seconds"]["train"]
+    assert kept(tmp_path / "b")[-1] == 6
 
 
 def test_the_manifest_stands_without_git(monkeypatch):

@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import cache, partial
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxrec import optimizers
+from jaxrec import losses, optimizers
 from jaxrec.config import GAN, Autoencoder, Classifier, Optimizer, Rule
 from jaxrec.data.splits import Split, from_arrays
 from jaxrec.errors import UserError
 from jaxrec.parallel import stream
+from jaxrec.run import evaluation
 from jaxrec.run.devices import Devices
 from jaxrec.run.evaluation import Evaluator
 from jaxrec.tasks import autoencoder, classifier, gan, task_of
@@ -103,7 +105,8 @@ def test_evaluation_depends_on_neither_batch_size_nor_devices(row, devices, monk
     evaluator = Evaluator(config, Devices())
     state = evaluator.devices.copy(state)
     expected = at_once(row)
-    for evaluator.batch_size in (7, 64, 1000):
+    for size in (7, 64, 1000):
+        monkeypatch.setattr(evaluation, "evaluation_batch_size", lambda *_, size=size: size)
         results = evaluator(state, SPLIT)
         assert results.keys() == expected.keys()
         for name, value in expected.items():
@@ -121,6 +124,46 @@ def test_a_bound_on_more_codes_is_tighter_and_one_code_gives_the_evidence_bound(
 
 
 # Two players
+
+
+@pytest.mark.parametrize("architecture", ["dcgan", "residual"])
+@pytest.mark.parametrize("loss", get_args(losses.GANLoss))
+def test_each_players_loss_gives_the_other_exactly_zero_gradient(loss, architecture, monkeypatch):
+    """One program, in which either loss is made ten times as large: the other player must not notice."""
+    scales = {}
+
+    def scaled(name, function):
+        return lambda real, fake, loss: scales[name] * function(real, fake, loss)
+
+    for name in ("discriminator", "generator"):
+        monkeypatch.setattr(losses, f"{name}_loss", scaled(name, getattr(losses, f"{name}_loss")))
+
+    @jax.jit
+    def players(state, discriminator, generator):
+        scales.update(discriminator=discriminator, generator=generator)
+        return {name: each.params for name, each in gan.train_step(state, BATCH)[0].players.items()}
+
+    state = start(tiny_gan(loss=loss, architecture=architecture))
+    # A generator that looks at a discriminator that has moved would notice that, so for it the discriminator rests.
+    resting = state.replace(hyper={**state.hyper, "discriminator_lr": jnp.float32(0)})
+    plain, larger = (players(resting, jnp.float32(scale), jnp.float32(1))["generator"] for scale in (1, 10))
+    assert not moved(plain, larger)
+    assert moved(plain, players(resting, jnp.float32(1), jnp.float32(10))["generator"])
+    plain, larger = (players(state, jnp.float32(1), jnp.float32(scale))["discriminator"] for scale in (1, 10))
+    assert not moved(plain, larger)
+    assert moved(plain, players(state, jnp.float32(10), jnp.float32(1))["discriminator"])
+
+
+def test_penalties_go_with_the_game():
+    def weights(**options):
+        return {
+            name for name in ("r1", "r2", "gradient_penalty") if name in start(GAN(classes=4, width=2, **options)).hyper
+        }
+
+    assert weights() == weights(loss="hinge") == {"r1", "r2"}
+    assert weights(loss="hinge", spectral_norm=True) == set()
+    assert weights(loss="wasserstein") == {"gradient_penalty"}
+    assert weights(loss="wasserstein", gradient_penalty=0.0, r1=0.5) == {"r1"}
 
 
 @pytest.mark.parametrize("rounds", [1, 2])
@@ -342,7 +385,14 @@ def test_mistakes_are_named(mistake):
 
 
 def test_images_must_be_bytes_and_only_a_vae_generates():
-    with pytest.raises(UserError, match=r"float32 \(16, 8, 8, 1\); expected uint8"):
-        classifier.init(tiny_classifier(), jax.random.key(0), {"image": BATCH["image"].astype(np.float32)})
+    state, floats = start(tiny_classifier()), BATCH["image"].astype(np.float32) / 255
+    for use in (
+        lambda: classifier.init(tiny_classifier(), jax.random.key(0), {"image": floats}),
+        lambda: classifier.train_step(state, {**BATCH, "image": floats}),
+        lambda: classifier.predict(state, floats),
+        lambda: autoencoder.predict(start(tiny_autoencoder()), floats),
+    ):
+        with pytest.raises(UserError, match=r"float32 \(16, 8, 8, 1\); expected uint8"):
+            use()
     with pytest.raises(UserError, match="plain autoencoder"):
         autoencoder.generate(start(tiny_autoencoder()), jax.random.key(0), 1)

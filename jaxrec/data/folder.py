@@ -18,6 +18,9 @@ from jaxrec.errors import UserError
 HELD = 2**30
 """Bytes of decoded images up to which a folder is held in memory."""
 
+LARGE = 1024
+"""Pixels along a side from which an image's size is not given to all others unless asked for."""
+
 _KINDS = ", ".join(SUFFIXES)
 T = TypeVar("T")
 
@@ -43,6 +46,11 @@ def open_folder(path: str, image_size: int | None, skip_bad: bool) -> Source:
         probe = partial(_attempt, probe_file)
         headers, files = _readable(pool.map(probe, [file.path for file in found]), found, skip_bad)
         height, width = (image_size, image_size) if image_size else headers[0][0]
+        if max(height, width) > LARGE and not image_size:
+            raise UserError(
+                f"{files[0].path} has {height}x{width} pixels, and all images would be given that size: "
+                "choose a side such as 128 with --image-size"
+            )
         shape = (height, width, 3 if any(colour for _, colour in headers) else 1)
         held = len(files) * prod(shape) <= HELD
         images: list[np.ndarray] = []
@@ -54,13 +62,16 @@ def open_folder(path: str, image_size: int | None, skip_bad: bool) -> Source:
     splits = _arrange(root, files, labels)
     order = np.concatenate(list(splits.values()))
     read = from_arrays(np.stack(images), labels) if held else _from_files([file.path for file in files], labels, shape)
-    names = [f"{file.path.relative_to(root)} {file.path.stat().st_size}" for file in files]
+    digest = hashlib.sha256()
+    for place, file in enumerate(files):
+        digest.update(f"{file.path.relative_to(root)} {file.path.stat().st_size}\n".encode())
+        digest.update(file.path.read_bytes() if place < 100 else b"")
     return Source(
         read=lambda rows: read(order[rows]),
         sizes={split: len(rows) for split, rows in splits.items()},
         image_shape=shape,
         class_names=classes,
-        identity=hashlib.sha256("\n".join(names).encode()).hexdigest(),
+        identity=digest.hexdigest(),
         skipped=len(found) - len(files),
     )
 

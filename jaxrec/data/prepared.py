@@ -49,7 +49,8 @@ def open_prepared(name: str, folder: Path, image_size: int | None) -> Source:
         hint = nearest(name, ["digits", "synthetic", *(known for known in sets if ":" not in known)])
         raise UserError(
             f"dataset '{name}' is not prepared in {folder}: expected digits, synthetic, folder:PATH or a set that "
-            f"`python scripts/prepare_dataset.py {name}` prepares after `pip install 'jaxrec[prepare]'`{hint}"
+            f"`python scripts/prepare_dataset.py {name} --data-dir {folder}` prepares after "
+            f"`pip install 'jaxrec[prepare]'`{hint}"
         )
     # Not tfds.builder: official classes may import TensorFlow, reach for the network and hide the folder's features.
     builder: Any = tfds.builder_from_directory(sets[name])

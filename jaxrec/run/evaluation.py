@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from functools import partial
+from math import prod
 from typing import Any
 
 import jax
@@ -15,24 +16,29 @@ from jaxrec.tasks import task_of
 from jaxrec.tasks.state import State
 
 
-def evaluation_batch_size(config: AnyTask) -> int:
-    """Examples per evaluation batch: fewer where each stands for many decoded codes."""
+def at_once(most: int, values: int, split: Split) -> int:
+    """How many of a split's images to take at once: ``most``, or what ``values`` numbers hold, or all there are."""
+    return max(1, min(most, values // prod(split.image_shape), len(split)))
+
+
+def evaluation_batch_size(config: AnyTask, split: Split) -> int:
+    """Examples per evaluation batch: fewer where images are large or each stands for many decoded codes."""
+    size = at_once(500, 2**22, split)
     if isinstance(config, Autoencoder) and config.model == "vae":
-        return max(1, 4_000 // config.eval_samples)
-    return 500
+        return max(1, min(size, 4_000 // config.eval_samples))
+    return size
 
 
 class Evaluator:
-    """Evaluates states of one configuration; compiles once."""
+    """Evaluates states; compiles once for each configuration and size of batch."""
 
     def __init__(self, config: AnyTask, devices: Devices) -> None:
         self.devices = devices
-        self.batch_size = evaluation_batch_size(config)
         self.step = jax.jit(task_of(config).eval_step)
 
     def __call__(self, state: State, split: Split) -> dict[str, Any]:
         """The metrics of ``split`` by name: floats, and arrays such as the confusion matrix."""
-        size = self.devices.round_up(min(self.batch_size, len(split)))
+        size = self.devices.round_up(evaluation_batch_size(state.config, split))
         return summarise(self.step(state, self.devices.share(batch)) for batch in eval_batches(split, size))
 
 

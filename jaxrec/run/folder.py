@@ -99,8 +99,16 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return pairs
 
 
+def write_manifest(run: Path, dataset: dict[str, Any], devices: list[str], parameters: int) -> None:
+    """Writes what makes the run; of a resumed run, the record of what began it stays, under ``resumed_from``."""
+    path, record = run / "manifest.json", manifest(dataset, devices, parameters)
+    if path.exists():
+        record["resumed_from"] = read_json(path)
+    write_json(path, record)
+
+
 def manifest(dataset: dict[str, Any], devices: list[str], parameters: int) -> dict[str, Any]:
-    """What made the run: versions, devices, source commit, data set, command."""
+    """What makes a run: versions, devices, source commit, data set, command."""
     source = Path(__file__).parent
     describe = ["git", "describe", "--always", "--dirty"]
     commit = ""

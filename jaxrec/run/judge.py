@@ -20,6 +20,7 @@ from flax import traverse_util
 from jaxrec import metrics
 from jaxrec.config import Augment, Classifier, Optimizer
 from jaxrec.data import batch_indices
+from jaxrec.errors import UserError
 from jaxrec.run.devices import Devices
 from jaxrec.run.setup import Data
 from jaxrec.tasks import classifier, gan
@@ -34,6 +35,8 @@ IMAGES = 10_000
 """Most generated images, and as many real ones, that the figures are taken on."""
 NEIGHBOURS = 5_000
 """Of these, the most that nearest neighbours are searched among."""
+NEAREST = 5
+"""Nearest neighbours that the balls of precision, recall, density and coverage reach to."""
 
 
 def trained_judge(data: Data, cache: Path) -> tuple[State, str]:
@@ -64,11 +67,17 @@ def _train(state: State, data: Data, steps: int, path: Path) -> None:
         index, epoch = batch_indices(0, number, BATCH, len(data.train))
         state, _ = step(state, {**data.train.read(index), "index": index, "epoch": epoch})
     flat: Any = traverse_util.flatten_dict(jax.device_get(state.player.average), sep="/")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    with part.open("wb") as file:
-        np.savez(file, **flat)
-    os.replace(part, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        with part.open("wb") as file:
+            np.savez(file, **flat)
+        os.replace(part, path)
+    except OSError as error:
+        raise UserError(
+            f"the judge of generated images cannot be kept in '{path.parent}' ({error.strerror}); "
+            "make room there, or choose another place with the environment variable JAXREC_CACHE"
+        ) from error
 
 
 def judge_gan(state: State, data: Data, devices: Devices, cache: Path) -> dict[str, Any]:
@@ -76,7 +85,7 @@ def judge_gan(state: State, data: Data, devices: Devices, cache: Path) -> dict[s
 
     ``frechet_distance``, ``kernel_distance`` and, with ``_train_test``, the same between real images; ``precision``,
     ``recall``, ``density``, ``coverage``; ``modes`` and, where conditional, ``class_consistency``; ``judge``, the name
-    and checksum of the features.
+    and checksum of the features. Test splits of five images or fewer get no distances.
     """
     judge, name = trained_judge(data, cache)
     look = jax.jit(partial(classifier.predict, jax.device_get(judge)))
@@ -85,18 +94,19 @@ def judge_gan(state: State, data: Data, devices: Devices, cache: Path) -> dict[s
     test = _features(look, data.test.read(np.arange(count))["image"])["features"]
     images, label = generated(state, count)
     seen = _features(look, images)
+    figures = {**metrics.class_statistics(seen["probabilities"], label), "judge": name, "generated": count}
+    if count <= NEAREST:
+        # Too few points for distances between distributions.
+        return figures
     fake, few = seen["features"], slice(None, NEIGHBOURS)
-    figures = {
+    return {
         "frechet_distance": metrics.frechet_distance(real, fake),
         "frechet_distance_train_test": metrics.frechet_distance(real, test),
         "kernel_distance": metrics.kernel_distance(real, fake),
         "kernel_distance_train_test": metrics.kernel_distance(real, test),
-        **metrics.coverage_statistics(real[few], fake[few]),
-        **metrics.class_statistics(seen["probabilities"], label),
-        "judge": name,
-        "generated": count,
+        **metrics.coverage_statistics(real[few], fake[few], NEAREST),
+        **figures,
     }
-    return figures
 
 
 def generated(state: State, count: int) -> tuple[np.ndarray, np.ndarray | None]:

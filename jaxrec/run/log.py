@@ -3,6 +3,8 @@
 import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,8 @@ class Log:
         self._drop_after(start)
         self._file = self.path.open("a", encoding="utf-8")
         self._bar = None
-        self._clock = (time.perf_counter(), start)
-        self._shown = start
+        self._start = self._shown = start
+        self.start_clock()
         self._writer = None
         if tensorboard:
             from tensorboardX import SummaryWriter
@@ -51,7 +53,7 @@ class Log:
         if self.console.is_terminal:
             columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), "{task.fields[text]}")
             self._bar = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=self.console)
-            self._task = self._bar.add_task("training", total=self.steps, completed=self._clock[1], text="")
+            self._task = self._bar.add_task("training", total=self.steps, completed=self._start, text="")
             self._bar.start()
         return self
 
@@ -61,6 +63,17 @@ class Log:
         self._file.close()
         if self._writer is not None:
             self._writer.close()
+
+    def start_clock(self) -> None:
+        """Rates and the time left count from here: compilation is over."""
+        self._clock, self._paused = time.perf_counter(), 0.0
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Takes what is done inside, such as an evaluation, out of the rate."""
+        began = time.perf_counter()
+        yield
+        self._paused += time.perf_counter() - began
 
     def say(self, text: str) -> None:
         """One line on the screen."""
@@ -79,8 +92,8 @@ class Log:
         if split != "train":
             self.say(f"step {step}: {split} {shown}")
             return
-        now, (then, before) = time.perf_counter(), self._clock
-        rate = (step - before) * self.batch_size / max(now - then, 1e-9)
+        seconds = time.perf_counter() - self._clock - self._paused
+        rate = (step - self._start) * self.batch_size / max(seconds, 1e-9)
         if self._bar is not None:
             self._bar.update(self._task, completed=step, text=f"{shown}  {rate:,.0f} examples/s")
         elif step - self._shown >= self.steps / PLAIN_LINES or step == self.steps:

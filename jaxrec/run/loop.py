@@ -1,5 +1,6 @@
 """The training run, top to bottom: data, state, steps, and what is left in the run folder."""
 
+import importlib.util
 import math
 import shutil
 import signal
@@ -11,25 +12,27 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrec.config import GAN, Train, to_dict
+from jaxrec.config import GAN, Autoencoder, Train, to_dict
 from jaxrec.data import Split, cache_dir
 from jaxrec.errors import UserError
 from jaxrec.run import folder
 from jaxrec.run.checkpoints import Checkpoints
 from jaxrec.run.devices import Devices, tune_allocator
-from jaxrec.run.evaluation import Evaluator, initial_state, plain, scalars
+from jaxrec.run.evaluation import Evaluator, at_once, initial_state, plain, scalars
 from jaxrec.run.judge import judge_gan
 from jaxrec.run.log import Log, scores_line
 from jaxrec.run.pictures import save_artifacts
 from jaxrec.run.report import write_report
-from jaxrec.run.setup import Data, batches, compile_step, complete, open_data
+from jaxrec.run.setup import Data, batches, check_same_data, compile_step, complete, open_data
 from jaxrec.tasks import task_of
 from jaxrec.tasks.state import State
 
 INIT_EXAMPLES = 5000
-"""Training images shown to a model when it is initialised (speednet takes its whitening filters from them)."""
+"""Most training images shown to a model when it is initialised (speednet takes its whitening filters from them)."""
 PICTURE_EXAMPLES = 1000
-"""Images among which artifacts are looked for."""
+"""Most images among which artifacts are looked for."""
+VALIDATION_CODES = 10
+"""Most codes drawn per validation image for a variational autoencoder's bound, which takes hours with hundreds."""
 
 
 class Stop:
@@ -53,13 +56,15 @@ class Stop:
 def train(config: Train) -> int:
     """Trains as configured; returns the process's exit code: 0, or 128 + the number of the signal that stopped it.
 
-    A run that fails before its first step leaves no folder behind.
+    A run that fails before its first checkpoint leaves no folder behind.
     """
     began = time.perf_counter()
     if config.tune_allocator:
         tune_allocator()
     if config.resume and not config.name:
         raise UserError("--resume goes on with the run that --name names; give --name")
+    if config.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+        raise UserError("--tensorboard needs tensorboardX: pip install 'jaxrec[tensorboard]'")
     resumed = folder.find(Path(config.runs) / str(config.name)) if config.resume else None
     devices = Devices()
     devices.check_batch(config.batch_size)
@@ -67,7 +72,8 @@ def train(config: Train) -> int:
     config = replace(complete(config, data), resume=False)
     if resumed is not None:
         folder.check_same(folder.read_config(resumed), config)
-    examples = data.train.read(np.arange(min(INIT_EXAMPLES, len(data.train))))
+        check_same_data(data, folder.read_json(resumed / "manifest.json")["dataset"])
+    examples = data.train.read(np.arange(at_once(INIT_EXAMPLES, 2**24, data.train)))
     state = initial_state(config.task, jax.random.key(config.seed), examples, devices)
     run = resumed or folder.create(config)
     stop = Stop()
@@ -80,12 +86,13 @@ def train(config: Train) -> int:
     except BrokenPipeError:
         raise
     except (UserError, OSError) as error:
-        begun = trainer.progress["step"] > 0
+        begun = any(path.name.isdigit() for path in (run / "checkpoints").glob("*"))
         if not begun and resumed is None:
             shutil.rmtree(run, ignore_errors=True)
         if isinstance(error, UserError):
             raise
-        advice = f"then go on with --name {run.name} --resume" if begun else "then start again"
+        go_on = f"--name {run.name} --runs {config.runs} --resume"
+        advice = f"then go on with {go_on}" if begun else "then start again"
         raise UserError(
             f"writing to run '{run}' failed ({error.strerror or error}); make room or give permission, {advice}"
         ) from error
@@ -123,6 +130,7 @@ class Trainer:
             left = "no steps are left" if start == steps else f"training steps {start + 1} to {steps}"
             log.say(f"step compiled in {compiling:.1f} s; {left}")
             self.clock = time.perf_counter() - self.progress["seconds"]
+            log.start_clock()
             state = self._steps(log, state, step, start)
             self.checkpoints.wait()
             if self.stop.signal is not None:
@@ -151,7 +159,7 @@ class Trainer:
             **sizes,
         }
         devices = self.devices.describe()
-        folder.write_json(self.run / "manifest.json", folder.manifest(described, devices, parameters))
+        folder.write_manifest(self.run, described, devices, parameters)
         log.say(f"{self.config.task.model} with {parameters:,} parameters on {', '.join(devices)}")
         shape = "x".join(map(str, data.dataset.image_shape))
         where = "on the device" if data.resident else "streamed"
@@ -184,10 +192,11 @@ class Trainer:
             if evaluating or saving:
                 self._check(int(jax.device_get(bad)))
             self.progress["step"] = made
-            score = self._evaluate(log, state, made) if evaluating else None
-            if saving or score is not None:
-                self.progress["seconds"] = time.perf_counter() - self.clock
-                self.checkpoints.save(made, state, self.progress, score)
+            with log.pause():
+                score = self._evaluate(log, state, made) if evaluating else None
+                if saving or score is not None:
+                    self.progress["seconds"] = time.perf_counter() - self.clock
+                    self.checkpoints.save(made, state, self.progress, score)
             if last:
                 break
         return state
@@ -213,17 +222,24 @@ class Trainer:
         log.write(made, "train", scalars(metrics))
 
     def _pictures(self, state: State, split: Split, step: int | None) -> None:
-        examples = split.read(np.arange(min(PICTURE_EXAMPLES, len(split))))
+        examples = split.read(np.arange(at_once(PICTURE_EXAMPLES, 2**22, split)))
         batch = self.devices.copy({**examples, "index": np.arange(len(examples["label"]), dtype=np.int32)})
         pictures = jax.device_get(self.draw(state, batch))
         save_artifacts(self.run / "pictures", pictures, self.data.dataset.class_names, step)
 
     def _evaluate(self, log: Log, state: State, made: int) -> float | None:
-        """Figures and pictures on the validation split; returns the figure that early stopping watches, the loss."""
+        """Figures and pictures on the validation split.
+
+        Returns the figure that the best checkpoint has least of and that early stopping watches: the loss, and None
+        for a gan, whose losses do not tell better from worse.
+        """
         self._pictures(state, self.data.validation or self.data.train, made)
         if self.data.validation is None:
             return None
-        metrics = scalars(self.evaluator(state, self.data.validation))
+        task = state.config
+        if isinstance(task, Autoencoder):
+            task = replace(task, eval_samples=min(task.eval_samples, VALIDATION_CODES))
+        metrics = scalars(self.evaluator(state.replace(config=task), self.data.validation))
         log.write(made, "validation", metrics)
         score, progress = metrics["loss"], self.progress
         if not math.isfinite(score):
@@ -232,7 +248,7 @@ class Trainer:
             progress |= {"best": score, "waited": 0}
         else:
             progress["waited"] += 1
-        return score
+        return None if isinstance(task, GAN) else score
 
     def _finish(self, log: Log, state: State, seconds: dict[str, float], began: float) -> None:
         """The figures on the test split, the pictures and the report."""
@@ -242,6 +258,8 @@ class Trainer:
             state = self.checkpoints.restore_model(state, step)
             log.say(f"restored the best weights, of step {step}")
         results = test_results(self.config, self.data, self.evaluator, state, step)
+        if results["loss"] is None:
+            self._give_up("the loss on the test split is not finite", step)
         folder.write_json(self.run / "results.json", results)
         self._pictures(state, self.data.test, None)
         if "confusion" in results:

@@ -29,6 +29,8 @@ DEFAULT_STEPS = 2000
 """Length of a run that states neither --steps nor --epochs."""
 EVALUATIONS = 10
 """Evaluations in a run that does not state --eval-every."""
+STATISTICS_BYTES = 2**30
+"""Decoded size from which the mean and deviation are taken over a sample, whether the set is streamed or not."""
 
 CompiledStep = Callable[[State, jax.Array, Any], tuple[State, jax.Array, dict[str, jax.Array]]]
 
@@ -69,6 +71,15 @@ def open_data(config: Train) -> Data:
     return Data(dataset, train, validation, dataset.splits["test"], resident)
 
 
+def check_same_data(data: Data, described: dict[str, Any]) -> None:
+    """Raises UserError where ``data`` is not the set that a run's manifest describes."""
+    if data.dataset.fingerprint != described["fingerprint"]:
+        raise UserError(
+            f"dataset '{data.dataset.name}' is not what the run was trained on: its files, classes or image shape "
+            "have changed; put it back as it was, or train another run"
+        )
+
+
 def complete(config: Train, data: Data) -> Train:
     """The configuration with what follows from the data: length in steps, classes, mean and deviation."""
     if config.steps is not None and config.epochs is not None:
@@ -83,7 +94,7 @@ def complete(config: Train, data: Data) -> Train:
         raise UserError("--patience decides on the validation split, and --validation 0 cuts none; give .1, say")
     if config.patience and isinstance(config.task, GAN):
         raise UserError("--patience needs a figure to watch, and a gan's losses do not tell better from worse: drop it")
-    mean, std = statistics(data.train, None if data.resident else STATISTICS_SAMPLE)
+    mean, std = statistics(data.train, STATISTICS_SAMPLE if data.train.nbytes > STATISTICS_BYTES else None)
     optimizer = replace(config.task.optimizer, steps=steps)
     task = replace(config.task, classes=len(data.dataset.class_names), mean=mean, std=std, optimizer=optimizer)
     every = config.eval_every or max(1, steps // EVALUATIONS)

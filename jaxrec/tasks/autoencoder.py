@@ -30,6 +30,8 @@ def init(config: Config, key: jax.Array, batch: Batch, model: nn.Module | None =
             "architecture 'unet' passes its input around the code; it is for denoising alone: "
             "give a noise above 0 and model 'autoencoder', or choose conv or dense"
         )
+    if config.model == "vae" and config.noise:
+        raise UserError(f"a vae takes no noise; got {config.noise}: choose model 'autoencoder' for denoising")
     model = model or build_autoencoder(config, shape)
     images = jnp.zeros((1, *shape), jnp.float32)
     variables = model.init({"params": stream(key, "params", jnp.int32(0))}, images)
@@ -170,7 +172,7 @@ def predict(state: State, inputs: jax.Array) -> dict[str, jax.Array]:
     Also ``code`` [B, code], the mean for a vae; a unet has none.
     """
     config, player = state.config, state.player
-    images = inputs.astype(jnp.float32) / 255
+    images = pixels({"image": inputs})
     if config.architecture == "unet":
         return {"reconstruction": _pixels(config, player.model.apply(player.variables(), images))}
     code = player.model.apply(player.variables(), images, method="encode")
@@ -209,7 +211,8 @@ def artifacts(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:
         samples = generate(state, stream(state.key, "samples", jnp.int32(0)), 96)["image"]
         pictures["samples"] = {"images": samples.reshape(8, 12, *samples.shape[1:])}
         half = mean.shape[0] // 2
-        start, end, share = mean[:half, None], mean[half : 2 * half, None], jnp.linspace(0, 1, 12)[None, :, None]
-        line = _decode(state, (start + share * (end - start)).reshape(-1, config.code))
-        pictures["interpolation"] = {"images": line.reshape(half, 12, *line.shape[1:])}
+        if half:
+            start, end, share = mean[:half, None], mean[half : 2 * half, None], jnp.linspace(0, 1, 12)[None, :, None]
+            line = _decode(state, (start + share * (end - start)).reshape(-1, config.code))
+            pictures["interpolation"] = {"images": line.reshape(half, 12, *line.shape[1:])}
     return pictures

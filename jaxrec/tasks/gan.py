@@ -55,8 +55,16 @@ def init(config: Config, key: jax.Array, batch: Batch, models: tuple[nn.Module, 
         # Nobody looks at an average of the discriminator.
         "discriminator": new_player(config, discriminator, variables["discriminator"]).replace(average=None),
     }
-    weights = {name: getattr(config, name) for name in ("r1", "r2", "gradient_penalty") if getattr(config, name)}
-    return new_state(config, key, players, discriminator_lr=config.discriminator_lr, **weights)
+    return new_state(config, key, players, discriminator_lr=config.discriminator_lr, **_penalties(config))
+
+
+def _penalties(config: Config) -> dict[str, float]:
+    """The weights of the penalties that are on: what was asked for, else what keeps this game smooth."""
+    wasserstein = config.loss == "wasserstein"
+    centred = 0.0 if wasserstein or config.spectral_norm else 1.0
+    usual = {"r1": centred, "r2": centred, "gradient_penalty": 10.0 if wasserstein else 0.0}
+    weights = {name: usual[name] if (asked := getattr(config, name)) is None else asked for name in usual}
+    return {name: weight for name, weight in weights.items() if weight}
 
 
 def train_step(state: State, batch: Batch, *, axis_name: str | None = None) -> tuple[State, Metrics]:
@@ -110,11 +118,11 @@ def _discriminator_turn(
             return lambda images: _score(state, params, stats, images, label, key, train=False)[0]
 
         penalty = jnp.float32(0)
-        if config.r1:
+        if "r1" in hyper:
             penalty += hyper["r1"] / 2 * losses.gradient_norm_squared(score(real_key), real).mean()
-        if config.r2:
+        if "r2" in hyper:
             penalty += hyper["r2"] / 2 * losses.gradient_norm_squared(score(fake_key), fake).mean()
-        if config.gradient_penalty:
+        if "gradient_penalty" in hyper:
             distance = losses.gradient_penalty(score(real_key), real, fake, line_key).mean()
             penalty += hyper["gradient_penalty"] * distance
         metrics = {"discriminator_loss": game, "penalty": penalty}

@@ -71,6 +71,7 @@ def new_player(config: AnyTask, model: nn.Module, variables: Any) -> Player:
 
 def new_state(config: AnyTask, key: jax.Array, players: dict[str, Player], **weights: float) -> State:
     """A state at step 0; ``weights`` are loss weights that become hyper-parameters beside the optimizer's."""
+    optimizers.check_rules(config.optimizer, [player.params for player in players.values()])
     hyper = optimizers.hyperparameters(config.optimizer)
     hyper |= {name: jnp.asarray(value, jnp.float32) for name, value in weights.items()}
     return State(step=jnp.zeros((), jnp.int32), key=key, hyper=hyper, players=players, config=config)
@@ -146,7 +147,8 @@ def _accumulate(
 
 
 def pixels(batch: Batch) -> jax.Array:
-    """The batch's images as float32 in [0, 1]."""
+    """The batch's images as float32 in [0, 1]; raises where they are not uint8 [B, H, W, C]."""
+    image_shape(batch)
     return batch["image"].astype(jnp.float32) / 255
 
 
