@@ -2,6 +2,7 @@
 
 import ctypes
 import platform
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -63,3 +64,14 @@ def tune_allocator() -> None:
     settings = {arena_max: 1, mmap_max: 0, trim_threshold: -1, top_pad: 64 * 2**20}
     for name, value in settings.items():
         mallopt(name, value)
+
+
+def keep_programs(folder: Path) -> None:
+    """Lets jax keep compiled programs in ``folder``, so that the next run of the same kind starts at once.
+
+    A folder of the user's own choosing (``JAX_COMPILATION_CACHE_DIR``) is left as it is.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

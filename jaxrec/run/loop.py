@@ -17,7 +17,7 @@ from jaxrec.data import Split, cache_dir
 from jaxrec.errors import UserError
 from jaxrec.run import folder
 from jaxrec.run.checkpoints import Checkpoints
-from jaxrec.run.devices import Devices, tune_allocator
+from jaxrec.run.devices import Devices, keep_programs, tune_allocator
 from jaxrec.run.evaluation import Evaluator, at_once, initial_state, plain, scalars
 from jaxrec.run.judge import judge_gan
 from jaxrec.run.log import Log, scores_line
@@ -61,6 +61,7 @@ def train(config: Train) -> int:
     began = time.perf_counter()
     if config.tune_allocator:
         tune_allocator()
+    keep_programs(cache_dir() / "programs")
     if config.resume and not config.name:
         raise UserError("--resume goes on with the run that --name names; give --name")
     if config.tensorboard and importlib.util.find_spec("tensorboardX") is None:
