@@ -256,6 +256,9 @@ class Train:
     """Steps between evaluations on the validation split; else ten times a run."""
     save_every: int | None = None
     """Steps between checkpoints; else at each evaluation."""
+    fuse_steps: int | Literal["auto"] = "auto"
+    """Steps per compiled program; auto: one on a CPU, where loops make convolutions slow, else as many as fit between
+    logged steps."""
     patience: int = 0
     """Stop after this many evaluations without improvement and restore the best weights; 0 never stops."""
     min_delta: float = 0.0

@@ -24,6 +24,7 @@ class Devices:
         self.mesh = Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
         self.sharded = NamedSharding(self.mesh, PartitionSpec("data"))
+        self.platform = devices[0].platform
 
     def describe(self) -> list[str]:
         """One line per kind of device, such as ``8 x cpu``."""
@@ -45,6 +46,11 @@ class Devices:
     def share(self, batch: Any) -> Any:
         """Host arrays put on the devices, each device taking its part of the leading axis."""
         return jax.device_put(batch, self.sharded)
+
+    def share_stack(self, batches: list[Any]) -> Any:
+        """Batches of one size, stacked along a new leading axis [K, B, ...] and each shared out."""
+        stacked = jax.tree.map(lambda *parts: np.stack(parts), *batches)
+        return jax.device_put(stacked, NamedSharding(self.mesh, PartitionSpec(None, "data")))
 
     def copy(self, tree: Any) -> Any:
         """Arrays put on every device."""

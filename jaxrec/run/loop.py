@@ -175,7 +175,7 @@ class Trainer:
         """The loop. The metrics of a logged step are fetched while later steps run."""
         config, waiting = self.config, None
         steps, bad = config.steps or 0, self.devices.copy(np.int32(-1))
-        for made, batch in enumerate(batches(config, self.data, self.devices, start), start + 1):
+        for made, batch in batches(config, self.data, self.devices, start):
             if self._waited_enough():
                 break
             with jax.transfer_guard("disallow"):

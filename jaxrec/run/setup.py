@@ -1,15 +1,17 @@
 """What a run needs before its first step: its data, its complete settings, and its compiled step."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.config import GAN, Train
+from jaxrec.config import GAN, AnyTask, Train
 from jaxrec.data import (
     STATISTICS_SAMPLE,
     Dataset,
@@ -101,35 +103,74 @@ def complete(config: Train, data: Data) -> Train:
     return replace(config, task=task, steps=steps, epochs=None, eval_every=every, save_every=config.save_every or every)
 
 
-def batches(config: Train, data: Data, devices: Devices, start: int) -> Iterator[Any]:
-    """The batches of the steps from ``start`` on, on the devices; indices alone where the images lie there already."""
-    steps = config.steps or 0
+def steps_at_once(config: Train, devices: Devices) -> int:
+    """How many steps one compiled program makes, at most.
+
+    Raises UserError where the number asked for would pass over a step that is logged, evaluated or saved.
+    """
+    pauses = {"log-every": config.log_every, "eval-every": config.eval_every, "save-every": config.save_every}
+    if config.fuse_steps == "auto":
+        # A loop's convolutions are 20 times slower on a CPU, and unrolled steps gain too little for their compilation.
+        return 1 if devices.platform == "cpu" else math.gcd(*(every or 1 for every in pauses.values()))
+    for option, every in pauses.items():
+        if every and every % config.fuse_steps:
+            raise UserError(
+                f"--fuse-steps {config.fuse_steps} passes over steps of --{option} {every}; give a divisor of {every}"
+            )
+    return config.fuse_steps
+
+
+def batches(config: Train, data: Data, devices: Devices, start: int) -> Iterator[tuple[int, Any]]:
+    """For each call of the compiled step from step ``start`` on: the steps made after it, and their batches.
+
+    Batches are on the devices, [B, ...] or, for steps made at once, [K, B, ...]; indices alone where the images lie
+    there already.
+    """
+    steps, fused = config.steps or 0, steps_at_once(config, devices)
     if data.resident:
-        for step in range(start, steps):
-            index, epoch = batch_indices(config.seed, step, config.batch_size, len(data.train))
-            yield devices.share({"index": index, "epoch": epoch})
+        orders = (batch_indices(config.seed, step, config.batch_size, len(data.train)) for step in range(start, steps))
+        each = ({"index": index, "epoch": epoch} for index, epoch in orders)
     else:
-        stream = streamed(data.train, config.seed, config.batch_size, start, steps=steps - start)
-        yield from map(devices.share, stream)
+        each = streamed(data.train, config.seed, config.batch_size, start, steps=steps - start)
+    while start < steps:
+        # A resumed run may start between two pauses, and the last steps may be too few.
+        count = fused if start % fused == 0 and start + fused <= steps else 1
+        start += count
+        parts = list(itertools.islice(each, count))
+        yield start, devices.share(parts[0]) if fused == 1 or count == 1 else devices.share_stack(parts)
 
 
-def compile_step(config: Train, data: Data, devices: Devices, state: State) -> CompiledStep:
-    """The compiled ``(state, bad, batch) -> (state, bad, metrics)``; the state's memory is given to its successor.
+def make_steps(
+    task: AnyTask, platform: str, state: State, bad: jax.Array, batch: Any, images: Any
+) -> tuple[State, jax.Array, dict[str, jax.Array]]:
+    """One step, or as many as ``batch`` has leading rows [K, B, ...]; gives the metrics of the last. Pure.
 
     ``bad`` is the first step whose loss was not finite, or -1: a scalar on the device, so that watching costs no wait.
-    Where the images live on the devices, they are gathered inside the step.
+    ``images`` are all examples where they live on the devices: they are gathered here.
     """
-    train_step = task_of(config.task).train_step
-    images = devices.copy(data.train.load()) if data.resident else {}
-
-    def step(state: State, bad: jax.Array, batch: Any, images: Any) -> tuple[State, jax.Array, Any]:
+    if batch["index"].ndim == 1:
         made = state.step + 1
         batch = {**batch, **{name: values[batch["index"]] for name, values in images.items()}}
-        state, metrics = train_step(state, batch)
+        state, metrics = task_of(task).train_step(state, batch)
         failed = ~jnp.isfinite(metrics["loss"]) & (bad < 0)
         return state, jnp.where(failed, made, bad), metrics
 
-    first = next(batches(config, data, devices, 0))
-    bad = devices.copy(np.int32(-1))
-    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(state, bad, first, images).compile()
-    return lambda state, bad, batch: compiled(state, bad, batch, images)
+    def one(carry: tuple[State, jax.Array], batch: Any) -> tuple[tuple[State, jax.Array], dict[str, jax.Array]]:
+        state, bad, metrics = make_steps(task, platform, *carry, batch, images)
+        return (state, bad), metrics
+
+    # No loop on a CPU: XLA has no fast convolutions there.
+    unroll = len(batch["index"]) if platform == "cpu" else 1
+    (state, bad), metrics = jax.lax.scan(one, (state, bad), batch, unroll=unroll)
+    return state, bad, jax.tree.map(lambda values: values[-1], metrics)
+
+
+def compile_step(config: Train, data: Data, devices: Devices, state: State) -> CompiledStep:
+    """The compiled ``(state, bad, batch) -> (state, bad, metrics)``; the state's memory is given to its successor."""
+    images = devices.copy(data.train.load()) if data.resident else {}
+    _, batch = next(batches(config, data, devices, 0))
+    program = jax.jit(partial(make_steps, config.task, devices.platform), donate_argnums=(0, 1))
+    first = program.lower(state, devices.copy(np.int32(-1)), batch, images).compile()
+    # Where several steps are made at once, one that is left over is compiled when a run comes to it.
+    programs = {1: program, batch["index"].ndim: first}
+    return lambda state, bad, batch: programs[batch["index"].ndim](state, bad, batch, images)

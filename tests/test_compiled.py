@@ -1,0 +1,78 @@
+"""What compiled programs hold on a CPU: no convolution in a loop, as many programs as there are steps of a kind."""
+
+import re
+from dataclasses import replace
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+from conftest import small
+
+from jaxrec.config import PRESETS, Train
+from jaxrec.errors import UserError
+from jaxrec.run.devices import Devices
+from jaxrec.run.report import read_metrics
+from jaxrec.run.setup import make_steps, steps_at_once
+from jaxrec.tasks import task_of
+from jaxrec.train import main
+
+pytestmark = pytest.mark.usefixtures("as_users_run_it")
+
+TASKS = {
+    "cnn": replace(PRESETS["cnn"], classes=4, accumulate=2),
+    "autoencoder": replace(PRESETS["autoencoder"], width=4, accumulate=2),
+    "vae": replace(PRESETS["vae"], width=4),
+    "gan": replace(PRESETS["gan"], classes=4, width=4, discriminator_steps=2),
+}
+
+
+def compiled(task, fused, platform="cpu"):
+    """The text of the program that makes ``fused`` steps at once on 8x8 images."""
+    images = {"image": np.zeros((20, 8, 8, 1), np.uint8), "label": np.zeros(20, np.int32)}
+    shape = (fused, 8) if fused > 1 else (8,)
+    batch = {"index": np.zeros(shape, np.int32), "epoch": np.zeros(shape, np.int32)}
+    state = jax.eval_shape(partial(task_of(task).init, task), jax.random.key(0), images)
+    program = jax.jit(partial(make_steps, task, platform))
+    return program.lower(state, np.int32(-1), batch, images).compile().as_text()
+
+
+def in_loops(text):
+    """The text of all computations that loops run, over and over."""
+    bodies = dict(re.findall(r"^%?([\w.-]+) \([^\n]*\{\n(.*?)^\}", text, re.M | re.S))
+    found, queue = set(), re.findall(r"body=%?([\w.-]+)", text)
+    while queue:
+        name = queue.pop()
+        if name not in found:
+            found.add(name)
+            queue += re.findall(r"(?:body|calls|to_apply|branch_computations=\{)=?%?([\w.-]+)", bodies[name])
+    return "\n".join(bodies[name] for name in found)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_no_loop_holds_a_convolution_on_a_cpu(task):
+    text = compiled(TASKS[task], 3)
+    assert "convolution" in text
+    assert "convolution" not in in_loops(text)
+    # Elsewhere the steps are a loop, so the search finds what it looks for.
+    assert "convolution" in in_loops(compiled(TASKS[task], 3, "gpu"))
+
+
+def test_steps_made_at_once_are_the_same_steps(tmp_path, capsys):
+    options = ["--steps", 11, "--log-every", 4, "--eval-every", 4]
+    for fused in (1, 4):
+        assert main(small("cnn", "--runs", tmp_path, "--name", f"by-{fused}", "--fuse-steps", fused, *options)) == 0
+    one, four = (read_metrics(tmp_path / f"by-{fused}") for fused in (1, 4))
+    assert [(row["step"], row["split"]) for row in one] == [(row["step"], row["split"]) for row in four]
+    assert [row["loss"] for row in one] == pytest.approx([row["loss"] for row in four], rel=1e-4)
+
+
+def test_steps_made_at_once_pass_over_no_pause():
+    devices = Devices()
+    config = Train(log_every=20, eval_every=50, save_every=100)
+    assert steps_at_once(config, devices) == 1
+    assert steps_at_once(replace(config, fuse_steps=10), devices) == 10
+    with pytest.raises(UserError, match="--fuse-steps 4 passes over steps of --eval-every 50; give a divisor of 50"):
+        steps_at_once(replace(config, fuse_steps=4), devices)
+    devices.platform = "tpu"
+    assert steps_at_once(config, devices) == 10
