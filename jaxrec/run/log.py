@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +67,15 @@ class Log:
         """One line on the screen."""
         self.console.print(text, markup=False, soft_wrap=True)
 
-    def write(self, step: int, split: str, metrics: dict[str, float]) -> None:
-        """One row of metrics.jsonl, and the same on the screen."""
-        # JSON has no NaN.
-        known = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        self._file.write(json.dumps({"step": step, "split": split, **known}) + "\n")
+    def write(
+        self, step: int, split: str, metrics: dict[str, float], members: Sequence[tuple[int, dict[str, float]]] = ()
+    ) -> None:
+        """One row of metrics.jsonl, and the same on the screen; of ``members``, by number, one row each."""
+        rows = [{"member": member, **row} for member, row in members] or [metrics]
+        for row in rows:
+            # JSON has no NaN.
+            known = {name: value if math.isfinite(value) else None for name, value in row.items()}
+            self._file.write(json.dumps({"step": step, "split": split, **known}) + "\n")
         self._file.flush()
         if self._writer is not None:
             for name, value in metrics.items():

@@ -30,7 +30,7 @@ DEFAULT_STEPS = 2000
 EVALUATIONS = 10
 """Evaluations in a run that does not state --eval-every."""
 
-CompiledStep = Callable[[State, jax.Array, Any], tuple[State, jax.Array, dict[str, jax.Array]]]
+CompiledStep = Callable[[Any, Any, Any], tuple[Any, Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -90,23 +90,32 @@ def complete(config: Train, data: Data) -> Train:
     return replace(config, task=task, steps=steps, epochs=None, eval_every=every, save_every=config.save_every or every)
 
 
-def batches(config: Train, data: Data, devices: Devices, start: int) -> Iterator[Any]:
-    """The batches of the steps from ``start`` on, on the devices; indices alone where the images lie there already."""
+def batches(config: Train, data: Data, seed: int, start: int) -> Iterator[dict[str, np.ndarray]]:
+    """The batches of the steps from ``start`` on; indices alone where the images lie on the devices already."""
     steps = config.steps or 0
     if data.resident:
         for step in range(start, steps):
-            index, epoch = batch_indices(config.seed, step, config.batch_size, len(data.train))
-            yield devices.share({"index": index, "epoch": epoch})
+            index, epoch = batch_indices(seed, step, config.batch_size, len(data.train))
+            yield {"index": index, "epoch": epoch}
     else:
-        stream = streamed(data.train, config.seed, config.batch_size, start, steps=steps - start)
-        yield from map(devices.share, stream)
+        yield from streamed(data.train, seed, config.batch_size, start, steps=steps - start)
 
 
-def compile_step(config: Train, data: Data, devices: Devices, state: State) -> CompiledStep:
+def unharmed(devices: Devices, state: Any) -> Any:
+    """The compiled step's ``bad`` of a state, or of each state in a list, whose losses were all finite so far: -1."""
+    return jax.tree.map(
+        lambda each: devices.copy(np.full(each.step.shape, -1, np.int32)),
+        state,
+        is_leaf=lambda each: isinstance(each, State),
+    )
+
+
+def compile_step(config: Train, data: Data, devices: Devices, state: State, batch: Any) -> CompiledStep:
     """The compiled ``(state, bad, batch) -> (state, bad, metrics)``; the state's memory is given to its successor.
 
     ``bad`` is the first step whose loss was not finite, or -1: a scalar on the device, so that watching costs no wait.
-    Where the images live on the devices, they are gathered inside the step.
+    Where the images live on the devices, they are gathered inside the step. A state of several members, stacked along
+    a first axis, takes a batch whose arrays have the members as their second axis, after the examples.
     """
     train_step = task_of(config.task).train_step
     images = devices.copy(data.train.load()) if data.resident else {}
@@ -118,7 +127,7 @@ def compile_step(config: Train, data: Data, devices: Devices, state: State) -> C
         failed = ~jnp.isfinite(metrics["loss"]) & (bad < 0)
         return state, jnp.where(failed, made, bad), metrics
 
-    first = next(batches(config, data, devices, 0))
-    bad = devices.copy(np.int32(-1))
-    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(state, bad, first, images).compile()
+    mapped = jax.vmap(step, in_axes=(0, 0, 1, None)) if state.step.ndim else step
+    lowered = jax.jit(mapped, donate_argnums=(0, 1)).lower(state, unharmed(devices, state), batch, images)
+    compiled = lowered.compile()
     return lambda state, bad, batch: compiled(state, bad, batch, images)
