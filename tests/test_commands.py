@@ -299,8 +299,9 @@ def test_help_and_import_are_light():
     assert done.stdout.endswith("ended 0 set()\n")
     for word in ("--model is one of cnn, ", "--experiment FILE", "--discriminator-steps", "optimizer options"):
         assert word in done.stdout
-    done = python("-c", code.format(["--help"], "predict"))
-    assert done.stdout.endswith("ended 0 set()\n")
+    for command in ("predict", "sweep"):
+        done = python("-c", code.format(["--help"], command))
+        assert done.stdout.endswith("ended 0 set()\n")
 
 
 def test_output_nobody_reads_is_no_error(cnn):

@@ -99,12 +99,14 @@ def read(run: Path, name: str) -> Any:
 @pytest.mark.parametrize("form", ["by turns", "together"])
 @pytest.mark.parametrize("model", SYSTEMS)
 def test_every_member_is_the_run_it_replaces(model, form, tmp_path, monkeypatch, request, singles, capsys):
+    streamed = []
     if form == "together":
         request.getfixturevalue("together")
+        streamed = ["--memory-mb", 0]
     ended = note_ends(
         monkeypatch, Population, lambda trainer, state: {m.member: one for m, one in trainer._states(state)}
     )
-    config = read_arguments(arguments(model, tmp_path, "all", "--seed", 5, "--seeds", 2))
+    config = read_arguments(arguments(model, tmp_path, "all", "--seed", 5, "--seeds", 2, *streamed))
     assert train_population(config, DRAWS) == 0
     assert f"4 members, trained {form} by one compiled step" in capsys.readouterr().out
     run, (states,) = tmp_path / "all", ended
@@ -192,7 +194,7 @@ def test_a_member_that_fails_fails_alone(tmp_path, capsys):
     assert "loss_std" not in read(tmp_path / "a", "results")
     assert "not finite at step 2" in (tmp_path / "a" / "report.html").read_text()
     config = read_arguments(arguments("cnn", tmp_path, "b", "--steps", 4))
-    with pytest.raises(UserError, match="the loss of every member is not finite, of the last from step 2 on"):
+    with pytest.raises(UserError, match="the loss of every member is not finite, of the last from step 2 on;"):
         train_population(config, [{"optimizer.lr": 1e30}, {"optimizer.lr": 1e31}])
 
 

@@ -63,6 +63,10 @@ class Log:
         if self._writer is not None:
             self._writer.close()
 
+    def count(self, step: int, batch_size: int) -> None:
+        """After ``step``, each step takes this many examples."""
+        self.batch_size, self._clock = batch_size, (time.perf_counter(), step)
+
     def say(self, text: str) -> None:
         """One line on the screen."""
         self.console.print(text, markup=False, soft_wrap=True)

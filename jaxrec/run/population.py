@@ -87,8 +87,8 @@ class Population(Trainer):
         runs = [(seed, values) for values in draws for seed in seeds]
         self.members = [Member(number, *run) for number, run in enumerate(runs)]
         self.remaining, self.halving = self.members, halving
-        # With a kernel per member a convolution becomes a grouped one, and XLA's take twice the time on a CPU: there
-        # the compiled step is that of a stack of one, called for each member. Elsewhere one call trains all.
+        # With a kernel per member a convolution becomes a grouped one, and on a CPU XLA's take up to twice the time:
+        # there the compiled step is that of a stack of one, called for each member. Elsewhere one call trains all.
         self.width = 1 if devices.mesh.devices.flat[0].platform == "cpu" else len(self.members)
         self.take = jax.jit(
             lambda state, places: jax.tree.map(lambda leaf: leaf[places], state), out_shardings=devices.replicated
@@ -149,7 +149,7 @@ class Population(Trainer):
 
     def _introduce(self, log: Log, state: State) -> None:
         super()._introduce(log, state)
-        log.batch_size = self.config.batch_size * len(self.remaining)
+        log.count(0, self.config.batch_size * len(self.remaining))
         how = "by turns" if self.width == 1 else "together"
         log.say(f"{len(self.members)} members, trained {how} by one compiled step")
 
@@ -180,7 +180,7 @@ class Population(Trainer):
         else:
             self.width = len(places)
             state = [self.take(state[0], np.array(places))]
-        log.batch_size = self.config.batch_size * len(self.remaining)
+        log.count(made, self.config.batch_size * len(self.remaining))
         log.say(f"step {made}: {len(self.remaining)} members go on, {', '.join(str(m.member) for m in self.remaining)}")
         return state
 
@@ -192,10 +192,13 @@ class Population(Trainer):
         for member, step in zip(self.remaining, np.concatenate(bad), strict=True):
             if step >= 0 and member.failed is None:
                 member.failed = int(step)
+        self._check_any()
+
+    def _check_any(self) -> None:
         if all(member.failed is not None for member in self.remaining):
             raise UserError(
-                f"the loss of every member is not finite, of the last from step "
-                f"{max(member.failed or 0 for member in self.remaining)} on: lower --optimizer.lr or set "
+                "the loss of every member is not finite, of the last from step "
+                f"{max(member.failed or 0 for member in self.remaining)} on; lower --optimizer.lr or set "
                 "--optimizer.clip 1, and train under another --name"
             )
 
@@ -229,7 +232,7 @@ class Population(Trainer):
                 member.failed = member.failed or made
             elif not isinstance(self.config.task, GAN):
                 member.validation_loss = row["loss"]
-        self._check([np.full(len(self.remaining), -1)])
+        self._check_any()
         self._write(log, made, "validation", rows)
         if (best := self._best()).validation_loss is not None:
             log.say(f"best: {best}, validation loss {best.validation_loss:.4g}")

@@ -309,9 +309,7 @@ def _pictures(folder: Path) -> str:
 def _members(members: list[dict], results: dict) -> str:
     """A table of many runs trained at once: what is each one's own, and how it ended."""
     own = list(members[0]["values"])
-    # The deviations' names tell what the members that came to the end were compared by.
-    tested = [key for key in (*MAIN, *results) if f"{key}_std" in results]
-    tested = list(dict.fromkeys(tested))[:3]
+    tested = list(dict.fromkeys(key for key in (*MAIN, *results) if f"{key}_std" in results))[:3]
     head = ("member", "seed", *own, "validation loss", *map(_words, tested), "")
     rows = []
     for each in members:
