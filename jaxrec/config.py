@@ -1,7 +1,8 @@
 """Every setting, as plain frozen data. Importable without jax, so that help and inspection answer at once."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
@@ -244,6 +245,8 @@ class Train:
     """Length of the run in steps; 2000 where neither is given."""
     seed: int = 0
     """Fixes the initial parameters, the order of the data and every random draw."""
+    seeds: int = 1
+    """Train this many runs at once, with the seeds from --seed on."""
     name: str | None = None
     """Name of the run's folder; else MODEL-DATASET-NUMBER."""
     runs: str = "runs"
@@ -269,6 +272,26 @@ class Train:
     """Write TensorBoard files as well (extra: tensorboard)."""
 
 
+@dataclass(frozen=True)
+class Sweep(Train):
+    """Train many runs at once with hyper-parameters drawn at random, and keep the best."""
+
+    members: int = 16
+    """Draws; each is trained with --seeds seeds."""
+    vary: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """NAME=LOW:HIGH draws the option NAME for each member: log-uniform where LOW is above 0, else uniform."""
+    halving: int = 0
+    """Cut the run into this many parts and one more; at the end of each but the last, drop the worse half."""
+
+
+_OF_OPTIMIZER = ("optimizer.lr", "optimizer.weight-decay", "optimizer.l1", "optimizer.l2")
+HYPER = {
+    "Classifier": _OF_OPTIMIZER,
+    "Autoencoder": (*_OF_OPTIMIZER, "noise", "kl-weight"),
+    "GAN": (*_OF_OPTIMIZER, "r1", "r2", "gradient-penalty", "discriminator-lr"),
+}
+"""The options that are numbers in the state's ``hyper``, by system: runs trained at once may differ in them."""
+
 PRESETS: dict[str, AnyTask] = {
     "cnn": Classifier(model="cnn"),
     "cnn-deep": Classifier(model="cnn-deep"),
@@ -281,6 +304,19 @@ PRESETS: dict[str, AnyTask] = {
     "vae": Autoencoder(model="vae", likelihood="bernoulli", binarize=True),
     "gan": GAN(),
 }
+
+
+AnyTrain = TypeVar("AnyTrain", bound=Train)
+
+
+def with_values(config: AnyTrain, values: Mapping[str, float]) -> AnyTrain:
+    """The settings with some of the options of ``HYPER`` set: ``{"optimizer.weight-decay": 0.1}``."""
+    for option, value in values.items():
+        group, _, name = option.replace("-", "_").rpartition(".")
+        own = {name: value}
+        task = replace(config.task, **{group: replace(getattr(config.task, group), **own)} if group else own)
+        config = replace(config, task=task)
+    return config
 
 
 def to_dict(config: Train) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from jaxrec.cli import check_numbers, parse, run_command
-from jaxrec.config import PRESETS, Train
+from jaxrec.config import PRESETS, AnyTrain, Train
 from jaxrec.errors import UserError, nearest
 
 HELP = f"""Train an image-recognition system and leave a run folder to look at.
@@ -43,8 +43,10 @@ def _taken(argv: list[str], option: str) -> str | None:
     return None
 
 
-def read_arguments(argv: list[str]) -> Train:
-    """The settings that the command line asks for.
+def read_arguments(
+    argv: list[str], kind: type[AnyTrain] = Train, program: str = "jaxrec.train", description: str = HELP
+) -> AnyTrain:
+    """The settings, of the given kind, that the command line asks for.
 
     ``--experiment FILE``, ``--resume`` with ``--name``, or ``--model`` give the defaults that the other options change.
     """
@@ -67,8 +69,10 @@ def read_arguments(argv: list[str]) -> Train:
             others = f"; the models are {', '.join(PRESETS)}"
             raise UserError(f"there is no model '{model}'{nearest(model, PRESETS) or others}")
         default = Train(task=PRESETS[model])
-    config = parse(Train, argv, "jaxrec.train", default, HELP)
+    config = parse(kind, argv, program, kind(**vars(default)), description)
     check_numbers(config)
+    if config.seed + config.seeds > 2**32:
+        raise UserError(f"--seed {config.seed} and --seeds {config.seeds} go past the last seed, {2**32 - 1}")
     return config
 
 
@@ -76,6 +80,10 @@ def main(argv: list[str]) -> int:
     """Trains as the arguments say; returns the exit code."""
     config = read_arguments(argv)
     # Only now, so that --help and mistakes answer at once.
+    if config.seeds > 1:
+        from jaxrec.run.population import train_population
+
+        return train_population(config)
     from jaxrec.run.loop import train
 
     return train(config)

@@ -45,6 +45,7 @@ def python(*arguments: object, where: Path | None = None, **changes: str) -> sub
         ("train --stps 5", "there is no option '--stps' here; did you mean '--steps'?"),
         ("train --dataset mnst", "dataset 'mnst' is not prepared in "),
         ("train --batch-size 2000", "batch size 2000 is larger than the training split of 1293 examples"),
+        ("sweep", "a sweep needs something to vary: give --vary optimizer.lr=1e-4:1e-1, say"),
         ("evaluate", "RUN"),
         ("predict runs/none picture.png", "there is no image or folder 'picture.png'"),
         ("generate runs/none", "there is no run folder 'runs/none'"),
@@ -322,8 +323,9 @@ def test_help_and_import_are_light():
     assert done.stdout.endswith("ended 0 set()\n")
     for word in ("--model is one of cnn, ", "--experiment FILE", "--discriminator-steps", "optimizer options"):
         assert word in done.stdout
-    done = python("-c", code.format(["--help"], "predict"))
-    assert done.stdout.endswith("ended 0 set()\n")
+    for command in ("predict", "sweep"):
+        done = python("-c", code.format(["--help"], command))
+        assert done.stdout.endswith("ended 0 set()\n")
 
 
 def test_output_nobody_reads_is_no_error(cnn):

@@ -10,12 +10,13 @@ import jax
 import pytest
 
 from jaxrec.cli import parse
-from jaxrec.config import Classifier, Train, to_dict
+from jaxrec.config import Classifier, Sweep, Train, to_dict
 from jaxrec.evaluate import Evaluate
 from jaxrec.generate import Generate
 from jaxrec.inspect import Inspect
 from jaxrec.predict import Predict
 from jaxrec.run.folder import write_json
+from jaxrec.sweep import draws
 from jaxrec.train import read_arguments
 
 ROOT = Path(__file__).parents[1]
@@ -70,6 +71,8 @@ def test_command_parses(command, tmp_path, monkeypatch):
     name = program.removeprefix("jaxrec.")
     if name == "train":
         assert isinstance(read_arguments(argv), Train)
+    elif name == "sweep":
+        assert draws(read_arguments(argv, Sweep, program))
     elif argv:
         parse(KINDS[name], argv, program)
     else:

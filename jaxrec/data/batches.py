@@ -1,7 +1,7 @@
 """A batch as a function of (seed, step): the order of the examples, and streams that follow it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -10,11 +10,16 @@ from jaxrec.data.splits import Split
 from jaxrec.errors import UserError
 
 
-@lru_cache(maxsize=4)
-def _epoch_order(seed: int, epoch: int, examples: int) -> np.ndarray:
-    key = np.array([seed % 2**64, epoch], np.uint64)
-    order = np.random.Generator(np.random.Philox(key=key)).permutation(examples).astype(np.int32)
-    order.flags.writeable = False
+@lru_cache(maxsize=64)
+def _orders(seed: int, examples: int) -> Callable[[int], np.ndarray]:
+    # Runs of several seeds take turns; a batch needs the orders of two epochs at most.
+    @lru_cache(maxsize=2)
+    def order(epoch: int) -> np.ndarray:
+        key = np.array([seed % 2**64, epoch], np.uint64)
+        order = np.random.Generator(np.random.Philox(key=key)).permutation(examples).astype(np.int32)
+        order.flags.writeable = False
+        return order
+
     return order
 
 
@@ -29,7 +34,7 @@ def batch_indices(seed: int, step: int, batch_size: int, examples: int) -> tuple
     index = np.empty(batch_size, np.int32)
     for each in range(int(epoch[0]), int(epoch[-1]) + 1):
         here = epoch == each
-        index[here] = _epoch_order(int(seed), each, examples)[place[here]]
+        index[here] = _orders(int(seed), examples)(each)[place[here]]
     return index, epoch.astype(np.int32)
 
 

@@ -23,7 +23,6 @@ class Devices:
             raise UserError(f"jax finds no device to compute on ({reason}); check JAX_PLATFORMS") from error
         self.mesh = Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
-        self.sharded = NamedSharding(self.mesh, PartitionSpec("data"))
         self.platform = devices[0].platform
 
     def describe(self) -> list[str]:
@@ -44,13 +43,9 @@ class Devices:
         return -(-batch_size // self.mesh.size) * self.mesh.size
 
     def share(self, batch: Any) -> Any:
-        """Host arrays put on the devices, each device taking its part of the leading axis."""
-        return jax.device_put(batch, self.sharded)
-
-    def share_stack(self, batches: list[Any]) -> Any:
-        """Batches of one size, stacked along a new leading axis [K, B, ...] and each shared out."""
-        stacked = jax.tree.map(lambda *parts: np.stack(parts), *batches)
-        return jax.device_put(stacked, NamedSharding(self.mesh, PartitionSpec(None, "data")))
+        """A batch on the host, or batches stacked along leading axes, put on the devices: each takes its examples."""
+        leading = [None] * (batch["index"].ndim - 1)
+        return jax.device_put(batch, NamedSharding(self.mesh, PartitionSpec(*leading, "data")))
 
     def copy(self, tree: Any) -> Any:
         """Arrays put on every device."""

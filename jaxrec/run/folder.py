@@ -111,6 +111,7 @@ def manifest(dataset: dict[str, Any], devices: list[str], parameters: int) -> di
     """What makes a run: versions, devices, source commit, data set, command."""
     source = Path(__file__).parent
     describe = ["git", "describe", "--always", "--dirty"]
+    program = "sweep" if Path(sys.argv[0]).stem == "sweep" else "train"
     commit = ""
     if shutil.which("git"):
         commit = subprocess.run(describe, cwd=source, capture_output=True, text=True, check=False).stdout.strip()
@@ -120,5 +121,5 @@ def manifest(dataset: dict[str, Any], devices: list[str], parameters: int) -> di
         "git": commit,
         "dataset": dataset,
         "parameters": parameters,
-        "command": " ".join(["python -m jaxrec.train", *sys.argv[1:]]),
+        "command": " ".join([f"python -m jaxrec.{program}", *sys.argv[1:]]),
     }

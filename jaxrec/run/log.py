@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,14 @@ PLAIN_LINES = 20
 class Log:
     """Writes the metrics of a run; a context manager, so that the terminal is left tidy."""
 
-    def __init__(self, run: Path, steps: int, batch_size: int, start: int, *, tensorboard: bool = False) -> None:
+    def __init__(self, run: Path, steps: int, start: int, *, tensorboard: bool = False) -> None:
         self.path = run / "metrics.jsonl"
-        self.steps, self.batch_size = steps, batch_size
+        self.steps = steps
         self.console = Console(highlight=False)
         self._drop_after(start)
         self._file = self.path.open("a", encoding="utf-8")
         self._bar = None
         self._start = self._shown = start
-        self.start_clock()
         self._writer = None
         if tensorboard:
             from tensorboardX import SummaryWriter
@@ -64,8 +63,9 @@ class Log:
         if self._writer is not None:
             self._writer.close()
 
-    def start_clock(self) -> None:
-        """Rates and the time left count from here: compilation is over."""
+    def start_clock(self, step: int, batch_size: int) -> None:
+        """Rates and the time left count from here, after ``step``; from now on a step takes this many examples."""
+        self._start, self.batch_size = step, batch_size
         self._clock, self._paused = time.perf_counter(), 0.0
 
     @contextmanager
@@ -79,11 +79,15 @@ class Log:
         """One line on the screen."""
         self.console.print(text, markup=False, soft_wrap=True)
 
-    def write(self, step: int, split: str, metrics: dict[str, float]) -> None:
-        """One row of metrics.jsonl, and the same on the screen."""
-        # JSON has no NaN.
-        known = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        self._file.write(json.dumps({"step": step, "split": split, **known}) + "\n")
+    def write(
+        self, step: int, split: str, metrics: dict[str, float], members: Sequence[tuple[int, dict[str, float]]] = ()
+    ) -> None:
+        """One row of metrics.jsonl, and the same on the screen; of ``members``, by number, one row each."""
+        rows = [{"member": member, **row} for member, row in members] or [metrics]
+        for row in rows:
+            # JSON has no NaN.
+            known = {name: value if math.isfinite(value) else None for name, value in row.items()}
+            self._file.write(json.dumps({"step": step, "split": split, **known}) + "\n")
         self._file.flush()
         if self._writer is not None:
             for name, value in metrics.items():

@@ -5,6 +5,7 @@ import math
 import shutil
 import signal
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,12 @@ from jaxrec.errors import UserError
 from jaxrec.run import folder
 from jaxrec.run.checkpoints import Checkpoints
 from jaxrec.run.devices import Devices, keep_programs, tune_allocator
-from jaxrec.run.evaluation import Evaluator, at_once, initial_state, plain, scalars
+from jaxrec.run.evaluation import Evaluator, at_once, initializer, plain, scalars
 from jaxrec.run.judge import judge_gan
 from jaxrec.run.log import Log, scores_line
 from jaxrec.run.pictures import save_artifacts
 from jaxrec.run.report import write_report
-from jaxrec.run.setup import Data, batches, check_same_data, compile_step, complete, open_data
+from jaxrec.run.setup import CompiledStep, Data, batches, check_same_data, compile_step, complete, open_data, unharmed
 from jaxrec.tasks import task_of
 from jaxrec.tasks.state import State
 
@@ -53,10 +54,11 @@ class Stop:
             signal.signal(each, handler)
 
 
-def train(config: Train) -> int:
+def train(config: Train, kind: "Callable[..., Trainer] | None" = None) -> int:
     """Trains as configured; returns the process's exit code: 0, or 128 + the number of the signal that stopped it.
 
-    A run that fails before its first checkpoint leaves no folder behind.
+    A run that fails before its first checkpoint leaves no folder behind. ``kind`` makes the trainer: a ``Trainer``, or
+    one of many runs at once.
     """
     began = time.perf_counter()
     if config.tune_allocator:
@@ -67,6 +69,11 @@ def train(config: Train) -> int:
     if config.tensorboard and importlib.util.find_spec("tensorboardX") is None:
         raise UserError("--tensorboard needs tensorboardX: pip install 'jaxrec[tensorboard]'")
     resumed = folder.find(Path(config.runs) / str(config.name)) if config.resume else None
+    if resumed is not None and (resumed / "members.json").exists():
+        raise UserError(
+            f"run '{resumed.name}' is a population, of which the best member alone was saved: it cannot be resumed; "
+            "train again under another --name"
+        )
     devices = Devices()
     devices.check_batch(config.batch_size)
     data = open_data(config)
@@ -74,11 +81,11 @@ def train(config: Train) -> int:
     if resumed is not None:
         folder.check_same(folder.read_config(resumed), config)
         check_same_data(data, folder.read_json(resumed / "manifest.json")["dataset"])
-    examples = data.train.read(np.arange(at_once(INIT_EXAMPLES, 2**24, data.train)))
-    state = initial_state(config.task, jax.random.key(config.seed), examples, devices)
-    run = resumed or folder.create(config)
-    stop = Stop()
-    trainer = Trainer(replace(config, name=run.name), data, devices, run, stop)
+    trainer = (kind or Trainer)(config, data, devices)
+    state = trainer.initial()
+    trainer.run = run = resumed or folder.create(config)
+    trainer.config = replace(config, name=run.name)
+    trainer.stop = stop = Stop()
     try:
         with Checkpoints(run) as trainer.checkpoints:
             if resumed is not None:
@@ -92,8 +99,9 @@ def train(config: Train) -> int:
             shutil.rmtree(run, ignore_errors=True)
         if isinstance(error, UserError):
             raise
-        go_on = f"--name {run.name} --runs {config.runs} --resume"
-        advice = f"then go on with {go_on}" if begun else "then start again"
+        go_on = f"go on with --name {run.name} --runs {config.runs} --resume"
+        again = "train again under another --name" if (run / "members.json").exists() else go_on
+        advice = f"then {again if begun else 'start again'}"
         raise UserError(
             f"writing to run '{run}' failed ({error.strerror or error}); make room or give permission, {advice}"
         ) from error
@@ -104,16 +112,25 @@ def train(config: Train) -> int:
 class Trainer:
     """One run: holds what does not change from step to step."""
 
+    run: Path
+    stop: Stop
     checkpoints: Checkpoints
 
-    def __init__(self, config: Train, data: Data, devices: Devices, run: Path, stop: Stop) -> None:
-        self.config, self.data, self.devices, self.run, self.stop = config, data, devices, run, stop
+    def __init__(self, config: Train, data: Data, devices: Devices) -> None:
+        self.config, self.data, self.devices = config, data, devices
         self.task = task_of(config.task)
         self.evaluator = Evaluator(config.task, devices)
         self.draw = jax.jit(self.task.artifacts)
         self.progress: dict[str, Any] = {"step": 0, "best": None, "waited": 0, "seconds": 0.0}
 
-    def train(self, state: State, began: float) -> int:
+    def initial(self) -> Any:
+        """The state at step 0."""
+        return initializer(self.config.task, self.devices)(jax.random.key(self.config.seed), self._examples())
+
+    def _examples(self) -> dict[str, np.ndarray]:
+        return self.data.train.read(np.arange(at_once(INIT_EXAMPLES, 2**24, self.data.train)))
+
+    def train(self, state: Any, began: float) -> int:
         """All steps from the state's on, then the figures on the test split; returns the exit code."""
         config, start = self.config, self.progress["step"]
         steps = config.steps or 0
@@ -121,30 +138,47 @@ class Trainer:
             raise UserError(
                 f"run '{self.run.name}' has made {start} steps already; give more than {steps} with --steps"
             )
-        folder.write_json(self.run / "config.json", to_dict(config))
-        self.checkpoints.check_room(state)
-        with Log(self.run, steps, config.batch_size, start, tensorboard=config.tensorboard) as log:
-            self._introduce(log, state)
+        self._write_config()
+        self.checkpoints.check_room(self._shown(state))
+        with Log(self.run, steps, start, tensorboard=config.tensorboard) as log:
+            self._introduce(log, self._shown(state))
             clock = time.perf_counter()
-            step = compile_step(config, self.data, self.devices, state)
+            step = self._compile(state)
             compiling = time.perf_counter() - clock
             left = "no steps are left" if start == steps else f"training steps {start + 1} to {steps}"
             log.say(f"step compiled in {compiling:.1f} s; {left}")
             self.clock = time.perf_counter() - self.progress["seconds"]
-            log.start_clock()
-            state = self._steps(log, state, step, start)
+            log.start_clock(start, config.batch_size)
+            state = self._steps(log, state, step, start, steps)
             self.checkpoints.wait()
             if self.stop.signal is not None:
-                log.say(
-                    f"stopped by {self.stop.signal.name} after step {self.progress['step']}, state saved; "
-                    f"go on with: python -m jaxrec.train --name {self.run.name} --runs {config.runs} --resume"
-                )
+                log.say(f"stopped by {self.stop.signal.name} after step {self.progress['step']}, {self._saved()}")
                 return 128 + self.stop.signal
             # All is saved: from here a signal ends the process at once, and a resumed run takes the figures.
             self.stop.restore()
             seconds = {"compile": compiling, "train": time.perf_counter() - self.clock}
             self._finish(log, state, seconds, began)
         return 0
+
+    def _saved(self) -> str:
+        again = f"python -m jaxrec.train --name {self.run.name} --runs {self.config.runs} --resume"
+        return f"state saved; go on with: {again}"
+
+    def _write_config(self) -> None:
+        folder.write_json(self.run / "config.json", to_dict(self.config))
+
+    def _shown(self, state: Any) -> State:
+        """The state that checkpoints and pictures are of."""
+        return state
+
+    def _compile(self, state: Any) -> CompiledStep:
+        _, batch = next(self._batches(0, self.config.steps or 0))
+        return compile_step(self.config, self.data, self.devices, state, batch)
+
+    def _batches(self, start: int, steps: int) -> Iterator[tuple[int, Any]]:
+        """As ``batches``, on the devices."""
+        for made, batch in batches(self.config, self.data, self.devices, self.config.seed, start, steps):
+            yield made, self.devices.share(batch)
 
     def _introduce(self, log: Log, state: State) -> None:
         """Says what is trained on what, and writes the manifest."""
@@ -171,11 +205,11 @@ class Trainer:
         )
         log.say(f"run folder {self.run}")
 
-    def _steps(self, log: Log, state: State, step: Any, start: int) -> State:
-        """The loop. The metrics of a logged step are fetched while later steps run."""
+    def _steps(self, log: Log, state: Any, step: CompiledStep, start: int, steps: int) -> Any:
+        """The loop, from step ``start`` to ``steps``. A logged step's metrics are fetched while later steps run."""
         config, waiting = self.config, None
-        steps, bad = config.steps or 0, self.devices.copy(np.int32(-1))
-        for made, batch in batches(config, self.data, self.devices, start):
+        bad = unharmed(self.devices, state)
+        for made, batch in self._batches(start, steps):
             if self._waited_enough():
                 break
             with jax.transfer_guard("disallow"):
@@ -184,31 +218,34 @@ class Trainer:
             if made % config.log_every == 0 or last:
                 if waiting is not None:
                     self._log(log, *waiting)
-                waiting = (made, metrics, bad + 0)
+                waiting = (made, metrics, jax.tree.map(lambda each: each + 0, bad))
             evaluating = made % (config.eval_every or 1) == 0 or made == steps
             saving = made % (config.save_every or 1) == 0 or last
             if (evaluating or saving) and waiting is not None:
                 self._log(log, *waiting)
                 waiting = None
             if evaluating or saving:
-                self._check(int(jax.device_get(bad)))
+                self._check(jax.device_get(bad))
             self.progress["step"] = made
             with log.pause():
                 score = self._evaluate(log, state, made) if evaluating else None
                 if saving or score is not None:
                     self.progress["seconds"] = time.perf_counter() - self.clock
-                    self.checkpoints.save(made, state, self.progress, score)
+                    self._save(made, state, score)
             if last:
                 break
         return state
 
+    def _save(self, made: int, state: Any, score: float | None) -> None:
+        self.checkpoints.save(made, state, self.progress, score)
+
     def _waited_enough(self) -> bool:
         return 0 < self.config.patience <= self.progress["waited"]
 
-    def _check(self, bad: int) -> None:
+    def _check(self, bad: Any) -> None:
         if bad >= 0:
             # The step before made the parameters that this one failed with.
-            self._give_up(f"the loss is not finite at step {bad}", bad - 1)
+            self._give_up(f"the loss is not finite at step {bad}", int(bad) - 1)
 
     def _give_up(self, reason: str, spoiled: int) -> None:
         kept = [step for step in self.checkpoints.steps() if step < spoiled]
@@ -219,7 +256,7 @@ class Trainer:
 
     def _log(self, log: Log, made: int, metrics: Any, bad: Any) -> None:
         metrics, bad = jax.device_get((metrics, bad))
-        self._check(int(bad))
+        self._check(bad)
         log.write(made, "train", scalars(metrics))
 
     def _pictures(self, state: State, split: Split, step: int | None) -> None:
@@ -228,7 +265,14 @@ class Trainer:
         pictures = jax.device_get(self.draw(state, batch))
         save_artifacts(self.run / "pictures", pictures, self.data.dataset.class_names, step)
 
-    def _evaluate(self, log: Log, state: State, made: int) -> float | None:
+    def _validated(self, state: State, split: Split) -> dict[str, float]:
+        """The single figures on the validation split."""
+        task = state.config
+        if isinstance(task, Autoencoder):
+            task = replace(task, eval_samples=min(task.eval_samples, VALIDATION_CODES))
+        return scalars(self.evaluator(state.replace(config=task), split))
+
+    def _evaluate(self, log: Log, state: Any, made: int) -> float | None:
         """Figures and pictures on the validation split.
 
         Returns the figure that the best checkpoint has least of and that early stopping watches: the loss, and None
@@ -237,10 +281,7 @@ class Trainer:
         self._pictures(state, self.data.validation or self.data.train, made)
         if self.data.validation is None:
             return None
-        task = state.config
-        if isinstance(task, Autoencoder):
-            task = replace(task, eval_samples=min(task.eval_samples, VALIDATION_CODES))
-        metrics = scalars(self.evaluator(state.replace(config=task), self.data.validation))
+        metrics = self._validated(state, self.data.validation)
         log.write(made, "validation", metrics)
         score, progress = metrics["loss"], self.progress
         if not math.isfinite(score):
@@ -249,27 +290,32 @@ class Trainer:
             progress |= {"best": score, "waited": 0}
         else:
             progress["waited"] += 1
-        return None if isinstance(task, GAN) else score
+        return None if isinstance(self.config.task, GAN) else score
 
-    def _finish(self, log: Log, state: State, seconds: dict[str, float], began: float) -> None:
+    def _test(self, log: Log, state: Any, step: int) -> dict[str, Any]:
+        """Writes the figures on the test split and returns those of the state that is shown."""
+        results = test_results(self.config, self.data, self.evaluator, state, step)
+        if results["loss"] is None:
+            self._give_up("the loss on the test split is not finite", step)
+        folder.write_json(self.run / "results.json", results)
+        log.say(f"test: {scores_line(results)}")
+        return results
+
+    def _finish(self, log: Log, state: Any, seconds: dict[str, float], began: float) -> None:
         """The figures on the test split, the pictures and the report."""
         step = self.progress["step"]
         if self.config.patience and (best := self.checkpoints.best()) != step:
             step = best
             state = self.checkpoints.restore_model(state, step)
             log.say(f"restored the best weights, of step {step}")
-        results = test_results(self.config, self.data, self.evaluator, state, step)
-        if results["loss"] is None:
-            self._give_up("the loss on the test split is not finite", step)
-        folder.write_json(self.run / "results.json", results)
-        self._pictures(state, self.data.test, None)
+        results = self._test(log, state, step)
+        self._pictures(self._shown(state), self.data.test, None)
         if "confusion" in results:
             matrix = {"confusion_matrix": {"matrix": np.asarray(results["confusion"])}}
             save_artifacts(self.run / "pictures", matrix, self.data.dataset.class_names, None)
         manifest = folder.read_json(self.run / "manifest.json")
         seconds["total"] = time.perf_counter() - began
         folder.write_json(self.run / "manifest.json", {**manifest, "seconds": seconds})
-        log.say(f"test: {scores_line(results)}")
         report = write_report(self.run)
         log.say(f"{seconds['total']:.0f} s in all; read {report}")
 

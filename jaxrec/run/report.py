@@ -18,7 +18,7 @@ from jaxrec.run.pictures import STEP_NAME, curves, timeline
 
 EMBEDDED = 1_500_000
 MAIN = ("accuracy", "nll", "psnr", "class_consistency", "frechet_distance", "mse", "loss")
-NOT_DRAWN = ("step", "epoch", "time", "seconds")
+NOT_DRAWN = ("step", "epoch", "time", "seconds", "member")
 CAPTIONS = {
     "confusion_matrix": "Confusion: rows are the true classes, columns the predicted ones; the darker, the larger its "
     "share of the row. Blue is right, red is wrong.",
@@ -99,7 +99,10 @@ def write_report(run: Path) -> Path:
         raise UserError(f"no run folder '{run}'")
     run = run.resolve()
     config, manifest, results = (_read(run / f"{name}.json") for name in ("config", "manifest", "results"))
-    metrics = read_metrics(run)
+    members = _read(run / "members.json")
+    # Of many runs at once, the curves are of the one whose checkpoint is kept.
+    kept = results.get("checkpoint_of", 0)
+    metrics = [row for row in read_metrics(run) if row.get("member", kept) == kept]
     timeline(run / "pictures", "samples")
     page = "\n".join(
         [
@@ -110,9 +113,10 @@ def write_report(run: Path) -> Path:
             f"<title>{escape(run.name)} - jaxrec run</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>",
             _header(run, config, manifest, results, metrics),
             f"<h2>Test results</h2>\n{_results(results, manifest)}",
+            f"<h2>Members</h2>\n{_members(members, results)}" if members else "",
             f"<h2>Training</h2>\n{_charts(metrics)}",
             f"<h2>Pictures</h2>\n{_pictures(run / 'pictures')}",
-            f"<h2>Use this run</h2>\n<pre>{escape(_commands(run, config))}</pre>",
+            f"<h2>Use this run</h2>\n<pre>{escape(_commands(run, config, bool(members)))}</pre>",
             f"<h2>Record</h2>\n{_details('Settings', config)}\n{_details('Manifest', manifest)}",
             "</main>\n</body>\n</html>\n",
         ]
@@ -123,7 +127,7 @@ def write_report(run: Path) -> Path:
     return run / "report.html"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Any:
     return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
@@ -161,9 +165,9 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
-def _table(head: Sequence[str], rows: Iterable[tuple[str, Any]]) -> str:
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     cells = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join(f"<tr><td>{escape(name)}</td><td>{escape(_text(value))}</td></tr>\n" for name, value in rows)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(_text(each))}</td>' for each in row)}</tr>\n" for row in rows)
     return f'<div class="wide"><table>\n<thead><tr>{cells}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>'
 
 
@@ -171,15 +175,17 @@ def _header(run: Path, config: dict, manifest: dict, results: dict, metrics: lis
     dataset, task = manifest.get("dataset", {}), config.get("task", {})
     name = dataset.get("name") or config.get("dataset", "an unnamed dataset")
     subject = f"{task.get('model', 'A model')} on {name}"
-    figures = {key: value for key, value in results.items() if _is_number(value) and key not in ("examples", "step")}
+    counts = ("examples", "step", "members", "checkpoint_of")
+    figures = {key: value for key, value in results.items() if _is_number(value) and key not in counts}
     main = next((key for key in (*MAIN, *figures) if key in figures), None)
     examples = (
         f" on {_text(results['examples'])} {results.get('split', 'test')} examples" if "examples" in results else ""
     )
-    verdict = f"{subject}: {_words(main)} {_text(figures[main])}{examples}." if main else f"{subject}."
+    verdict = f"{subject}: {_words(main)} {_span(results, main)}{examples}." if main else f"{subject}."
     seconds = manifest.get("seconds", {})
     facts = {
-        _words(main or ""): _text(figures[main]) if main else None,
+        _words(main or ""): _span(results, main) if main else None,
+        "members": _text(results["members"]) if "members" in results else None,
         "parameters": _text(manifest["parameters"]) if "parameters" in manifest else None,
         "training examples": _text(dataset["train"]) if "train" in dataset else None,
         "time": _duration(seconds.get("total", sum(seconds.values()))) if seconds else None,
@@ -196,6 +202,12 @@ def _header(run: Path, config: dict, manifest: dict, results: dict, metrics: lis
             "</header>",
         ]
     )
+
+
+def _span(results: dict, key: str) -> str:
+    """A figure of the results, with its deviation over the members of many runs at once where it has one."""
+    deviation = results.get(f"{key}_std")
+    return _text(results[key]) + (f" ± {deviation:.2g}" if _is_number(deviation) else "")
 
 
 def _words(key: str) -> str:
@@ -224,7 +236,12 @@ def _progress(config: dict, results: dict, metrics: list[dict]) -> str:
 
 
 def _results(results: dict, manifest: dict) -> str:
-    scalars = [(_words(key), value) for key, value in _flat(results) if not isinstance(value, list)]
+    deviations = {f"{key}_std" for key in results}
+    scalars = [
+        (_words(key), _span(results, key) if key in results else value)
+        for key, value in _flat(results)
+        if not isinstance(value, list) and key not in deviations
+    ]
     if not scalars:
         return '<p class="note">No test figures yet: they are taken once, when the run ends.</p>'
     table = _table(("figure", "value"), scalars)
@@ -289,7 +306,27 @@ def _pictures(folder: Path) -> str:
     return "\n".join(['<div class="columns">', *figures, "</div>"])
 
 
-def _commands(run: Path, config: dict) -> str:
+def _members(members: list[dict], results: dict) -> str:
+    """A table of many runs trained at once: what is each one's own, and how it ended."""
+    own = list(members[0]["values"])
+    tested = list(dict.fromkeys(key for key in (*MAIN, *results) if f"{key}_std" in results))[:3]
+    head = ("member", "seed", *own, "validation loss", *map(_words, tested), "")
+    rows = []
+    for each in members:
+        notes = (
+            f"not finite at step {each['failed']}" if each["failed"] is not None else "",
+            f"dropped after step {each['dropped']}" if each["dropped"] is not None else "",
+            "checkpoint" if each["member"] == results.get("checkpoint_of") else "",
+        )
+        test = each["test"] or {}
+        figures = (each["validation_loss"], *(test.get(key) for key in tested))
+        cells = (each["member"], each["seed"], *each["values"].values(), *figures)
+        texts = ["" if cell is None else _text(cell) for cell in cells]
+        rows.append([*texts, ", ".join(note for note in notes if note)])
+    return _table(head, rows)
+
+
+def _commands(run: Path, config: dict, population: bool) -> str:
     """What to type to use this run, where it was trained from."""
     runs = config.get("runs", run.parent.name)
     folder = shlex.quote(str(Path(runs) / run.name))
@@ -297,9 +334,8 @@ def _commands(run: Path, config: dict) -> str:
     lines = [f"python -m jaxrec.evaluate {folder}"]
     lines += [f"python -m jaxrec.predict {folder} IMAGE.png"] if kind != "GAN" else []
     lines += [f"python -m jaxrec.generate {folder}"] if kind != "Classifier" else []
-    return "\n".join(
-        [*lines, f"python -m jaxrec.train --name {shlex.quote(run.name)} --runs {shlex.quote(runs)} --resume"]
-    )
+    again = f"python -m jaxrec.train --name {shlex.quote(run.name)} --runs {shlex.quote(runs)} --resume"
+    return "\n".join([*lines, *([] if population else [again])])
 
 
 def _details(title: str, tree: dict) -> str:

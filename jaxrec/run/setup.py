@@ -34,7 +34,7 @@ EVALUATIONS = 10
 STATISTICS_BYTES = 2**30
 """Decoded size from which the mean and deviation are taken over a sample, whether the set is streamed or not."""
 
-CompiledStep = Callable[[State, jax.Array, Any], tuple[State, jax.Array, dict[str, jax.Array]]]
+CompiledStep = Callable[[Any, Any, Any], tuple[Any, Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -120,24 +120,30 @@ def steps_at_once(config: Train, devices: Devices) -> int:
     return config.fuse_steps
 
 
-def batches(config: Train, data: Data, devices: Devices, start: int) -> Iterator[tuple[int, Any]]:
-    """For each call of the compiled step from step ``start`` on: the steps made after it, and their batches.
+def batches(
+    config: Train, data: Data, devices: Devices, seed: int, start: int, end: int
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """For each call of the compiled step from step ``start`` to ``end``: the steps made after it, and their batches.
 
-    Batches are on the devices, [B, ...] or, for steps made at once, [K, B, ...]; indices alone where the images lie
-    there already.
+    Batches are on the host, [B, ...] or, for steps made at once, [K, B, ...]; indices alone where the images lie on the
+    devices.
     """
-    steps, fused = config.steps or 0, steps_at_once(config, devices)
+    fused = steps_at_once(config, devices)
     if data.resident:
-        orders = (batch_indices(config.seed, step, config.batch_size, len(data.train)) for step in range(start, steps))
+        orders = (batch_indices(seed, step, config.batch_size, len(data.train)) for step in range(start, end))
         each = ({"index": index, "epoch": epoch} for index, epoch in orders)
     else:
-        each = streamed(data.train, config.seed, config.batch_size, start, steps=steps - start)
-    while start < steps:
-        # A resumed run may start between two pauses, and the last steps may be too few.
-        count = fused if start % fused == 0 and start + fused <= steps else 1
+        each = streamed(data.train, seed, config.batch_size, start, steps=end - start)
+    while start < end:
+        # A run may go on from between two pauses, and the last steps may be too few.
+        count = fused if start % fused == 0 and start + fused <= end else 1
         start += count
-        parts = list(itertools.islice(each, count))
-        yield start, devices.share(parts[0]) if fused == 1 or count == 1 else devices.share_stack(parts)
+        yield start, stack(list(itertools.islice(each, count))) if count > 1 else next(each)
+
+
+def stack(batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Batches of one shape along a new first axis."""
+    return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def make_steps(
@@ -165,12 +171,25 @@ def make_steps(
     return state, bad, jax.tree.map(lambda values: values[-1], metrics)
 
 
-def compile_step(config: Train, data: Data, devices: Devices, state: State) -> CompiledStep:
-    """The compiled ``(state, bad, batch) -> (state, bad, metrics)``; the state's memory is given to its successor."""
+def unharmed(devices: Devices, state: Any) -> Any:
+    """The ``bad`` of a state, or of each state in a list, whose losses were all finite so far: -1."""
+    return jax.tree.map(
+        lambda each: devices.copy(np.full(each.step.shape, -1, np.int32)),
+        state,
+        is_leaf=lambda each: isinstance(each, State),
+    )
+
+
+def compile_step(config: Train, data: Data, devices: Devices, state: State, batch: Any) -> CompiledStep:
+    """The compiled ``(state, bad, batch) -> (state, bad, metrics)``; the state's memory is given to its successor.
+
+    A state of several members, stacked along a first axis, takes their batches stacked along a first axis.
+    """
     images = devices.copy(data.train.load()) if data.resident else {}
-    _, batch = next(batches(config, data, devices, 0))
-    program = jax.jit(partial(make_steps, config.task, devices.platform), donate_argnums=(0, 1))
-    first = program.lower(state, devices.copy(np.int32(-1)), batch, images).compile()
+    steps = partial(make_steps, config.task, devices.platform)
+    if state.step.ndim:
+        steps = jax.vmap(steps, in_axes=(0, 0, 0, None))
+    program = jax.jit(steps, donate_argnums=(0, 1))
     # Where several steps are made at once, one that is left over is compiled when a run comes to it.
-    programs = {1: program, batch["index"].ndim: first}
-    return lambda state, bad, batch: programs[batch["index"].ndim](state, bad, batch, images)
+    compiled = {batch["index"].ndim: program.lower(state, unharmed(devices, state), batch, images).compile()}
+    return lambda state, bad, batch: compiled.get(batch["index"].ndim, program)(state, bad, batch, images)

@@ -10,7 +10,7 @@ from jaxrec.config import Train
 from jaxrec.run import folder
 from jaxrec.run.checkpoints import Checkpoints
 from jaxrec.run.devices import Devices
-from jaxrec.run.evaluation import initial_state
+from jaxrec.run.evaluation import initializer
 from jaxrec.tasks.state import State
 
 
@@ -24,7 +24,7 @@ def load_run(path: str | Path, devices: Devices) -> tuple[Path, Train, dict[str,
     config = folder.read_config(run)
     dataset = folder.read_json(run / "manifest.json")["dataset"]
     blank = {"image": np.zeros((2, *dataset["image_shape"]), np.uint8), "label": np.zeros(2, np.int32)}
-    state = initial_state(config.task, jax.random.key(config.seed), blank, devices)
+    state = initializer(config.task, devices)(jax.random.key(config.seed), blank)
     with Checkpoints(run, read_only=True) as checkpoints:
         step = checkpoints.best() if config.patience else checkpoints.latest()
         return run, config, dataset, checkpoints.restore_model(state, step), step
