@@ -2,11 +2,11 @@
 
 Command:  python -m jaxrec.train --experiment experiments/mnist_autoencoder.py --seed N
 Hardware: two AMD EPYC (Zen 5) cores, no GPU; jax 0.10.2, Python 3.11
-Seeds:    0
-Time:     173 s, with other work on the machine
-Result:   test MSE .00409
+Seeds:    0, 1, 2
+Time:     111 s (seed 0 with nothing else running; compile time and report included)
+Result:   test MSE .00409 ± .00011 (mean ± sample standard deviation)
 
-The settings were chosen on 5,000 images of the training split; the test split is looked at once, at the end.
+The settings were chosen on 5,000 images of the training split, the length of the run by the time it takes.
 """
 
 from jaxrec.config import Autoencoder, Optimizer, Train

@@ -2,11 +2,11 @@
 
 Command:  python -m jaxrec.train --experiment experiments/mnist_cnn.py --seed N
 Hardware: two AMD EPYC (Zen 5) cores, no GPU; jax 0.10.2, Python 3.11
-Seeds:    0
-Time:     160 s, with other work on the machine
-Result:   test accuracy 99.31 %
+Seeds:    0, 1, 2
+Time:     168 s (seed 0 with nothing else running; compile time and report included)
+Result:   test accuracy 99.43 % ± 0.04 (mean ± sample standard deviation)
 
-The settings were chosen on 5,000 images of the training split; the test split is looked at once, at the end.
+The settings were chosen on 5,000 images of the training split, the length of the run by the time it takes.
 """
 
 from jaxrec.config import Augment, Classifier, Optimizer, Train
@@ -15,7 +15,7 @@ config = Train(
     dataset="mnist",
     validation=0.0,
     batch_size=128,
-    epochs=6,
+    epochs=9,
     task=Classifier(
         model="cnn",
         dropout=0.3,

@@ -2,13 +2,14 @@
 
 Command:  python -m jaxrec.train --experiment experiments/mnist_gan.py --seed N
 Hardware: two AMD EPYC (Zen 5) cores, no GPU; jax 0.10.2, Python 3.11
-Seeds:    0
-Time:     389 s, with other work on the machine
-Result:   class consistency 97.98 %, 10 modes, Fréchet distance 3.33 on the judge's features (real train against
-          test: 0.63)
+Seeds:    0, 1, 2
+Time:     252 s (seed 0 with nothing else running; compile time and the training of the judge included)
+Result:   class consistency 97.76 % ± 0.23, 10 modes in each, Fréchet distance 3.11 ± 0.22 on the judge's features
+          (real training against test images: 0.63)
 
 class_consistency is the share of 10,000 generated digits that a classifier of our own, trained on the training split,
-reads as the class that was asked for.
+reads as the class that was asked for. The settings were chosen with 5,000 images of the training split in the place of
+the test split, the length of the run by the time it takes.
 """
 
 from jaxrec.config import GAN, Optimizer, Train

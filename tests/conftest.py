@@ -32,7 +32,7 @@ def small(model: str, *options: object) -> list[str]:
     given = {str(option) for option in options}
     usual = {"--steps": "6", "--batch-size": "64", "--eval-every": "3", "--log-every": "2"}
     arguments = [part for option, value in usual.items() if option not in given for part in (option, value)]
-    return ["--model", model, *SMALL[model], "--no-tune-allocator", *arguments, *map(str, options)]
+    return ["--model", model, *SMALL.get(model, []), "--no-tune-allocator", *arguments, *map(str, options)]
 
 
 @pytest.fixture(scope="module")

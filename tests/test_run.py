@@ -51,6 +51,17 @@ def train(runs: Path, name: str, *options: object, model: str = "autoencoder") -
     return runs / name
 
 
+@pytest.mark.parametrize("model", ["resnet18", "vit", "speednet"])
+def test_the_larger_classifiers_train_and_improve(model, tmp_path):
+    """On real digits, in a minute at most; one of ten is right by chance."""
+    assert (
+        main(small(model, "--runs", tmp_path, "--name", "a", "--width", 0.25, "--steps", 90, "--eval-every", 30)) == 0
+    )
+    accuracies = [row["accuracy"] for row in rows(tmp_path / "a", "validation")]
+    assert accuracies[0] < accuracies[-1]
+    assert json.loads((tmp_path / "a" / "results.json").read_text())["accuracy"] > 0.7
+
+
 def test_early_stopping_restores_the_weights_that_validate_best(tmp_path):
     options = ["--optimizer.lr", 0.3, "--optimizer.schedule", "constant", "--patience", 2]
     run = train(tmp_path, "a", "--steps", 80, "--eval-every", 2, *options)
