@@ -1,12 +1,15 @@
 """The layers every model is made of; where a plain form is slow on a CPU, an equal and faster one.
 
 Measured on two CPU cores: max pooling by reshape halves a small network's step, because the gradient of a sliding
-maximum is a scatter; transposed convolution with its own weight gradient takes about a quarter of the time, because
-XLA's is a base-dilated convolution without a fast path. The same path makes a gradient penalty slow, which
-differentiates the input gradient of a discriminator's strided convolutions; `SpectralConv` avoids it too.
+maximum is a scatter. XLA has no fast path for base-dilated convolutions, which are a transposed convolution, its weight
+gradient and the input gradient of a strided convolution: as a matrix product with overlapping sums, or as a strided
+convolution of their own, they take a quarter to a half of the time. Forms are chosen when a function is traced.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -17,6 +20,7 @@ from jax import lax
 
 Pair = tuple[int, int]
 Pads = tuple[Pair, ...]
+NUMBERS = ("NHWC", "HWIO", "NHWC")
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,
@@ -29,6 +33,28 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
     """The nonlinearity called ``relu``, ``sigmoid``, ``tanh`` or ``gelu`` (its tanh form)."""
     return ACTIVATIONS[name]
+
+
+_plain = ContextVar("_plain", default=False)
+
+
+@contextmanager
+def forward_mode() -> Iterator[None]:
+    """What is traced inside uses XLA's plain operations alone, which `jax.jvp` can differentiate.
+
+    Convolutions with strides and transposed ones have gradients of their own here, and with them no forward mode: it
+    is needed for `jax.jvp`, `jax.jacfwd` and Hessian-vector products. A function jitted before keeps what it traced.
+    """
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
+
+
+def on_cpu() -> bool:
+    """Whether what is traced now will run on a CPU, as far as can be told."""
+    return jax.default_backend() == "cpu"
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
@@ -48,7 +74,14 @@ def flatten(x: jax.Array) -> jax.Array:
 
 def Conv(features: int, size: int = 3, strides: int = 1, **options: Any) -> nn.Conv:
     """A square convolution of [B,H,W,C], padding SAME unless ``padding`` is given."""
+    if strides > 1:
+        options["conv_general_dilated"] = _strided
     return nn.Conv(features, (size, size), strides=(strides, strides), **options)
+
+
+def _strided(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **options: Any) -> jax.Array:
+    """`lax.conv_general_dilated` as `flax.linen.Conv` calls it."""
+    return strided_conv(x, kernel, strides[0], padding)
 
 
 Dense = nn.Dense
@@ -105,22 +138,40 @@ def _windows(x: jax.Array, window: int) -> jax.Array:
 # gradient appears at any order. `pads` must fit exactly: side of y + pads = (side of x - 1) * stride + size of w.
 
 
+def _overlapping(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
+    """`_dilated` as one matrix product, each pixel of x times the whole kernel, whose overlaps are then added up."""
+    batch, height, width, channels = x.shape
+    (rows, columns), (high, wide, features, _) = strides, w.shape
+    tiles = jnp.einsum("nc,kc->nk", x.reshape(-1, channels), w.reshape(-1, channels))
+    tiles = tiles.reshape(batch, height, width, high, wide, features)
+    # A kernel covers this many strides along both sides.
+    down, across = -(-high // rows), -(-wide // columns)
+    total: Any = 0
+    for i, j in itertools.product(range(down), range(across)):
+        part = tiles[:, :, :, i * rows : (i + 1) * rows, j * columns : (j + 1) * columns]
+        short = (0, rows - part.shape[3]), (0, columns - part.shape[4])
+        total += jnp.pad(part, ((0, 0), (i, down - 1 - i), (j, across - 1 - j), *short, (0, 0)))
+    full = (height + down - 1) * rows, (width + across - 1) * columns
+    y = total.transpose(0, 1, 3, 2, 4, 5).reshape(batch, *full, features)
+    sides = (height - 1) * rows + high - sum(pads[0]), (width - 1) * columns + wide - sum(pads[1])
+    cut = [(-before, side - have + before, 0) for (before, _), side, have in zip(pads, sides, full, strict=True)]
+    return lax.pad(y, jnp.zeros((), y.dtype), [(0, 0, 0), *cut, (0, 0, 0)])
+
+
 def _dilated(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
     around = [(k - 1 - before, k - 1 - after) for k, (before, after) in zip(w.shape, pads, strict=False)]
     w = w[::-1, ::-1].swapaxes(2, 3)
-    return lax.conv_general_dilated(
-        x, w, (1, 1), around, lhs_dilation=strides, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    return lax.conv_general_dilated(x, w, (1, 1), around, lhs_dilation=strides, dimension_numbers=NUMBERS)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _down(y: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
-    return lax.conv_general_dilated(y, w, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return lax.conv_general_dilated(y, w, strides, pads, dimension_numbers=NUMBERS)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _up(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
-    return _dilated(x, w, strides, pads)
+    return (_overlapping if on_cpu() and max(strides) > 1 else _dilated)(x, w, strides, pads)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -152,24 +203,29 @@ def _same_axes(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
     return x, kernel
 
 
-def strided_conv(x: jax.Array, kernel: jax.Array, strides: int) -> jax.Array:
-    """`lax.conv_general_dilated` with padding SAME, fast to differentiate twice; forward mode is not supported.
+def strided_conv(x: jax.Array, kernel: jax.Array, strides: int, padding: str | Sequence[Pair] = "SAME") -> jax.Array:
+    """`lax.conv_general_dilated`, fast to differentiate once and twice; for forward mode see `forward_mode`.
 
-    x [B,H,W,C], kernel [K,K,C,D]; gives [B,ceil(H/strides),ceil(W/strides),D].
+    x [B,H,W,C], kernel [K,K,C,D]; with padding SAME gives [B,ceil(H/strides),ceil(W/strides),D].
     """
+    if _plain.get():
+        return lax.conv_general_dilated(x, kernel, (strides, strides), padding, dimension_numbers=NUMBERS)
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (strides, strides), padding)
     pads = []
-    for side, k in zip(x.shape[1:3], kernel.shape[:2], strict=True):
-        total = (-(-side // strides) - 1) * strides + k - side
-        before = max(total, 0) // 2
-        pads.append((before, total - before))
+    for side, k, (before, after) in zip(x.shape[1:3], kernel.shape[:2], padding, strict=False):
+        # Behind the image, as much as the kernels reach and no more.
+        pads.append((before, after - (side + before + after - k) % strides))
     return _down(*_same_axes(x, kernel), (strides, strides), tuple(pads))
 
 
 def conv_transpose(x: jax.Array, kernel: jax.Array, strides: int, padding: str = "SAME") -> jax.Array:
-    """Equals `lax.conv_transpose`, with a fast weight gradient; forward mode is not supported.
+    """`lax.conv_transpose`, fast to differentiate once and twice; for forward mode see `forward_mode`.
 
     x [B,H,W,C], kernel [K,K,C,D]; with padding SAME gives [B,H*strides,W*strides,D].
     """
+    if _plain.get():
+        return lax.conv_transpose(x, kernel, (strides, strides), padding, dimension_numbers=NUMBERS)
     pads = []
     for k in kernel.shape[:2]:
         total = k + strides - 2 + (max(k - strides, 0) if padding == "VALID" else 0)
