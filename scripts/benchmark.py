@@ -140,7 +140,9 @@ def surroundings(folder: Path, gpu: bool) -> dict[str, str]:
     """A contestant's environment: caches of compiled code are off or empty, and TensorFlow is silent."""
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     caches = {"JAX_ENABLE_COMPILATION_CACHE": "false", "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
-    platform = {} if gpu else {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    platform = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    if gpu:  # Many processes share the card, and jax and TensorFlow would each take all of it.
+        platform = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
     return {**os.environ, **quiet, **caches, **platform}
 
 
@@ -384,7 +386,7 @@ def quality_table(name: str, options: argparse.Namespace, peers: Path | None) ->
         arrays = {"train": train.load(), "validation": validation.load()}
         np.savez(folder / "data.npz", **{f"{split}_{key}": v for split in arrays for key, v in arrays[split].items()})
         del arrays
-        environment = surroundings(folder, options.gpu)
+        environment = surroundings(folder, gpu=False)
         del environment["JAX_ENABLE_COMPILATION_CACHE"]
         for seed in range(rounds):
             runs = folder / f"runs{seed}"
@@ -453,6 +455,8 @@ def main() -> None:
     parser.add_argument("--growth", nargs="*", choices=list(GROWTH), help="how cost grows instead of time per step")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the tables on this page")
     options = parser.parse_args()
+    if options.gpu and (options.quality is not None or options.growth is not None):
+        parser.error("--quality and --growth are for the CPU; leave out --gpu")
     folder = options.peers_dir or cache_dir().with_name("jaxrec-peers" + ("-gpu" if options.gpu else ""))
     peers = peers_python(folder.resolve(), options.gpu) if options.peers else None
     kind = " on a GPU, bf16" if options.gpu else ", bf16" if options.bf16 else ""
