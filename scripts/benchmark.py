@@ -444,6 +444,8 @@ def write(page: Path, sections: dict[str, str]) -> None:
 
 def main() -> None:
     """Reads the command line, runs what it asks for, prints the tables."""
+    # So that the contestants, which may be stopped, are ended too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", action="store_true", help="PyTorch and Keras too, installed if they are not yet")
     parser.add_argument("--peers-dir", type=Path, help="the peers' environment; else beside jaxrec's cache")
