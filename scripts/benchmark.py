@@ -9,6 +9,7 @@
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -111,7 +112,8 @@ class Worker:
 
     def train(self, steps: int) -> tuple[float, float]:
         """Seconds and the last loss of so many steps."""
-        print(steps, file=self.process.stdin, flush=True)
+        with contextlib.suppress(BrokenPipeError):
+            print(steps, file=self.process.stdin, flush=True)
         answer = self._answer()
         return answer["seconds"], answer["loss"]
 
@@ -163,8 +165,12 @@ def interleaved(
                     left_out[label] = str(failure)
             for number in range(rounds):
                 print(f"  round {number + 1} of {rounds}", file=sys.stderr)
-                for worker in workers.values():
-                    worker.burst()
+                for label, worker in list(workers.items()):
+                    try:
+                        worker.burst()
+                    except Failure as failure:
+                        left_out[label] = str(failure)
+                        workers.pop(label).kill()
             for worker in workers.values():
                 worker.finish()
         finally:
@@ -224,17 +230,18 @@ def steps_table(name: str, options: argparse.Namespace, peers: Path | None) -> t
         entries["memory"] = (own, "copy", ("machine", [], {}))
     flags = ["--bf16"] * (options.bf16 or options.gpu) + ["--gpu"] * options.gpu
     workers, left_out = interleaved(entries, rounds, flags)
-    if "jaxrec" not in workers:
-        raise SystemExit(f"jaxrec's own contestant failed on {name}: {left_out['jaxrec']}")
+    for label in ("jaxrec", "flax", PRODUCT):
+        if label not in workers:
+            raise SystemExit(f"{label} failed on {name}, and nothing can be compared: {left_out[label]}")
     product = workers.pop(PRODUCT)
     limit = product.facts["flops"] / statistics.median(product.seconds)
     machine = f"Matrix product on {product.facts['version']}: {limit / 1e9:,.0f} GFLOP/s."
     if copy := workers.pop("memory", None):
         machine += f" Memory: {copy.facts['flops'] / statistics.median(copy.seconds) / 1e9:,.0f} GB/s."
+    jaxrec, flax = workers["jaxrec"], workers["flax"]
     for label, reason in cheats(name, workers).items():
         left_out[label] = reason
         workers.pop(label)
-    jaxrec, flax = workers["jaxrec"], workers["flax"]
     flops = flax.facts["flops"]
     rows = []
     for label, worker in workers.items():
