@@ -1,0 +1,502 @@
+"""The benchmark: jaxrec against plain Flax, PyTorch and Keras on the same work, interleaved. Linux.
+
+    python scripts/benchmark.py                        time per step; jaxrec and plain Flax
+    python scripts/benchmark.py --peers                also PyTorch and Keras, in an environment made for them
+    python scripts/benchmark.py --peers --quality      time from process start to a quality
+    python scripts/benchmark.py --growth               how jaxrec's cost grows with batch, width, side, devices, runs
+
+`--write docs/performance.md` puts the tables on that page, each under its heading, in place of the last ones.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from collections.abc import Callable, Iterable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from peers.contest import GOALS, WORKLOADS, Goal
+
+from jaxrec.data import cache_dir, cut_validation, open_dataset
+
+ROOT = Path(__file__).resolve().parents[1]
+BURST = 1.5
+"""Seconds that a contestant trains at a time."""
+QUALITY_ROUNDS = 3
+TOLERANCE = {"speednet": 1.0}
+"""Largest relative difference of first losses, else .25; speednet's head starts with large random numbers."""
+
+PACKAGES = {
+    False: ["torch", "keras", "tensorflow-cpu", "jax", "flax", "optax"],
+    True: ["torch", "keras", "tensorflow[and-cuda]", "jax[cuda12]", "flax", "optax"],
+}
+"""What the peers' environment holds, without and with a GPU."""
+
+TUNED = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**62),
+    "MALLOC_TOP_PAD_": str(64 * 2**20),
+}
+"""glibc's own variables for what `jaxrec.run.devices.tune_allocator` sets."""
+
+Entry = tuple[str, list[str], dict[str, str]]
+"""A contestant's script in scripts/peers, its options and its environment."""
+
+OWN: dict[str, Entry] = {
+    "jaxrec": ("jaxrec_step", ["--tuned"], {}),
+    "jaxrec, allocator as installed": ("jaxrec_step", [], {}),
+    "flax": ("flax_step", [], {}),
+    "flax, tuned": ("flax_step", [], TUNED),
+}
+TENSORFLOW, JAX = {"KERAS_BACKEND": "tensorflow"}, {"KERAS_BACKEND": "jax"}
+PEERS: dict[str, Entry] = {
+    "torch": ("torch_step", [], {}),
+    "torch, tuned": ("torch_step", [], TUNED),
+    "torch channels_last": ("torch_step", ["--channels-last"], {}),
+    "torch channels_last, tuned": ("torch_step", ["--channels-last"], TUNED),
+    "torch.compile channels_last, tuned": ("torch_step", ["--channels-last", "--compile"], TUNED),
+    "keras on tensorflow": ("keras_step", [], TENSORFLOW),
+    "keras on tensorflow, tuned": ("keras_step", [], {**TENSORFLOW, **TUNED}),
+    "keras on tensorflow with jit": ("keras_step", ["--jit"], TENSORFLOW),
+    "keras on jax": ("keras_step", [], JAX),
+}
+PRODUCT = "matrix product"
+
+
+class Failure(Exception):
+    """A contestant ended before it answered."""
+
+
+class Worker:
+    """A contestant's process, stopped while it waits, so that no thread of it spins in another's time."""
+
+    def __init__(self, python: Path, workload: str, entry: Entry, folder: Path, flags: list[str]) -> None:
+        script, options, environment = entry
+        program = ROOT / "scripts" / "peers" / f"{script}.py"
+        self.errors = (folder / "errors.txt").open("w+")
+        self.process = subprocess.Popen(
+            [python, program, workload, *options, *flags],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+            env=surroundings(folder, "--gpu" in flags) | environment,
+        )
+        self.facts = self._answer()
+        self.steps, self.seconds, self.loss = 1, [], 0.0
+        # The first steps are slower; the second guess is of warm ones.
+        for aim in (BURST / 5, BURST):
+            self.steps = max(1, round(aim * self.steps / self.train(self.steps)[0]))
+        self.process.send_signal(signal.SIGSTOP)
+
+    def _answer(self) -> dict[str, Any]:
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        self.process.wait()
+        self.errors.seek(0)
+        lines = [line for line in self.errors.read().splitlines() if line.strip()]
+        raise Failure(lines[-1] if lines else f"exit code {self.process.returncode}")
+
+    def train(self, steps: int) -> tuple[float, float]:
+        """Seconds and the last loss of so many steps."""
+        with contextlib.suppress(BrokenPipeError):
+            print(steps, file=self.process.stdin, flush=True)
+        answer = self._answer()
+        return answer["seconds"], answer["loss"]
+
+    def burst(self) -> None:
+        """One turn of this contestant."""
+        self.process.send_signal(signal.SIGCONT)
+        seconds, self.loss = self.train(self.steps)
+        self.seconds.append(seconds / self.steps)
+        self.process.send_signal(signal.SIGSTOP)
+
+    def finish(self) -> None:
+        """Ends the process and notes its peak memory."""
+        self.process.send_signal(signal.SIGCONT)
+        self.process.stdin.close()
+        self.peak = self._answer()["peak"]
+        self.process.wait()
+
+    def kill(self) -> None:
+        """Ends the process if it is still there."""
+        self.process.kill()
+        self.process.wait()
+        self.errors.close()
+
+
+def surroundings(folder: Path, gpu: bool) -> dict[str, str]:
+    """A contestant's environment: caches of compiled code are off or empty, and TensorFlow is silent."""
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    caches = {"JAX_ENABLE_COMPILATION_CACHE": "false", "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
+    platform = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    if gpu:  # Many processes share the card, and jax and TensorFlow would each take all of it.
+        platform = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+    return {**os.environ, **quiet, **caches, **platform}
+
+
+def interleaved(
+    entries: dict[str, tuple[Path, str, Entry]], rounds: int, flags: list[str]
+) -> tuple[dict[str, Worker], dict[str, str]]:
+    """Every contestant's process after so many rounds of one burst each, and why others were left out."""
+    workers: dict[str, Worker] = {}
+    left_out: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        try:
+            for label, (python, workload, entry) in entries.items():
+                print(f"  starting {label}", file=sys.stderr)
+                folder = Path(tempfile.mkdtemp(dir=temporary))
+                try:
+                    workers[label] = Worker(python, workload, entry, folder, flags)
+                except Failure as failure:
+                    left_out[label] = str(failure)
+            for number in range(rounds):
+                print(f"  round {number + 1} of {rounds}", file=sys.stderr)
+                for label, worker in list(workers.items()):
+                    try:
+                        worker.burst()
+                    except Failure as failure:
+                        left_out[label] = str(failure)
+                        workers.pop(label).kill()
+            for worker in workers.values():
+                worker.finish()
+        finally:
+            for worker in workers.values():
+                worker.kill()
+    return workers, left_out
+
+
+def cheats(name: str, workers: dict[str, Worker]) -> dict[str, str]:
+    """The contestants that do not the work of jaxrec, and how it shows."""
+    own, found = workers["jaxrec"].facts, {}
+    for label, worker in workers.items():
+        if label == PRODUCT:
+            continue
+        count, loss = worker.facts["parameters"], worker.facts["loss"]
+        if count != own["parameters"]:
+            found[label] = f"{count} trainable parameters, jaxrec has {own['parameters']}"
+        elif not abs(loss / own["loss"] - 1) <= TOLERANCE.get(name, 0.25):
+            found[label] = f"first loss {loss:.3f}, jaxrec's is {own['loss']:.3f}"
+        elif not worker.loss < loss:
+            found[label] = f"the loss did not fall: {loss:.3f}, then {worker.loss:.3f}"
+    return found
+
+
+def ratio(slower: Worker, faster: Worker) -> str:
+    """How many times faster: the median over rounds of the ratio of times, and its range."""
+    ratios = [a / b for a, b in zip(slower.seconds, faster.seconds, strict=True)]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table."""
+    head = list(head)
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
+
+
+def conditions(versions: Iterable[str], rounds: int) -> str:
+    """Date, hardware and versions."""
+    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    machine = f"{cpu[1] if cpu else os.uname().machine}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB"
+    load = f"load {os.getloadavg()[0]:.1f}"
+    python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
+    return f"{date.today()}, {machine}, {load}; {python}, {', '.join(dict.fromkeys(versions))}; {rounds} rounds."
+
+
+def steps_table(name: str, options: argparse.Namespace, peers: Path | None) -> tuple[str, list[str]]:
+    """The section of a workload and its row in the summary."""
+    print(name, file=sys.stderr)
+    own, rounds = Path(sys.executable), options.rounds
+    contest = {**OWN, **(PEERS if peers else {})}
+    if options.gpu:
+        contest = {label: entry for label, entry in contest.items() if TUNED.items() - entry[2].items()}
+    entries = {label: (own if label in OWN else peers, name, entry) for label, entry in contest.items()}
+    entries[PRODUCT] = (own, "product", ("machine", [], {}))
+    if options.gpu:
+        entries["memory"] = (own, "copy", ("machine", [], {}))
+    flags = ["--bf16"] * (options.bf16 or options.gpu) + ["--gpu"] * options.gpu
+    workers, left_out = interleaved(entries, rounds, flags)
+    for label in ("jaxrec", "flax", PRODUCT):
+        if label not in workers:
+            raise SystemExit(f"{label} failed on {name}, and nothing can be compared: {left_out[label]}")
+    product = workers.pop(PRODUCT)
+    limit = product.facts["flops"] / statistics.median(product.seconds)
+    machine = f"Matrix product on {product.facts['version']}: {limit / 1e9:,.0f} GFLOP/s."
+    if copy := workers.pop("memory", None):
+        machine += f" Memory: {copy.facts['flops'] / statistics.median(copy.seconds) / 1e9:,.0f} GB/s."
+    jaxrec, flax = workers["jaxrec"], workers["flax"]
+    for label, reason in cheats(name, workers).items():
+        left_out[label] = reason
+        workers.pop(label)
+    flops = flax.facts["flops"]
+    rows = []
+    for label, worker in workers.items():
+        median, facts = statistics.median(worker.seconds), worker.facts
+        rate = flops / median
+        rows.append(
+            [
+                *(label, f"{1000 * median:.2f}", "" if worker is jaxrec else ratio(worker, jaxrec)),
+                *(f"{rate / 1e9:.0f}", f"{rate / limit:.0%}", f"{worker.peak / 2**20:.0f}"),
+                *(f"{facts[key]:.1f}" for key in ("import", "compile", "first")),
+                f"{facts['loss']:.2f} to {worker.loss:.2g}",
+            ]
+        )
+    head = ["", "ms/step", "jaxrec is faster by", "GFLOP/s", "of product", "peak MiB"]
+    head += ["import s", "compile s", "first step s", "loss"]
+    others = {label: worker for label, worker in workers.items() if not label.startswith("jaxrec")}
+    best = min(others, key=lambda label: statistics.median(others[label].seconds))
+    against = ratio(others[best], jaxrec), ratio(flax, jaxrec)
+    verdict = f"Against the best peer, {best}: {against[0]}; against plain Flax: {against[1]}. {machine}"
+    versions = [worker.facts["version"] for worker in workers.values()]
+    parts = [conditions(versions, rounds), table(head, rows), verdict]
+    parts += [f"Left out: {label} ({reason})." for label, reason in left_out.items()]
+    times = [f"{1000 * statistics.median(each.seconds):.2f}" for each in (jaxrec, others[best])]
+    return "\n\n".join(parts), [name, times[0], best, times[1], *against]
+
+
+def cnn_flops(batch: int, width: float, side: int) -> float:
+    """Operations of a step of the classic CNN: twice the products, padding counted, three passes but in layer one."""
+    narrow, wide = round(32 * width), round(64 * width)
+    first, second = 27 * narrow * side**2, 9 * narrow * wide * (side // 2) ** 2
+    dense = (side // 4) ** 2 * wide * wide + 10 * wide
+    return 2.0 * batch * (2 * first + 3 * (second + dense))
+
+
+GROWTH: dict[str, tuple[str, tuple[float, ...]]] = {
+    "batch": ("cnn32", (8, 16, 32, 64, 128, 256, 512, 1024)),
+    "width": ("cnn32", (0.25, 0.5, 1, 2, 4)),
+    "side": ("cnn32", (28, 56, 112, 224)),
+    "devices": ("cnn128", (1, 2, 4, 8)),
+    "runs": ("cnn32", (1, 2, 4, 8, 16, 32, 64)),
+}
+"""Each axis, the workload it changes, and its values."""
+
+
+def growth_table(axis: str, rounds: int) -> str:
+    """The section of one axis: the classic CNN's steps per second, and where the rate of work bends."""
+    print(axis, file=sys.stderr)
+    base, values = GROWTH[axis]
+    entries, work = {}, {}
+    for value in values:
+        settings = {"batch": WORKLOADS[base].batch, "width": 1.0, "side": 32, "runs": 1}
+        options, environment = ["--tuned"], {}
+        if axis == "devices":
+            environment = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={value}"}
+        else:
+            settings[axis] = value
+            options += [f"--{axis}", str(value)]
+        runs = settings.pop("runs")
+        work[str(value)] = runs * cnn_flops(**settings), runs * settings["batch"]
+        entries[str(value)] = (Path(sys.executable), base, ("jaxrec_step", options, environment))
+    workers, left_out = interleaved(entries, rounds, [])
+    rows, rates = [], {}
+    for value, worker in workers.items():
+        median = statistics.median(worker.seconds)
+        flops, images = work[value]
+        rates[value] = flops / median / 1e9
+        numbers = f"{1000 * median:.2f}", f"{1 / median:.1f}", f"{images / median:,.0f}", f"{rates[value]:.1f}"
+        rows.append([value, *numbers, f"{worker.peak / 2**20:.0f}"])
+    head = [axis, "ms/step", "steps/s", "images/s", "GFLOP/s", "peak MiB"]
+    parts = [conditions([worker.facts["version"] for worker in workers.values()], rounds)]
+    parts += [f"Workload: {base}.", table(head, rows), bend(rates)]
+    parts += [f"Left out: {label} ({reason})." for label, reason in left_out.items()]
+    return "\n\n".join(parts)
+
+
+def bend(rates: dict[str, float]) -> str:
+    """Where the rate of work comes within a tenth of its best, and where it leaves it again."""
+    names, best = list(rates), max(rates.values())
+    near = [name for name in names if rates[name] >= 0.9 * best]
+    text = f"The rate of work is within a tenth of its best, {best:.0f} GFLOP/s, from {near[0]} on"
+    later = names[names.index(near[-1]) + 1 :]
+    return f"{text}, and falls off from {later[0]} on." if later else f"{text}."
+
+
+def command(goal: Goal, runs: Path, seed: int) -> list[str]:
+    """jaxrec's command for a goal."""
+    model = {"cnn": [], "speednet": ["--width", "0.375", "--stem", "large"], "autoencoder": ["--architecture", "conv"]}
+    numbers = {"batch-size": goal.batch, "steps": goal.steps, "eval-every": goal.every, "seed": seed, "average": 0}
+    numbers |= {"validation": 0.1, "runs": runs, "name": "goal"}
+    optimizer = {"name": "adam", "lr": goal.lr, "schedule": "linear", "warmup": 0, "momentum": 0.9, "beta2": 0.999}
+    numbers |= {f"optimizer.{name}": value for name, value in optimizer.items()}
+    flags = [part for name, value in numbers.items() for part in (f"--{name}", str(value))]
+    return ["-m", "jaxrec.train", "--model", goal.model, "--dataset", goal.dataset, *model[goal.model], *flags]
+
+
+def rows_of(path: Path, process: subprocess.Popen) -> Iterable[dict[str, Any]]:
+    """The rows of a file of JSON lines while a process writes it."""
+    text = ""
+    while True:
+        ended = process.poll() is not None
+        if path.exists():
+            with path.open() as file:
+                file.seek(len(text))
+                new = file.read()
+            complete = new[: new.rfind("\n") + 1]
+            text += complete
+            yield from map(json.loads, complete.splitlines())
+        if ended:
+            return
+        time.sleep(0.02)
+
+
+def time_to(
+    goal: Goal, arguments: list[Any], log: Path | None, environment: dict[str, str]
+) -> tuple[float, int] | None:
+    """Seconds from process start, and steps, to the first evaluation that reaches the goal; None if none does.
+
+    Evaluations are read from the lines that the process prints, or from its file ``log``.
+    """
+    with tempfile.TemporaryFile("w+") as errors:
+        began = time.perf_counter()
+        options = {"stdout": subprocess.DEVNULL if log else subprocess.PIPE, "stderr": errors, "text": True}
+        process = subprocess.Popen(list(map(str, arguments)), env=environment, **options)
+        try:
+            lines = rows_of(log, process) if log else map(json.loads, process.stdout)
+            for row in lines:
+                if row.get("split", "validation") == "validation" and goal.reached(row[goal.metric]):
+                    return time.perf_counter() - began, row["step"]
+            if process.wait():
+                errors.seek(0)
+                raise SystemExit(f"'{' '.join(map(str, arguments))}' failed: {errors.read()[-500:]}")
+            return None
+        finally:
+            process.kill()
+            process.wait()
+
+
+def quality_table(name: str, options: argparse.Namespace, peers: Path | None) -> str:
+    """The section of a goal: seconds from process start, seed by seed."""
+    import numpy as np
+
+    print(name, file=sys.stderr)
+    goal, rounds = GOALS[name], min(options.rounds, QUALITY_ROUNDS)
+    seconds: dict[str, list[tuple[float, int] | None]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        # The peers are given decoded images, which jaxrec has to decode.
+        train, validation = cut_validation(open_dataset(goal.dataset).splits["train"], 0.1)
+        arrays = {"train": train.load(), "validation": validation.load()}
+        np.savez(folder / "data.npz", **{f"{split}_{key}": v for split in arrays for key, v in arrays[split].items()})
+        del arrays
+        environment = surroundings(folder, gpu=False)
+        del environment["JAX_ENABLE_COMPILATION_CACHE"]
+        for seed in range(rounds):
+            runs = folder / f"runs{seed}"
+            log = runs / "goal" / "metrics.jsonl"
+            contest: dict[str, tuple[list[Any], Path | None, dict[str, str]]] = {
+                "jaxrec": ([sys.executable, *command(goal, runs, seed)], log, environment)
+            }
+            if peers:
+                arguments = [name, folder / "data.npz", seed]
+                for label, script in (("torch", "quality_torch"), ("keras on tensorflow", "quality_keras")):
+                    program = [peers, ROOT / "scripts" / "peers" / f"{script}.py", *arguments]
+                    contest[label] = (program, None, environment | TENSORFLOW)
+            for label, run in contest.items():
+                print(f"  {label}, seed {seed}", file=sys.stderr)
+                seconds.setdefault(label, []).append(time_to(goal, *run))
+                print(f"    {seconds[label][-1]}", file=sys.stderr)
+    rows = []
+    for label, results in seconds.items():
+        reached = [result for result in results if result]
+        times, steps = ([result[i] for result in reached] for i in (0, 1))
+        cells = ["never", "", ""]
+        if reached:
+            middle = f"{statistics.median(times):.1f} ({min(times):.1f} to {max(times):.1f})"
+            cells = [middle, f"{statistics.median(steps):.0f}", f"{len(reached)} of {rounds}"]
+        rows.append([label, *cells])
+    head = ["", "seconds from process start", "steps", "seeds that reached it"]
+    shown = " ".join(command(goal, Path("runs"), 0))
+    about = f"{goal.metric} {goal.value} on the validation split, evaluated every {goal.every} steps. Adam at {goal.lr}"
+    about += f" falling linearly to 0 over {goal.steps} steps, batch {goal.batch}. jaxrec's command: `python {shown}`"
+    return "\n\n".join([conditions([], rounds), about, table(head, rows)])
+
+
+def peers_python(folder: Path, gpu: bool) -> Path:
+    """The Python of the peers' environment, which is made where it is not there yet."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        print(f"installing {', '.join(PACKAGES[gpu])} in {folder}", file=sys.stderr)
+        index = [] if gpu else ["--extra-index-url", "https://download.pytorch.org/whl/cpu"]
+        try:
+            venv.create(folder, with_pip=True)
+            subprocess.run([python, "-m", "pip", "install", "--quiet", *index, *PACKAGES[gpu]], check=True)
+        except BaseException:
+            shutil.rmtree(folder)
+            raise
+    return python
+
+
+def write(page: Path, sections: dict[str, str]) -> None:
+    """Puts the sections on a page, in the place of those of the same heading, the new ones at its end."""
+    intro, *parts = re.split(r"^## ", page.read_text("utf-8"), flags=re.MULTILINE)
+    old = {title: text.strip() for title, _, text in (part.partition("\n") for part in parts)}
+    body = "".join(f"## {title}\n\n{text}\n\n" for title, text in {**old, **sections}.items())
+    page.write_text(f"{intro.rstrip()}\n\n{body.rstrip()}\n", "utf-8")
+
+
+def main() -> None:
+    """Reads the command line, runs what it asks for, prints the tables."""
+    # So that the contestants, which may be stopped, are ended too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", action="store_true", help="PyTorch and Keras too, installed if they are not yet")
+    parser.add_argument("--peers-dir", type=Path, help="the peers' environment; else beside jaxrec's cache")
+    parser.add_argument("--workloads", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--bf16", action="store_true", help="bfloat16 arithmetic, float32 parameters")
+    parser.add_argument("--gpu", action="store_true", help="on a GPU, in bfloat16")
+    parser.add_argument("--quality", nargs="*", choices=list(GOALS), help="time to quality instead of time per step")
+    parser.add_argument("--growth", nargs="*", choices=list(GROWTH), help="how cost grows instead of time per step")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the tables on this page")
+    options = parser.parse_args()
+    if options.gpu and (options.quality is not None or options.growth is not None):
+        parser.error("--quality and --growth are for the CPU; leave out --gpu")
+    folder = options.peers_dir or cache_dir().with_name("jaxrec-peers" + ("-gpu" if options.gpu else ""))
+    peers = peers_python(folder.resolve(), options.gpu) if options.peers else None
+    kind = " on a GPU, bf16" if options.gpu else ", bf16" if options.bf16 else ""
+    sections: dict[str, str] = {}
+
+    def tell(title: str, make: Callable[[], str]) -> None:
+        sections[title] = make()
+        print(f"## {title}\n\n{sections[title]}\n", flush=True)
+        if options.write:
+            write(options.write, {title: sections[title]})
+
+    if options.quality is not None:
+        for name in options.quality or GOALS:
+            tell(f"Time to quality: {name}", lambda name=name: quality_table(name, options, peers))
+    if options.growth is not None:
+        for axis in options.growth or GROWTH:
+            tell(f"Growth with {axis}", lambda axis=axis: growth_table(axis, options.rounds))
+    if options.quality is None and options.growth is None:
+        rows = []
+
+        def section(name: str) -> str:
+            text, row = steps_table(name, options, peers)
+            rows.append(row)
+            return text
+
+        for name in options.workloads:
+            tell(f"Time per step: {name}{kind}", lambda name=name: section(name))
+        if set(options.workloads) == set(WORKLOADS):
+            head = ["", "jaxrec ms", "best peer", "its ms", "jaxrec is faster by", "than plain flax by"]
+            tell(f"Summary{kind}", lambda: table(head, rows))
+
+
+if __name__ == "__main__":
+    main()

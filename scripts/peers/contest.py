@@ -1,0 +1,186 @@
+"""What every contestant of the benchmark shares: the workloads, their data, and the loop that answers the benchmark.
+
+A contestant is a process: thread pools and allocators belong to processes. It imports its framework, calls `serve`, and
+then speaks JSON lines: first its facts, then for each line N on its input the seconds that N training steps took and
+the loss, and when its input ends its peak memory in bytes.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LEARNING_RATE, BETA1, BETA2 = 1e-3, 0.9, 0.999
+LATENTS, GAN_WIDTH = 64, 32
+SPEEDNET_WIDTHS = (24, 96, 96)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A model and the batch it trains on: square images of ``side`` pixels in ten classes."""
+
+    model: str
+    batch: int
+    side: int = 32
+    channels: int = 3
+
+
+WORKLOADS = {
+    "cnn32": Workload("cnn", 32),
+    "cnn128": Workload("cnn", 128),
+    "resnet18": Workload("resnet18", 32),
+    "autoencoder": Workload("autoencoder", 128, 28, 1),
+    "dcgan": Workload("dcgan", 64),
+    "vit": Workload("vit", 64),
+    "speednet": Workload("speednet", 128),
+}
+"""CIFAR-sized, or MNIST-sized for the autoencoder; Adam at a constant rate, no augmentation, no moving average."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A quality on the validation split, and the run that is to reach it: Adam, rate falling linearly to 0."""
+
+    model: str
+    dataset: str
+    metric: str
+    value: float
+    batch: int
+    lr: float
+    steps: int
+    every: int
+    """Steps between evaluations."""
+
+    def reached(self, value: float) -> bool:
+        """Whether the metric is good enough; an error has to be small, an accuracy large."""
+        return value <= self.value if self.metric == "mse" else value >= self.value
+
+
+GOALS = {
+    "mnist": Goal("cnn", "mnist", "accuracy", 0.99, 128, 2e-3, 2000, 100),
+    "cifar10": Goal("speednet", "cifar10", "accuracy", 0.75, 256, 5e-3, 1000, 50),
+    "autoencoder": Goal("autoencoder", "mnist", "mse", 0.010, 128, 2e-3, 2000, 50),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of a contestant; each reads those that concern it."""
+    made = argparse.ArgumentParser()
+    made.add_argument("workload")
+    made.add_argument("--bf16", action="store_true", help="bfloat16 arithmetic, float32 parameters")
+    made.add_argument("--gpu", action="store_true")
+    made.add_argument("--tuned", action="store_true", help="jaxrec: tune the allocator as the training command does")
+    made.add_argument("--channels-last", action="store_true", help="torch")
+    made.add_argument("--compile", action="store_true", help="torch")
+    made.add_argument("--jit", action="store_true", help="keras on tensorflow")
+    return made
+
+
+def examples(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [B, S, S, C], a coarse pattern per class under noise, and their classes int32 [B].
+
+    Each image comes twice, with two classes: were the batch learned by heart, the optimizer's numbers would fall so far
+    below the smallest normal one that they slow it down, as no training on data does.
+    """
+    rng = np.random.default_rng(0)
+    half = np.arange(workload.batch // 2, dtype=np.int32) % 10
+    patterns = rng.integers(40, 216, (10, 4, 4, workload.channels))[half]
+    images = patterns.repeat(workload.side // 4, 1).repeat(workload.side // 4, 2)
+    images = (images + rng.normal(0, 20, images.shape)).clip(0, 255).astype(np.uint8)
+    return np.concatenate([images, images]), np.concatenate([half, (half + 1) % 10])
+
+
+def moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of images / 255."""
+    pixels = images.reshape(-1, images.shape[-1]) / 255
+    return tuple(pixels.mean(0).tolist()), tuple(pixels.std(0).tolist())
+
+
+def inputs(workload: Workload, images: np.ndarray) -> np.ndarray:
+    """What a model sees, float32 [B, S, S, C]: pixels in [0, 1], in [-1, 1] for the dcgan, standardised for classes."""
+    pixels = images.astype(np.float32) / 255
+    if workload.model == "autoencoder":
+        return pixels
+    if workload.model == "dcgan":
+        return 2 * pixels - 1
+    mean, std = moments(images)
+    return (pixels - np.float32(mean)) / np.float32(std)
+
+
+def whitening(images: np.ndarray) -> np.ndarray:
+    """Speednet's fixed first kernel float32 [2, 2, C, 8C]: whitens 2x2 patches of [B, S, S, C]; and its negative."""
+    x, channels = images, images.shape[-1]
+    patches = np.concatenate([x[:, :-1, :-1], x[:, :-1, 1:], x[:, 1:, :-1], x[:, 1:, 1:]], -1).reshape(-1, 4 * channels)
+    values, vectors = np.linalg.eigh(np.cov(patches.T, bias=True))
+    filters = (vectors / np.sqrt(np.maximum(values, 0) + 5e-4))[:, ::-1]
+    return np.concatenate([filters, -filters], 1).reshape(2, 2, channels, -1).astype(np.float32)
+
+
+def dirac(shape: tuple[int, ...]) -> np.ndarray:
+    """Speednet's initial kernel float32 [3, 3, I, O]: the first filters copy their input, the rest are uniform."""
+    copies, bound = min(shape[2:]), (9 * shape[2]) ** -0.5
+    kernel = np.random.default_rng(0).uniform(-bound, bound, shape).astype(np.float32)
+    kernel[..., :copies] = 0
+    kernel[1, 1, :, :copies] = np.eye(shape[2], copies)
+    return kernel
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A workload ready to train."""
+
+    advance: Callable[[int], float]
+    """Makes so many steps and returns the loss, which waits for the last of them; of the dcgan, the discriminator's."""
+    parameters: int
+    """Number of trainable parameters."""
+    version: str
+    flops: float | None = None
+    """Floating-point operations of a step."""
+    peak: Callable[[], int] | None = None
+    """Peak memory of the accelerator in bytes."""
+
+
+def _age() -> float:
+    """Seconds since this process was started (Linux)."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _peak_memory() -> int:
+    """Peak resident memory of this process in bytes; unlike ru_maxrss it does not count its parent's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+def say(**values: Any) -> None:
+    """One JSON line."""
+    print(json.dumps(values), flush=True)
+
+
+def serve(build: Callable[[Any, argparse.Namespace], Contestant], options: argparse.Namespace, workload: Any) -> None:
+    """Builds the contestant, tells its facts, and trains on request until the input ends."""
+    imported = _age()
+    contestant = build(workload, options)
+    loss = contestant.advance(1)
+    first = _age()
+    facts = {"import": imported, "compile": first - imported, "first": first, "loss": loss}
+    say(**facts, version=contestant.version, parameters=contestant.parameters, flops=contestant.flops)
+    while line := input_line():
+        began = time.perf_counter()
+        loss = contestant.advance(int(line))
+        say(seconds=time.perf_counter() - began, loss=loss)
+    say(peak=contestant.peak() if contestant.peak else _peak_memory())
+
+
+def input_line() -> str:
+    """The next line of the input; empty at its end."""
+    try:
+        return input()
+    except EOFError:
+        return ""

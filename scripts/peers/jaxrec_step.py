@@ -1,0 +1,71 @@
+"""jaxrec's own contestant: the step that the training command compiles. Run by scripts/benchmark.py."""
+
+from functools import partial
+from typing import Any
+
+import contest
+import jax
+
+import jaxrec
+from jaxrec.config import GAN, AnyTask, Autoencoder, Classifier, Optimizer
+from jaxrec.run.devices import Devices, tune_allocator
+from jaxrec.run.evaluation import initial_state
+from jaxrec.tasks import task_of
+
+
+def config_of(workload: contest.Workload, images: Any, bf16: bool, width: float) -> AnyTask:
+    """The workload in jaxrec's settings."""
+    optimizer = Optimizer("adam", contest.LEARNING_RATE, "constant", 0.0, momentum=contest.BETA1, beta2=contest.BETA2)
+    mean, std = contest.moments(images)
+    common = {"precision": "bf16" if bf16 else "f32", "average": 0.0, "optimizer": optimizer}
+    common |= {"classes": 10, "mean": mean, "std": std}
+    if workload.model == "autoencoder":
+        return Autoencoder(width=32, code=32, **common)
+    if workload.model == "dcgan":
+        settings = {"width": contest.GAN_WIDTH, "latents": contest.LATENTS, "conditional": False}
+        return GAN(architecture="dcgan", loss="non-saturating", r1=0.0, r2=0.0, **settings, **common)
+    if workload.model == "speednet":
+        return Classifier(model="speednet", width=0.375, stem="large", **common)
+    return Classifier(model=workload.model, width=width, **common)
+
+
+def build(workload: contest.Workload, options: Any) -> contest.Contestant:
+    """Compiles the step; with ``--runs``, of so many runs at once, each with a seed of its own."""
+    if options.tuned:
+        tune_allocator()
+    images, label = contest.examples(workload)
+    config = config_of(workload, images, options.bf16, options.width)
+    task, devices = task_of(config), Devices()
+    batch = devices.share({"image": images, "label": label})
+    if options.runs == 1:
+        state, step = initial_state(config, jax.random.key(0), batch, devices), task.train_step
+    else:
+        keys = jax.random.split(jax.random.key(0), options.runs)
+        state = jax.jit(jax.vmap(partial(task.init, config), (0, None)))(keys, batch)
+        step = jax.vmap(task.train_step, (0, None))
+    compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
+    name = "discriminator_loss" if workload.model == "dcgan" else "loss"
+
+    def advance(steps: int) -> float:
+        nonlocal state
+        for _ in range(steps):
+            state, metrics = compiled(state, batch)
+        return float(metrics[name].mean())
+
+    def peak() -> int:
+        return jax.devices()[0].memory_stats()["peak_bytes_in_use"]
+
+    count = sum(leaf.size for player in state.players.values() for leaf in jax.tree.leaves(player.params))
+    version = f"jaxrec {jaxrec.__version__}, jax {jax.__version__}"
+    return contest.Contestant(advance, count // options.runs, version, None, peak if options.gpu else None)
+
+
+if __name__ == "__main__":
+    parser = contest.parser()
+    for axis, default in (("batch", 0), ("side", 0), ("runs", 1)):
+        parser.add_argument(f"--{axis}", type=int, default=default)
+    parser.add_argument("--width", type=float, default=1.0)
+    options = parser.parse_args()
+    workload = contest.WORKLOADS[options.workload]
+    batch, side = options.batch or workload.batch, options.side or workload.side
+    contest.serve(build, options, contest.Workload(workload.model, batch, side, workload.channels))

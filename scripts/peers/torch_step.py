@@ -1,0 +1,242 @@
+"""PyTorch: the workloads as a PyTorch example would write them. Run by scripts/benchmark.py."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import contest
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Gelu = partial(nn.GELU, approximate="tanh")
+
+
+def started(model: nn.Module) -> nn.Module:
+    """The model with flax's usual start: normal kernels of variance 1 / inputs, biases 0."""
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            weight = layer.weight
+            inputs = weight[:, 0].numel() if isinstance(layer, nn.ConvTranspose2d) else weight[0].numel()
+            nn.init.normal_(weight, std=inputs**-0.5)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    return model
+
+
+def cnn() -> nn.Module:
+    """[B, 3, 32, 32] or [B, 1, 28, 28] to logits [B, 10], by two convolutions with pooling and a hidden layer."""
+    return nn.Sequential(
+        *(nn.LazyConv2d(32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.LazyLinear(64), nn.ReLU(), nn.Linear(64, 10)),
+    )
+
+
+class Block(nn.Module):
+    """ResNet's basic block."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        nn.init.zeros_(self.norm2.weight)
+        self.shortcut = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, D, H / stride, W / stride]."""
+        y = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+
+
+def resnet18() -> nn.Module:
+    """ResNet-18 with a stem for small images."""
+    blocks = []
+    for stage, features in enumerate((64, 128, 256, 512)):
+        inputs = features // 2 if stage else 64
+        blocks += [Block(inputs, features, 2 if stage else 1), Block(features, features, 1)]
+    stem = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
+
+
+def autoencoder() -> nn.Module:
+    """[B, 1, 28, 28] to a code of 32 and back, by strided and transposed convolutions."""
+    return nn.Sequential(
+        *(nn.Conv2d(1, 32, 4, 2, 1), Gelu(), nn.Conv2d(32, 64, 4, 2, 1), Gelu(), nn.Flatten()),
+        *(nn.Linear(7 * 7 * 64, 32), nn.Linear(32, 7 * 7 * 64), Gelu(), nn.Unflatten(1, (64, 7, 7))),
+        *(nn.ConvTranspose2d(64, 32, 4, 2, 1), Gelu(), nn.ConvTranspose2d(32, 1, 4, 2, 1)),
+    )
+
+
+def generator() -> nn.Module:
+    """DCGAN's: latents [B, 64] to images [B, 3, 32, 32]."""
+    width = contest.GAN_WIDTH
+    return nn.Sequential(
+        *(nn.Linear(contest.LATENTS, 8 * 8 * 4 * width, bias=False), nn.Unflatten(1, (4 * width, 8, 8))),
+        *(nn.BatchNorm2d(4 * width), nn.ReLU(), nn.ConvTranspose2d(4 * width, 2 * width, 4, 2, 1, bias=False)),
+        *(nn.BatchNorm2d(2 * width), nn.ReLU(), nn.ConvTranspose2d(2 * width, 3, 4, 2, 1), nn.Tanh()),
+    )
+
+
+def discriminator() -> nn.Module:
+    """DCGAN's, without normalisation: images to logits [B, 1]."""
+    width = contest.GAN_WIDTH
+    return nn.Sequential(
+        *(nn.Conv2d(3, 2 * width, 4, 2, 1), nn.LeakyReLU(0.2)),
+        *(nn.Conv2d(2 * width, 4 * width, 4, 2, 1), nn.LeakyReLU(0.2), nn.Flatten()),
+        nn.Linear(8 * 8 * 4 * width, 1),
+    )
+
+
+class ViT(nn.Module):
+    """A small vision transformer: patches of 4x4, width 128, 4 blocks, 4 heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 128, 4, 4)
+        self.positions = nn.Parameter(0.02 * torch.randn(1, 64, 128))
+        gelu = partial(F.gelu, approximate="tanh")
+        options = {"dropout": 0.0, "activation": gelu, "batch_first": True, "norm_first": True}
+        self.blocks = nn.Sequential(*(nn.TransformerEncoderLayer(128, 4, 256, **options) for _ in range(4)))
+        self.norm = nn.LayerNorm(128)
+        self.head = nn.Linear(128, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 3, 32, 32] to logits [B, 10]."""
+        x = self.patches(x).flatten(2).transpose(1, 2) + self.positions
+        return self.head(self.norm(self.blocks(x)).mean(1))
+
+
+class SpeedNet(nn.Module):
+    """airbench94's network, narrowed, its stem pooled; ``kernel`` [2, 2, 3, 24] is the fixed whitening."""
+
+    def __init__(self, kernel: np.ndarray) -> None:
+        super().__init__()
+        self.whiten = nn.Conv2d(3, kernel.shape[-1], 2)
+        self.whiten.weight.data = torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy())
+        self.whiten.weight.requires_grad = False
+        nn.init.zeros_(self.whiten.bias)
+        layers: list[nn.Module] = [nn.MaxPool2d(2)]
+        inputs = kernel.shape[-1]
+        for i, features in enumerate(contest.SPEEDNET_WIDTHS):
+            for j in range(2):
+                conv = nn.Conv2d(inputs, features, 3, padding=1, bias=False)
+                conv.weight.data = torch.from_numpy(
+                    contest.dirac((3, 3, inputs, features)).transpose(3, 2, 0, 1).copy()
+                )
+                norm = nn.BatchNorm2d(features, momentum=0.4)
+                norm.weight.requires_grad = False
+                layers += [conv, *([nn.MaxPool2d(2)] if i and not j else []), norm, Gelu()]
+                inputs = features
+        self.layers = nn.Sequential(*layers, nn.MaxPool2d(3), nn.Flatten())
+        self.head = nn.Linear(inputs, 10, bias=False)
+        nn.init.normal_(self.head.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 3, 32, 32] to logits [B, 10]."""
+        return self.head(self.layers(F.gelu(self.whiten(x), approximate="tanh"))) / 9
+
+
+MODELS = {"cnn": cnn, "resnet18": resnet18, "autoencoder": autoencoder, "vit": ViT}
+
+
+def model_of(name: str, images: np.ndarray) -> nn.Module:
+    """The model of a workload; ``images``, float32 [B, H, W, C] as it will see them, give sizes and whitening."""
+    if name == "speednet":
+        return SpeedNet(contest.whitening(images))
+    model = MODELS[name]()
+    model(torch.from_numpy(images[:2]).permute(0, 3, 1, 2))
+    return started(model)
+
+
+def adam(parameters: Iterable[nn.Parameter], lr: float = contest.LEARNING_RATE) -> torch.optim.Adam:
+    """Adam in its fastest form."""
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    return torch.optim.Adam(trained, lr, (contest.BETA1, contest.BETA2), fused=True)
+
+
+def count(*models: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(p.numel() for model in models for p in model.parameters() if p.requires_grad)
+
+
+def build(workload: contest.Workload, options: Any) -> contest.Contestant:
+    """Makes the step of the workload."""
+    torch.manual_seed(0)
+    device = torch.device("cuda" if options.gpu else "cpu")
+    layout = torch.channels_last if options.channels_last else torch.contiguous_format
+    images, label = contest.examples(workload)
+    pixels = contest.inputs(workload, images)
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(memory_format=layout).to(device)
+    y = torch.from_numpy(label).long().to(device)
+    precision = partial(torch.autocast, device.type, torch.bfloat16, enabled=options.bf16)
+    names = ("generator", "discriminator") if workload.model == "dcgan" else (workload.model,)
+    if workload.model == "dcgan":
+        models = [started(generator()), started(discriminator())]
+    else:
+        models = [model_of(workload.model, pixels)]
+    models = [model.to(device, memory_format=layout) for model in models]
+    if options.compile:
+        models = [torch.compile(model) for model in models]
+    step = gan(*models, x, precision) if len(names) == 2 else one_player(*models, x, y, workload.model, precision)
+
+    def advance(steps: int) -> float:
+        for _ in range(steps):
+            loss = step()
+        return float(loss)
+
+    peak = torch.cuda.max_memory_allocated if options.gpu else None
+    return contest.Contestant(advance, count(*models), f"torch {torch.__version__}", None, peak)
+
+
+def one_player(model: nn.Module, x: Tensor, y: Tensor, name: str, precision: Callable[[], Any]) -> Callable[[], Tensor]:
+    """The step of a classifier or an autoencoder."""
+    optimizer = adam(model.parameters())
+
+    def step() -> Tensor:
+        optimizer.zero_grad()
+        with precision():
+            outputs = model(x)
+            loss = F.mse_loss(outputs.float(), x) if name == "autoencoder" else F.cross_entropy(outputs.float(), y)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+def gan(g: nn.Module, d: nn.Module, x: Tensor, precision: Callable[[], Any]) -> Callable[[], Tensor]:
+    """The step of the DCGAN: the discriminator's turn, then the generator's on fresh latents."""
+    d_optimizer, g_optimizer = adam(d.parameters()), adam(g.parameters())
+
+    def latents() -> Tensor:
+        return torch.randn(x.shape[0], contest.LATENTS, device=x.device)
+
+    def step() -> Tensor:
+        d_optimizer.zero_grad()
+        with precision():
+            with torch.no_grad():
+                fake = g(latents())
+            loss = (F.softplus(-d(x).float()) + F.softplus(d(fake).float())).mean()
+        loss.backward()
+        d_optimizer.step()
+        d.requires_grad_(False)
+        g_optimizer.zero_grad()
+        with precision():
+            g_loss = F.softplus(-d(g(latents())).float()).mean()
+        g_loss.backward()
+        g_optimizer.step()
+        d.requires_grad_(True)
+        return loss.detach()
+
+    return step
+
+
+if __name__ == "__main__":
+    options = contest.parser().parse_args()
+    contest.serve(build, options, contest.WORKLOADS[options.workload])

@@ -1,0 +1,89 @@
+"""The benchmark's contestants do the same work, and its page keeps what was not measured again."""
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+sys.path[:0] = [str(SCRIPTS), str(SCRIPTS / "peers")]
+
+import benchmark
+import contest
+import flax_step
+import jaxrec_step
+
+from jaxrec.models.speednet import whitening
+from jaxrec.tasks import task_of
+
+
+def sizes(tree) -> list[int]:
+    return sorted(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("name", sorted(contest.WORKLOADS.keys() - {"vit", "dcgan"}))
+def test_flax_contestant_has_the_same_arrays(name):
+    """All sizes, not just their sum; the transformer's queries and the gan's players are split otherwise."""
+    workload = contest.WORKLOADS[name]
+    images, label = contest.examples(workload)
+    config = jaxrec_step.config_of(workload, images, bf16=False, width=1.0)
+    batch = {"image": jnp.asarray(images), "label": jnp.asarray(label)}
+    own = jax.eval_shape(partial(task_of(config).init, config), jax.random.key(0), batch)
+    inputs = contest.inputs(workload, images)
+    if name == "speednet":
+        model = flax_step.SpeedNet(contest.whitening(inputs), jnp.float32)
+    else:
+        model = flax_step.MODELS[workload.model](jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), inputs)
+    assert sizes(variables["params"]) == sizes([player.params for player in own.players.values()])
+
+
+def test_whitening_equals_the_models_own():
+    workload = contest.WORKLOADS["speednet"]
+    x = contest.inputs(workload, contest.examples(workload)[0])
+    got, want = contest.whitening(x), np.asarray(whitening(jnp.asarray(x)))
+    # A filter may point either way, and its negative stands beside it.
+    got = got.reshape(12, 24)[:, :12]
+    np.testing.assert_allclose(np.abs(got), np.abs(want), rtol=2e-2, atol=2e-2)
+
+
+def test_growth_counts_the_operations_that_xla_counts():
+    options = argparse.Namespace(bf16=False, gpu=False)
+    workload = contest.Workload("cnn", 8)
+    with jax.numpy_dtype_promotion("standard"):
+        counted = flax_step.build(workload, options).flops
+    # The formula leaves out what is not a product and counts what meets the padding.
+    assert counted == pytest.approx(benchmark.cnn_flops(8, 1.0, 32), rel=0.1)
+
+
+def test_cheats_are_found():
+    class Worker:
+        def __init__(self, parameters, first, last):
+            self.facts, self.loss = {"parameters": parameters, "loss": first}, last
+
+    workers = {
+        "jaxrec": Worker(10, 2.3, 1.0),
+        "fair": Worker(10, 2.5, 1.1),
+        "smaller": Worker(9, 2.3, 1.0),
+        "in bits": Worker(10, 3.3, 1.0),
+        "stands still": Worker(10, 2.3, 2.3),
+        "no number": Worker(10, float("nan"), 1.0),
+    }
+    assert set(benchmark.cheats("cnn32", workers)) == {"smaller", "in bits", "stands still", "no number"}
+
+
+def test_bend():
+    assert "from 16 on, and falls off from 64 on" in benchmark.bend({"8": 5, "16": 9.5, "32": 10, "64": 7})
+    assert benchmark.bend({"8": 5, "16": 10}).endswith("from 16 on.")
+
+
+def test_page_keeps_other_sections(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# Performance\n\nAbout.\n\n## One\n\nold\n\n## Two\n\nkept\n")
+    benchmark.write(page, {"One": "new", "Three": "added"})
+    assert page.read_text() == "# Performance\n\nAbout.\n\n## One\n\nnew\n\n## Two\n\nkept\n\n## Three\n\nadded\n"
