@@ -72,7 +72,7 @@ def keep_programs(folder: Path) -> None:
 
     A folder of the user's own choosing (``JAX_COMPILATION_CACHE_DIR``) is left as it is.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

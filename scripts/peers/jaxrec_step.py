@@ -9,7 +9,7 @@ import jax
 import jaxrec
 from jaxrec.config import GAN, AnyTask, Autoencoder, Classifier, Optimizer
 from jaxrec.run.devices import Devices, tune_allocator
-from jaxrec.run.evaluation import initial_state
+from jaxrec.run.evaluation import initializer
 from jaxrec.tasks import task_of
 
 
@@ -38,7 +38,7 @@ def build(workload: contest.Workload, options: Any) -> contest.Contestant:
     task, devices = task_of(config), Devices()
     batch = devices.share({"image": images, "label": label})
     if options.runs == 1:
-        state, step = initial_state(config, jax.random.key(0), batch, devices), task.train_step
+        state, step = initializer(config, devices)(jax.random.key(0), batch), task.train_step
     else:
         keys = jax.random.split(jax.random.key(0), options.runs)
         state = jax.jit(jax.vmap(partial(task.init, config), (0, None)))(keys, batch)
