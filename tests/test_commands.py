@@ -74,6 +74,23 @@ def cnn(tmp_path_factory) -> Path:
     return runs / "first"
 
 
+def test_compiled_programs_are_few_and_kept(tmp_path):
+    kept = []
+    for name in ("first", "second"):
+        done = python(
+            "-m", "jaxrec.train", *small("cnn", "--runs", tmp_path, "--name", name), JAXREC_CACHE=str(tmp_path)
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        kept.append({path.name for path in (tmp_path / "programs").glob("*-cache")})
+    first, second = kept
+    assert any(name.startswith("jit_make_steps") for name in first)
+    assert 4 <= len(first) <= 12, "initial state, step, evaluation, pictures, and little else"
+    assert second == first
+    done = python("-m", "jaxrec.evaluate", tmp_path / "first", JAXREC_CACHE=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+
+
 def test_training_says_what_it_does_in_plain_lines(cnn):
     text = (cnn.parent / "output").read_text()
     assert "\x1b" not in text

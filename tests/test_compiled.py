@@ -58,6 +58,23 @@ def test_no_loop_holds_a_convolution_on_a_cpu(task):
     assert "convolution" in in_loops(compiled(TASKS[task], 3, "gpu"))
 
 
+MILLIONS = {
+    "cnn": 710.7, "cnn-deep": 1411.0, "resnet18": 93328, "vit": 7450, "speednet": 19563,
+    "autoencoder": 848.5, "vae": 1067.9, "gan": 2242.2,
+}  # fmt: skip
+"""Floating-point operations of a step on 32 images, as XLA counts them: what makes a step dearer shows here."""
+
+
+@pytest.mark.parametrize("name", MILLIONS)
+def test_steps_cost_what_they_did(name):
+    task = replace(PRESETS[name], classes=10)
+    shape = (32, 32, 3) if name in ("resnet18", "vit", "speednet") else (28, 28, 1)
+    batch = {"image": np.zeros((32, *shape), np.uint8), "label": np.zeros(32, np.int32)}
+    state = jax.eval_shape(partial(task_of(task).init, task), jax.random.key(0), batch)
+    cost = jax.jit(task_of(task).train_step).lower(state, batch).cost_analysis()
+    assert cost["flops"] / 1e6 == pytest.approx(MILLIONS[name], rel=0.02)
+
+
 def test_steps_made_at_once_are_the_same_steps(tmp_path, capsys):
     options = ["--steps", 11, "--log-every", 4, "--eval-every", 4]
     for fused in (1, 4):

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 
 from jaxrec.config import Train
+from jaxrec.data import cache_dir
 from jaxrec.run import folder
 from jaxrec.run.checkpoints import Checkpoints
-from jaxrec.run.devices import Devices
+from jaxrec.run.devices import Devices, keep_programs
 from jaxrec.run.evaluation import initializer
 from jaxrec.tasks.state import State
 
@@ -20,6 +21,7 @@ def load_run(path: str | Path, devices: Devices) -> tuple[Path, Train, dict[str,
     The parameters are the best ones where the run stopped early by validation, else the latest. Raises UserError where
     the folder holds no run, or a checkpoint of another model.
     """
+    keep_programs(cache_dir() / "programs")
     run = folder.find(path)
     config = folder.read_config(run)
     dataset = folder.read_json(run / "manifest.json")["dataset"]
