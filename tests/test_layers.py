@@ -25,8 +25,8 @@ def close(got, expected, tolerance=1e-5):
     jax.tree.map(check, got, expected)
 
 
-def plain_down(x, kernel, strides, padding="SAME"):
-    return lax.conv_general_dilated(x, kernel, (strides, strides), padding, dimension_numbers=NUMBERS)
+def plain_down(x, kernel, strides):
+    return lax.conv_general_dilated(x, kernel, (strides, strides), "SAME", dimension_numbers=NUMBERS)
 
 
 def plain_up(x, kernel, strides, padding="SAME"):
@@ -35,12 +35,6 @@ def plain_up(x, kernel, strides, padding="SAME"):
 
 PAIRS = {"up": (layers.conv_transpose, plain_up), "down": (layers.strided_conv, plain_down)}
 pairs = pytest.mark.parametrize("ours, plain", PAIRS.values(), ids=PAIRS)
-
-
-@pytest.fixture(params=["cpu", "elsewhere"])
-def platform(request, monkeypatch):
-    """Both forms are tried on the CPU that there is."""
-    monkeypatch.setattr(layers, "on_cpu", lambda: request.param == "cpu")
 
 
 def first_order(function):
@@ -63,7 +57,7 @@ def image_penalty(function):
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
 @pytest.mark.parametrize("strides", [1, 2, 3])
 @pytest.mark.parametrize("size", [3, 4, 5])
-def test_conv_transpose_equals_flax_in_value_and_gradient(size, strides, padding, platform):
+def test_conv_transpose_equals_flax_in_value_and_gradient(size, strides, padding):
     x = normal(0, 2, 5, 4, 3)
     ours = layers.ConvTranspose(2, size, strides, padding)
     plain = nn.ConvTranspose(2, (size, size), (strides, strides), padding)
@@ -80,16 +74,15 @@ def test_conv_transpose_equals_flax_in_value_and_gradient(size, strides, padding
 
 @pytest.mark.parametrize("strides", [1, 2, 3])
 @pytest.mark.parametrize("size", [1, 3, 4])
-@pytest.mark.parametrize("padding", ["SAME", "VALID", ((1, 1), (1, 1)), ((0, 2), (1, 0))])
-def test_strided_conv_equals_lax_in_value_and_gradient(size, strides, padding, platform):
+def test_strided_conv_equals_lax_in_value_and_gradient(size, strides):
     x, kernel = normal(0, 2, 7, 6, 3), normal(1, size, size, 3, 2)
-    ours, plain = (lambda x, k, f=f: f(x, k, strides, padding) for f in PAIRS["down"])
+    ours, plain = (lambda x, k, f=f: f(x, k, strides) for f in PAIRS["down"])
     close(*jax.jit(lambda *a: (first_order(ours)(*a), first_order(plain)(*a)))(x, kernel))
 
 
 @pairs
 @pytest.mark.parametrize("side, size, strides", [(6, 4, 2), (5, 3, 2), (4, 2, 3)])
-def test_gradients_of_gradients(ours, plain, side, size, strides, platform):
+def test_gradients_of_gradients(ours, plain, side, size, strides):
     x, kernel = normal(0, 2, side, side, 3), normal(1, size, size, 3, 2)
     got, expected = (jax.jit(second_order(lambda x, k, f=f: f(x, k, strides)))(x, kernel) for f in (ours, plain))
     close(got, expected, 1e-4)
@@ -120,7 +113,7 @@ def test_forward_mode_by_the_switch(ours, plain):
 
 @pairs
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_forms_keep_the_dtype(ours, plain, dtype, platform):
+def test_forms_keep_the_dtype(ours, plain, dtype):
     x, kernel = jnp.asarray(normal(0, 2, 6, 6, 3), dtype), jnp.asarray(normal(1, 4, 4, 3, 2), dtype)
     tolerance = {"float32": 1e-5, "bfloat16": 3e-2}[dtype.__name__]
     got, expected = (jax.vjp(lambda x, k, f=f: f(x, k, 2), x, kernel) for f in (ours, plain))

@@ -1,13 +1,12 @@
 """The layers every model is made of; where a plain form is slow on a CPU, an equal and faster one.
 
 Measured on two CPU cores: max pooling by reshape halves a small network's step, because the gradient of a sliding
-maximum is a scatter. XLA has no fast path for base-dilated convolutions, which are a transposed convolution, its weight
-gradient and the input gradient of a strided convolution: as a matrix product with overlapping sums, or as a strided
-convolution of their own, they take a quarter to a half of the time. Forms are chosen when a function is traced.
+maximum is a scatter; transposed convolution with its own weight gradient takes about a quarter of the time, because
+XLA's is a base-dilated convolution without a fast path. The same path makes a gradient penalty slow, which
+differentiates the input gradient of a discriminator's strided convolutions; `SpectralConv` avoids it too.
 """
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -52,11 +51,6 @@ def forward_mode() -> Iterator[None]:
         _plain.reset(token)
 
 
-def on_cpu() -> bool:
-    """Whether what is traced now will run on a CPU, as far as can be told."""
-    return jax.default_backend() == "cpu"
-
-
 def leaky_relu(x: jax.Array) -> jax.Array:
     """Leaky rectifier with slope .2, usual in GANs."""
     return nn.leaky_relu(x, 0.2)
@@ -74,14 +68,7 @@ def flatten(x: jax.Array) -> jax.Array:
 
 def Conv(features: int, size: int = 3, strides: int = 1, **options: Any) -> nn.Conv:
     """A square convolution of [B,H,W,C], padding SAME unless ``padding`` is given."""
-    if strides > 1:
-        options["conv_general_dilated"] = _strided
     return nn.Conv(features, (size, size), strides=(strides, strides), **options)
-
-
-def _strided(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **options: Any) -> jax.Array:
-    """`lax.conv_general_dilated` as `flax.linen.Conv` calls it."""
-    return strided_conv(x, kernel, strides[0], padding)
 
 
 Dense = nn.Dense
@@ -138,26 +125,6 @@ def _windows(x: jax.Array, window: int) -> jax.Array:
 # gradient appears at any order. `pads` must fit exactly: side of y + pads = (side of x - 1) * stride + size of w.
 
 
-def _overlapping(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
-    """`_dilated` as one matrix product, each pixel of x times the whole kernel, whose overlaps are then added up."""
-    batch, height, width, channels = x.shape
-    (rows, columns), (high, wide, features, _) = strides, w.shape
-    tiles = jnp.einsum("nc,kc->nk", x.reshape(-1, channels), w.reshape(-1, channels))
-    tiles = tiles.reshape(batch, height, width, high, wide, features)
-    # A kernel covers this many strides along both sides.
-    down, across = -(-high // rows), -(-wide // columns)
-    total: Any = 0
-    for i, j in itertools.product(range(down), range(across)):
-        part = tiles[:, :, :, i * rows : (i + 1) * rows, j * columns : (j + 1) * columns]
-        short = (0, rows - part.shape[3]), (0, columns - part.shape[4])
-        total += jnp.pad(part, ((0, 0), (i, down - 1 - i), (j, across - 1 - j), *short, (0, 0)))
-    full = (height + down - 1) * rows, (width + across - 1) * columns
-    y = total.transpose(0, 1, 3, 2, 4, 5).reshape(batch, *full, features)
-    sides = (height - 1) * rows + high - sum(pads[0]), (width - 1) * columns + wide - sum(pads[1])
-    cut = [(-before, side - have + before, 0) for (before, _), side, have in zip(pads, sides, full, strict=True)]
-    return lax.pad(y, jnp.zeros((), y.dtype), [(0, 0, 0), *cut, (0, 0, 0)])
-
-
 def _dilated(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
     around = [(k - 1 - before, k - 1 - after) for k, (before, after) in zip(w.shape, pads, strict=False)]
     w = w[::-1, ::-1].swapaxes(2, 3)
@@ -171,7 +138,7 @@ def _down(y: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _up(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
-    return (_overlapping if on_cpu() and max(strides) > 1 else _dilated)(x, w, strides, pads)
+    return _dilated(x, w, strides, pads)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -203,17 +170,16 @@ def _same_axes(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
     return x, kernel
 
 
-def strided_conv(x: jax.Array, kernel: jax.Array, strides: int, padding: str | Sequence[Pair] = "SAME") -> jax.Array:
-    """`lax.conv_general_dilated`, fast to differentiate once and twice; for forward mode see `forward_mode`.
+def strided_conv(x: jax.Array, kernel: jax.Array, strides: int) -> jax.Array:
+    """`lax.conv_general_dilated` with padding SAME, fast to differentiate twice; forward mode: see `forward_mode`.
 
-    x [B,H,W,C], kernel [K,K,C,D]; with padding SAME gives [B,ceil(H/strides),ceil(W/strides),D].
+    x [B,H,W,C], kernel [K,K,C,D]; gives [B,ceil(H/strides),ceil(W/strides),D].
     """
     if _plain.get():
-        return lax.conv_general_dilated(x, kernel, (strides, strides), padding, dimension_numbers=NUMBERS)
-    if isinstance(padding, str):
-        padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (strides, strides), padding)
+        return lax.conv_general_dilated(x, kernel, (strides, strides), "SAME", dimension_numbers=NUMBERS)
+    same = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (strides, strides), "SAME")
     pads = []
-    for side, k, (before, after) in zip(x.shape[1:3], kernel.shape[:2], padding, strict=False):
+    for side, k, (before, after) in zip(x.shape[1:3], kernel.shape[:2], same, strict=False):
         # Behind the image, as much as the kernels reach and no more.
         pads.append((before, after - (side + before + after - k) % strides))
     return _down(*_same_axes(x, kernel), (strides, strides), tuple(pads))
