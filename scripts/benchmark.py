@@ -328,7 +328,11 @@ def bend(rates: dict[str, float]) -> str:
 
 def command(goal: Goal, runs: Path, seed: int) -> list[str]:
     """jaxrec's command for a goal."""
-    model = {"cnn": [], "speednet": ["--width", "0.375", "--stem", "large"], "autoencoder": ["--architecture", "conv"]}
+    model = {
+        "cnn": ["--dropout", str(goal.dropout)],
+        "speednet": ["--width", "0.375", "--stem", "large"],
+        "autoencoder": ["--architecture", "conv"],
+    }
     numbers = {"batch-size": goal.batch, "steps": goal.steps, "eval-every": goal.every, "seed": seed, "average": 0}
     numbers |= {"validation": 0.1, "runs": runs, "name": "goal"}
     optimizer = {"name": "adam", "lr": goal.lr, "schedule": "linear", "warmup": 0, "momentum": 0.9, "beta2": 0.999}
