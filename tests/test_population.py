@@ -26,7 +26,7 @@ from jaxrec.run.trained import load_run
 from jaxrec.tasks import task_of
 from jaxrec.train import read_arguments
 
-pytestmark = pytest.mark.usefixtures("as_users_run_it")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run_it")]
 
 SYSTEMS = {"cnn": ["--width", 0.25], "autoencoder": ["--noise", 0.1], "gan": ["--width", 2, "--latents", 4]}
 OPTIONS = ["--optimizer.name", "sgd", "--optimizer.schedule", "constant", "--optimizer.warmup", 0]

@@ -25,7 +25,7 @@ from jaxrec.run.trained import load_run
 from jaxrec.tasks import autoencoder
 from jaxrec.train import main
 
-pytestmark = pytest.mark.usefixtures("as_users_run_it")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run_it")]
 
 
 def rows(run: Path, split: str) -> list[dict]:
