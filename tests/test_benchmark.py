@@ -43,6 +43,14 @@ def test_flax_contestant_has_the_same_arrays(name):
     assert sizes(variables["params"]) == sizes([player.params for player in own.players.values()])
 
 
+def test_jaxrecs_contestant_trains():
+    options = argparse.Namespace(bf16=False, gpu=False, tuned=False, width=0.25, runs=1)
+    with jax.numpy_dtype_promotion("standard"):
+        contestant = jaxrec_step.build(contest.Workload("cnn", 8), options)
+        first = contestant.advance(1)
+        assert contestant.advance(20) < first
+
+
 def test_whitening_equals_the_models_own():
     workload = contest.WORKLOADS["speednet"]
     x = contest.inputs(workload, contest.examples(workload)[0])

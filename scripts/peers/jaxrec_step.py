@@ -5,6 +5,7 @@ from typing import Any
 
 import contest
 import jax
+import numpy as np
 
 import jaxrec
 from jaxrec.config import GAN, AnyTask, Autoencoder, Classifier, Optimizer
@@ -36,7 +37,7 @@ def build(workload: contest.Workload, options: Any) -> contest.Contestant:
     images, label = contest.examples(workload)
     config = config_of(workload, images, options.bf16, options.width)
     task, devices = task_of(config), Devices()
-    batch = devices.share({"image": images, "label": label})
+    batch = devices.share({"image": images, "label": label, "index": np.arange(len(label), dtype=np.int32)})
     if options.runs == 1:
         state, step = initializer(config, devices)(jax.random.key(0), batch), task.train_step
     else:
