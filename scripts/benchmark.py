@@ -48,6 +48,7 @@ TUNED = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**62),
     "MALLOC_TOP_PAD_": str(64 * 2**20),
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 """glibc's own variables for what `jaxrec.run.devices.tune_allocator` sets."""
 

@@ -33,7 +33,7 @@ def plain_up(x, kernel, strides, padding="SAME"):
     return lax.conv_transpose(x, kernel, (strides, strides), padding, dimension_numbers=NUMBERS)
 
 
-PAIRS = {"up": (layers.conv_transpose, plain_up), "down": (layers.strided_conv, plain_down)}
+PAIRS = {"up": (layers.conv_transpose, plain_up), "down": (layers.conv, plain_down)}
 pairs = pytest.mark.parametrize("ours, plain", PAIRS.values(), ids=PAIRS)
 
 
@@ -57,11 +57,12 @@ def image_penalty(function):
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
 @pytest.mark.parametrize("strides", [1, 2, 3])
 @pytest.mark.parametrize("size", [3, 4, 5])
-def test_conv_transpose_equals_flax_in_value_and_gradient(size, strides, padding):
+@pytest.mark.parametrize("outputs", [2, 6])
+def test_conv_transpose_equals_flax_in_value_and_gradient(outputs, size, strides, padding):
     x = normal(0, 2, 5, 4, 3)
-    ours = layers.ConvTranspose(2, size, strides, padding)
-    plain = nn.ConvTranspose(2, (size, size), (strides, strides), padding)
-    params = {"params": {"kernel": normal(1, size, size, 3, 2), "bias": normal(2, 2)}}
+    ours = layers.ConvTranspose(outputs, size, strides, padding)
+    plain = nn.ConvTranspose(outputs, (size, size), (strides, strides), padding)
+    params = {"params": {"kernel": normal(1, size, size, 3, outputs), "bias": normal(2, outputs)}}
 
     def run(params, x, module):
         function = jax.value_and_grad(lambda p, x: jnp.sum(jnp.sin(module.apply(p, x))), (0, 1))
@@ -72,26 +73,59 @@ def test_conv_transpose_equals_flax_in_value_and_gradient(size, strides, padding
     assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(np.shape, params)
 
 
-@pytest.mark.parametrize("strides", [1, 2, 3])
-@pytest.mark.parametrize("size", [1, 3, 4])
-def test_strided_conv_equals_lax_in_value_and_gradient(size, strides):
-    x, kernel = normal(0, 2, 7, 6, 3), normal(1, size, size, 3, 2)
-    ours, plain = (lambda x, k, f=f: f(x, k, strides) for f in PAIRS["down"])
-    close(*jax.jit(lambda *a: (first_order(ours)(*a), first_order(plain)(*a)))(x, kernel))
+CHANNELS = {"few": (3, 2), "some": (6, 5), "many": (64, 32)}
+"""In and out: patches, XLA's own convolution or its phases, and Winograd's transform for 3x3 without strides."""
+channels = pytest.mark.parametrize("inputs, outputs", CHANNELS.values(), ids=CHANNELS)
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((2, 1), (0, 3))], ids=str)
+@pytest.mark.parametrize("size, strides", [(1, 1), (1, 2), (3, 1), (3, 2), (3, 3), (4, 1), (4, 2), (2, 3)])
+@channels
+def test_conv_equals_lax_in_value_and_gradient(inputs, outputs, size, strides, padding):
+    x, kernel = normal(0, 2, 7, 6, inputs), normal(1, size, size, inputs, outputs) / inputs**0.5
+
+    def plain(x, kernel):
+        return lax.conv_general_dilated(x, kernel, (strides, strides), padding, dimension_numbers=NUMBERS)
+
+    def run(function):
+        return function(x, kernel), first_order(function)(x, kernel)[1]
+
+    close(*jax.jit(lambda: (run(lambda x, kernel: layers.conv(x, kernel, strides, padding)), run(plain)))())
+
+
+def test_forms_are_the_ones_meant():
+    def operations(inputs, outputs, size, strides):
+        x, kernel = jnp.zeros((1, 8, 8, inputs)), jnp.zeros((size, size, inputs, outputs))
+        gradient = jax.make_jaxpr(jax.grad(lambda x, k: layers.conv(x, k, strides).sum(), (0, 1)))(x, kernel)
+        return str(gradient).count("dot_general["), str(gradient).count("conv_general_dilated[")
+
+    assert operations(3, 64, 4, 2) == (3, 0)
+    assert operations(64, 32, 3, 1) == (48, 0)
+    assert operations(6, 5, 4, 2) == (0, 6)  # Forwards one, the kernel's gradient one, the image's four phases.
+    with layers.forward_mode():
+        assert operations(64, 32, 3, 1)[0] == 0
 
 
 @pairs
-@pytest.mark.parametrize("side, size, strides", [(6, 4, 2), (5, 3, 2), (4, 2, 3)])
-def test_gradients_of_gradients(ours, plain, side, size, strides):
-    x, kernel = normal(0, 2, side, side, 3), normal(1, size, size, 3, 2)
+@pytest.mark.parametrize("side, size, strides", [(6, 4, 2), (5, 3, 2), (4, 2, 3), (5, 3, 1)])
+@channels
+def test_gradients_of_gradients(ours, plain, inputs, outputs, side, size, strides):
+    x, kernel = normal(0, 2, side, side, inputs), normal(1, size, size, inputs, outputs) / inputs**0.5
     got, expected = (jax.jit(second_order(lambda x, k, f=f: f(x, k, strides)))(x, kernel) for f in (ours, plain))
     close(got, expected, 1e-4)
 
 
+# Of a 4x4 kernel with strides 2, and of a 3x3 kernel without.
+shapes = pytest.mark.parametrize("size, strides", [(4, 2), (3, 1)])
+
+
 @pairs
-def test_vmap_over_images_and_kernels(ours, plain):
-    x, kernel = normal(0, 3, 2, 6, 6, 3), normal(1, 3, 4, 4, 3, 2)
-    got, expected = (jax.jit(jax.vmap(first_order(lambda x, k, f=f: f(x, k, 2))))(x, kernel) for f in (ours, plain))
+@channels
+@shapes
+def test_vmap_over_images_and_kernels(ours, plain, inputs, outputs, size, strides):
+    x, kernel = normal(0, 3, 2, 6, 6, inputs), normal(1, 3, size, size, inputs, outputs) / inputs**0.5
+    runs = (jax.jit(jax.vmap(first_order(lambda x, k, f=f: f(x, k, strides)))) for f in (ours, plain))
+    got, expected = (run(x, kernel) for run in runs)
     close(got, expected)
 
 
@@ -127,32 +161,38 @@ def test_forms_keep_the_dtype(ours, plain, dtype):
 
 
 @pairs
-def test_scan_of_gradient_steps(ours, plain):
+@channels
+@shapes
+def test_scan_of_gradient_steps(ours, plain, inputs, outputs, size, strides):
+    kernel = normal(1, size, size, inputs, outputs) / inputs**0.5
+
     def run(function):
         def step(kernel, x):
-            value, (_, gradient) = first_order(lambda x, k: function(x, k, 2))(x, kernel)
+            value, (_, gradient) = first_order(lambda x, k: function(x, k, strides))(x, kernel)
             return kernel - 0.01 * gradient, value
 
-        return jax.jit(lambda: lax.scan(step, jnp.array(normal(1, 4, 4, 3, 2)), normal(0, 3, 2, 6, 6, 3)))()
+        return jax.jit(lambda: lax.scan(step, jnp.array(kernel), normal(0, 3, 2, 6, 6, inputs)))()
 
     close(run(ours), run(plain), 1e-4)
 
 
 @pairs
+@channels
+@shapes
 @pytest.mark.parametrize("check", [True, False])
 @pytest.mark.parametrize("order", [first_order, image_penalty])
-def test_shard_map_sums_the_kernel_gradient_over_devices(ours, plain, check, order):
-    x, kernel = normal(0, 8, 6, 6, 3), normal(1, 4, 4, 3, 2)
+def test_shard_map_sums_the_kernel_gradient_over_devices(ours, plain, check, order, inputs, outputs, size, strides):
+    x, kernel = normal(0, 8, 6, 6, inputs), normal(1, size, size, inputs, outputs) / inputs**0.5
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 
     def step(x, kernel):
-        gradient = order(lambda x, k: ours(x, k, 2))(x, kernel)[1][1]
+        gradient = order(lambda x, k: ours(x, k, strides))(x, kernel)[1][1]
         # With checking on, a gradient by a replicated kernel is already summed.
         return gradient if check else lax.psum(gradient, "data")
 
     specs = (PartitionSpec("data"), PartitionSpec())
     got = jax.jit(jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=check))(x, kernel)
-    close(got, jax.jit(order(lambda x, k: plain(x, k, 2)))(x, kernel)[1][1], 1e-4)
+    close(got, jax.jit(order(lambda x, k: plain(x, k, strides)))(x, kernel)[1][1], 1e-4)
 
 
 @pytest.mark.parametrize(

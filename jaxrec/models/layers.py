@@ -1,15 +1,6 @@
-"""The layers every model is made of; where a plain form is slow on a CPU, an equal and faster one.
+"""The layers every model is made of."""
 
-Measured on two CPU cores: max pooling by reshape halves a small network's step, because the gradient of a sliding
-maximum is a scatter; transposed convolution with its own weight gradient takes about a quarter of the time, because
-XLA's is a base-dilated convolution without a fast path. The same path makes a gradient penalty slow, which
-differentiates the input gradient of a discriminator's strided convolutions; `SpectralConv` avoids it too.
-"""
-
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -17,9 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-Pair = tuple[int, int]
-Pads = tuple[Pair, ...]
-NUMBERS = ("NHWC", "HWIO", "NHWC")
+from .convolutions import conv, conv_transpose
+from .convolutions import forward_mode as forward_mode
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,
@@ -32,23 +22,6 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
     """The nonlinearity called ``relu``, ``sigmoid``, ``tanh`` or ``gelu`` (its tanh form)."""
     return ACTIVATIONS[name]
-
-
-_plain = ContextVar("_plain", default=False)
-
-
-@contextmanager
-def forward_mode() -> Iterator[None]:
-    """What is traced inside uses XLA's plain operations alone, which `jax.jvp` can differentiate.
-
-    Convolutions with strides and transposed ones have gradients of their own here, and with them no forward mode: it
-    is needed for `jax.jvp`, `jax.jacfwd` and Hessian-vector products. A function jitted before keeps what it traced.
-    """
-    token = _plain.set(True)
-    try:
-        yield
-    finally:
-        _plain.reset(token)
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
@@ -68,7 +41,12 @@ def flatten(x: jax.Array) -> jax.Array:
 
 def Conv(features: int, size: int = 3, strides: int = 1, **options: Any) -> nn.Conv:
     """A square convolution of [B,H,W,C], padding SAME unless ``padding`` is given."""
-    return nn.Conv(features, (size, size), strides=(strides, strides), **options)
+    return nn.Conv(features, (size, size), strides=(strides, strides), conv_general_dilated=_conv, **options)
+
+
+def _conv(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **options: Any) -> jax.Array:
+    """`lax.conv_general_dilated` as `flax.linen.Conv` calls it."""
+    return conv(x, kernel, strides[0], padding)
 
 
 Dense = nn.Dense
@@ -94,8 +72,27 @@ def max_pool(x: jax.Array, window: int, strides: int | None = None, padding: int
     """
     strides = strides or window
     if strides == window and not padding:
-        return _windows(x, window).max((2, 4))
+        return _max(_windows(x, window))
     return nn.max_pool(x, (window, window), (strides, strides), [(padding, padding)] * 2)  # pyright: ignore[reportArgumentType]
+
+
+@jax.custom_jvp
+def _max(windows: jax.Array) -> jax.Array:
+    """Maximum of [B,H,K,W,K,C] over both K."""
+    return windows.max((2, 4))
+
+
+@_max.defjvp
+def _max_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (windows,), (tangent,) = primals, tangents
+    largest = _max(windows)
+    # The maxima are counted one place of the window after another: XLA's sum over both axes takes ten times as long.
+    places = [(i, j) for i in range(windows.shape[2]) for j in range(windows.shape[4])]
+    count = jnp.zeros_like(largest)
+    for i, j in places:
+        count += (windows[:, :, i, :, j] == largest).astype(windows.dtype)
+    share = jnp.where(windows == largest[:, :, None, :, None], (1 / count)[:, :, None, :, None], 0)
+    return largest, (share * tangent).sum((2, 4))
 
 
 def avg_pool(x: jax.Array, window: int) -> jax.Array:
@@ -118,87 +115,6 @@ def _windows(x: jax.Array, window: int) -> jax.Array:
     rows, columns = height // window, width // window
     x = x[:, : rows * window, : columns * window]
     return x.reshape(batch, rows, window, columns, window, channels)
-
-
-# A strided convolution of y into x by the kernel w defines one sum over products of their three entries. Each function
-# below is its derivative by one of the three, so each one's gradients are the other two: no base-dilated weight
-# gradient appears at any order. `pads` must fit exactly: side of y + pads = (side of x - 1) * stride + size of w.
-
-
-def _dilated(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
-    around = [(k - 1 - before, k - 1 - after) for k, (before, after) in zip(w.shape, pads, strict=False)]
-    w = w[::-1, ::-1].swapaxes(2, 3)
-    return lax.conv_general_dilated(x, w, (1, 1), around, lhs_dilation=strides, dimension_numbers=NUMBERS)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _down(y: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
-    return lax.conv_general_dilated(y, w, strides, pads, dimension_numbers=NUMBERS)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _up(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
-    return _dilated(x, w, strides, pads)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _kernel(y: jax.Array, x: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
-    numbers = ("CHWN", "IHWO", "HWNC")
-    return lax.conv_general_dilated(y, x, (1, 1), pads, rhs_dilation=strides, dimension_numbers=numbers)
-
-
-_down.defvjp(
-    lambda y, w, strides, pads: (_down(y, w, strides, pads), (y, w)),
-    lambda strides, pads, saved, x: (_up(x, saved[1], strides, pads), _kernel(saved[0], x, strides, pads)),
-)
-_up.defvjp(
-    lambda x, w, strides, pads: (_up(x, w, strides, pads), (x, w)),
-    lambda strides, pads, saved, y: (_down(y, saved[1], strides, pads), _kernel(y, saved[0], strides, pads)),
-)
-_kernel.defvjp(
-    lambda y, x, strides, pads: (_kernel(y, x, strides, pads), (y, x)),
-    lambda strides, pads, saved, w: (_up(saved[1], w, strides, pads), _down(saved[0], w, strides, pads)),
-)
-
-
-def _same_axes(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
-    # Inside shard_map a plain product marks the kernel as varying with the images by itself, and its gradient is then
-    # summed over devices; a custom gradient must be told.
-    varying = [jax.typeof(a).manual_axis_type.varying for a in (x, kernel)]
-    x = lax.pcast(x, tuple(varying[1] - varying[0]), to="varying")
-    kernel = lax.pcast(kernel, tuple(varying[0] - varying[1]), to="varying")
-    return x, kernel
-
-
-def strided_conv(x: jax.Array, kernel: jax.Array, strides: int) -> jax.Array:
-    """`lax.conv_general_dilated` with padding SAME, fast to differentiate twice; forward mode: see `forward_mode`.
-
-    x [B,H,W,C], kernel [K,K,C,D]; gives [B,ceil(H/strides),ceil(W/strides),D].
-    """
-    if _plain.get():
-        return lax.conv_general_dilated(x, kernel, (strides, strides), "SAME", dimension_numbers=NUMBERS)
-    same = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (strides, strides), "SAME")
-    pads = []
-    for side, k, (before, after) in zip(x.shape[1:3], kernel.shape[:2], same, strict=False):
-        # Behind the image, as much as the kernels reach and no more.
-        pads.append((before, after - (side + before + after - k) % strides))
-    return _down(*_same_axes(x, kernel), (strides, strides), tuple(pads))
-
-
-def conv_transpose(x: jax.Array, kernel: jax.Array, strides: int, padding: str = "SAME") -> jax.Array:
-    """`lax.conv_transpose`, fast to differentiate once and twice; for forward mode see `forward_mode`.
-
-    x [B,H,W,C], kernel [K,K,C,D]; with padding SAME gives [B,H*strides,W*strides,D].
-    """
-    if _plain.get():
-        return lax.conv_transpose(x, kernel, (strides, strides), padding, dimension_numbers=NUMBERS)
-    pads = []
-    for k in kernel.shape[:2]:
-        total = k + strides - 2 + (max(k - strides, 0) if padding == "VALID" else 0)
-        before = k - 1 if padding == "VALID" or strides > k - 1 else -(-total // 2)
-        pads.append((k - 1 - before, k - 1 - total + before))
-    x, kernel = _same_axes(x, kernel)
-    return _up(x, kernel[::-1, ::-1].swapaxes(2, 3), (strides, strides), tuple(pads))
 
 
 class ConvTranspose(nn.Module):
@@ -266,7 +182,7 @@ class SpectralConv(_Spectral):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """[B,H,W,C] to [B,ceil(H/strides),ceil(W/strides),features]."""
         kernel, bias = self.weights((self.size, self.size, x.shape[-1], self.features), train)
-        return strided_conv(x.astype(self.dtype), kernel, self.strides) + bias
+        return conv(x.astype(self.dtype), kernel, self.strides) + bias
 
 
 class SpectralDense(_Spectral):
