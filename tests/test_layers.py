@@ -8,7 +8,7 @@ import pytest
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from jaxrec.models import layers
+from jaxrec.models import convolutions, layers
 
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 
@@ -73,8 +73,16 @@ def test_conv_transpose_equals_flax_in_value_and_gradient(outputs, size, strides
     assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(np.shape, params)
 
 
-CHANNELS = {"few": (3, 2), "some": (6, 5), "many": (64, 32)}
-"""In and out: patches, XLA's own convolution or its phases, and Winograd's transform for 3x3 without strides."""
+CHANNELS = {"few": (3, 2), "some": (6, 5), "many": (64, 32), "more": (32, 96)}
+"""In and out: patches, XLA's own convolution or its phases, and Winograd's transform for 3x3 without strides, whose
+weight gradient has two forms."""
+
+
+@pytest.fixture(autouse=True)
+def winograd_for_small_images(monkeypatch):
+    monkeypatch.setattr(convolutions, "LARGE", 1)
+
+
 channels = pytest.mark.parametrize("inputs, outputs", CHANNELS.values(), ids=CHANNELS)
 
 
@@ -93,17 +101,23 @@ def test_conv_equals_lax_in_value_and_gradient(inputs, outputs, size, strides, p
     close(*jax.jit(lambda: (run(lambda x, kernel: layers.conv(x, kernel, strides, padding)), run(plain)))())
 
 
-def test_forms_are_the_ones_meant():
+def test_forms_are_the_ones_meant(monkeypatch):
     def operations(inputs, outputs, size, strides):
         x, kernel = jnp.zeros((1, 8, 8, inputs)), jnp.zeros((size, size, inputs, outputs))
         gradient = jax.make_jaxpr(jax.grad(lambda x, k: layers.conv(x, k, strides).sum(), (0, 1)))(x, kernel)
         return str(gradient).count("dot_general["), str(gradient).count("conv_general_dilated[")
 
     assert operations(3, 64, 4, 2) == (3, 0)
-    assert operations(64, 32, 3, 1) == (48, 0)
     assert operations(6, 5, 4, 2) == (0, 6)  # Forwards one, the kernel's gradient one, the image's four phases.
+    assert operations(32, 96, 3, 1) == (48, 0)
+    assert operations(64, 32, 3, 1) == (52, 0)  # Four more transpose the images for the kernel's gradient.
+    assert operations(31, 64, 3, 1) == operations(32, 63, 3, 1) == (0, 3)
+    monkeypatch.undo()
+    assert operations(64, 32, 3, 1) == (20, 2)  # Too small an image for any but the kernel's gradient.
     with layers.forward_mode():
-        assert operations(64, 32, 3, 1)[0] == 0
+        assert operations(64, 32, 3, 1) == operations(3, 64, 4, 2) == (0, 3)
+    monkeypatch.setattr(convolutions, "on_cpu", lambda: False)
+    assert operations(64, 32, 3, 1) == operations(3, 64, 4, 2) == (0, 3)
 
 
 @pairs

@@ -1,6 +1,6 @@
 """Convolution and its transpose, in the forms that are fastest on a CPU.
 
-Which form is used is settled when a function is traced: on GPUs and TPUs it is XLA's own operation. On CPUs
+On GPUs and TPUs both are XLA's own operations; which platform it is, is settled when a function is traced. On CPUs
 
 - images of few channels are convolved as one matrix product of their patches: XLA's convolution copies its input in
   whole vectors of channels, and a few channels do not fill one;
@@ -12,6 +12,7 @@ Which form is used is settled when a function is traced: on GPUs and TPUs it is 
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -26,9 +27,11 @@ Pair = tuple[int, int]
 Pads = tuple[Pair, ...]
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 FEW = 4
-"""Channels of an image up to which a CPU convolves its patches by a matrix product."""
-MANY = 32
-"""Channels on one side, and half of those on the other, from which a CPU makes 3x3 convolutions by `_winograd`."""
+"""Channels of an image up to which its patches are convolved by a matrix product."""
+MANY = (32, 64)
+"""Channels on the narrower and on the wider side from which 3x3 convolutions are Winograd's."""
+LARGE = 2**23
+"""Multiplications in each of Winograd's products from which a forward pass is faster by them; gradients are sooner."""
 
 _plain = ContextVar("_plain", default=False)
 
@@ -37,8 +40,8 @@ _plain = ContextVar("_plain", default=False)
 def forward_mode() -> Iterator[None]:
     """What is traced inside uses XLA's plain operations alone, which `jax.jvp` can differentiate.
 
-    Convolutions with strides and transposed ones have gradients of their own here, and with them no forward mode: it
-    is needed for `jax.jvp`, `jax.jacfwd` and Hessian-vector products. A function jitted before keeps what it traced.
+    On a CPU convolutions have gradients of their own, and with them no forward mode: it is needed for `jax.jvp`,
+    `jax.jacfwd` and Hessian-vector products. A function jitted before keeps what it traced.
     """
     token = _plain.set(True)
     try:
@@ -55,10 +58,6 @@ def on_cpu() -> bool:
 # A convolution of y into x by the kernel w defines one sum over products of their three entries. Each of `_down`, `_up`
 # and `_kernel` is its derivative by one of the three, so each one's gradients are the other two: no base-dilated weight
 # gradient appears at any order. `pads` must fit exactly: side of y + pads = (side of x - 1) * stride + size of w.
-
-
-def _as_patches(channels: int) -> bool:
-    return channels <= FEW and on_cpu()
 
 
 def _patches(y: jax.Array, size: Sequence[int], strides: Pair, pads: Pads) -> jax.Array:
@@ -114,9 +113,20 @@ def _phases(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
     return y[:, : sides[0], : sides[1]]
 
 
-def _as_winograd(y: jax.Array, size: Sequence[int], channels: Sequence[int], strides: Pair) -> bool:
-    large = min(channels) >= MANY and max(channels) >= 2 * MANY
-    return tuple(size) == (3, 3) and strides == (1, 1) and large and y.dtype == jnp.float32 and on_cpu()
+def _suits_winograd(y: jax.Array, size: Sequence[int], channels: Sequence[int], strides: Pair) -> bool:
+    narrow, wide = sorted(channels)
+    enough = narrow >= MANY[0] and wide >= MANY[1]
+    return tuple(size) == (3, 3) and strides == (1, 1) and enough and y.dtype == jnp.float32
+
+
+def _is_large(y: jax.Array, w: jax.Array, pads: Pads) -> bool:
+    tiles = math.prod(-(-(side + sum(pad) - 2) // 2) for side, pad in zip(y.shape[1:3], pads, strict=True))
+    return y.shape[0] * tiles * w.shape[2] * w.shape[3] >= LARGE
+
+
+def _transformed(pieces: list[jax.Array]) -> list[jax.Array]:
+    a, b, c, d = pieces
+    return [a - c, b + c, c - b, b - d]
 
 
 def _tiles(y: jax.Array, pads: Pads) -> list[jax.Array]:
@@ -125,19 +135,15 @@ def _tiles(y: jax.Array, pads: Pads) -> list[jax.Array]:
     fill = [(pad[0], 2 * n + 2 - side - pad[0], 0) for side, pad, n in zip(y.shape[1:3], pads, cells, strict=True)]
     y = lax.optimization_barrier(lax.pad(y, jnp.zeros((), y.dtype), [(0, 0, 0), *fill, (0, 0, 0)]))
 
-    def transformed(pieces: list[jax.Array]) -> list[jax.Array]:
-        a, b, c, d = pieces
-        return [a - c, b + c, c - b, b - d]
-
-    rows = transformed([y[:, i : i + 2 * cells[0] - 1 : 2] for i in range(4)])
-    tiles = [t for row in rows for t in transformed([row[:, :, j : j + 2 * cells[1] - 1 : 2] for j in range(4)])]
+    rows = _transformed([y[:, i : i + 2 * cells[0] - 1 : 2] for i in range(4)])
+    tiles = [t for row in rows for t in _transformed([row[:, :, j : j + 2 * cells[1] - 1 : 2] for j in range(4)])]
     return list(lax.optimization_barrier(tuple(t.reshape(-1, y.shape[3]) for t in tiles)))
 
 
 def _winograd(y: jax.Array, w: jax.Array, pads: Pads, order: str = "nc,cd->nd") -> jax.Array:
     """A 3x3 convolution as 16 products (Lavin & Gray 2016), 2.25 times fewer multiplications.
 
-    The 16 stay arrays of their own, because XLA writes a stack of them ten times slower.
+    The 16 stay arrays of their own, because XLA writes a stack of them by one thread.
     """
     sides = [side + sum(pad) - 2 for side, pad in zip(y.shape[1:3], pads, strict=True)]
     tiles = _tiles(y, pads)
@@ -163,9 +169,34 @@ def _winograd(y: jax.Array, w: jax.Array, pads: Pads, order: str = "nc,cd->nd") 
     return x[:, : sides[0], : sides[1]]
 
 
+def _columns(y: jax.Array, pads: Pads) -> tuple[jax.Array, ...]:
+    """The tiles of `_tiles` transposed, 16 times [C,N], N over rows, columns and images, with a column too many."""
+    batch, _, _, channels = y.shape
+    high, wide = (-(-(side + sum(pad) - 2) // 2) for side, pad in zip(y.shape[1:3], pads, strict=True))
+    fill = [
+        (pad[0], 2 * n + 2 - side - pad[0], 0) for side, pad, n in zip(y.shape[1:3], pads, (high, wide), strict=True)
+    ]
+    y = lax.pad(y, jnp.zeros((), y.dtype), [(0, 0, 0), *fill, (0, 0, 0)])
+    y = y.reshape(batch, high + 1, 2, wide + 1, 2, channels).transpose(2, 4, 1, 3, 0, 5).reshape(4, -1, channels)
+    # A product with the identity transposes faster than XLA's transposition, and as exactly.
+    phases = [jnp.einsum("kc,nc->kn", jnp.eye(channels, dtype=y.dtype), phase) for phase in lax.optimization_barrier(y)]
+    phases = lax.optimization_barrier(tuple(phases))
+    length = (high * (wide + 1) - 1) * batch
+
+    def pixels(i: int, j: int) -> jax.Array:
+        start = (i // 2 * (wide + 1) + j // 2) * batch
+        return phases[2 * (i % 2) + j % 2][:, start : start + length]
+
+    columns = [_transformed([pixels(i, j) for i in range(4)]) for j in range(4)]
+    return lax.optimization_barrier(tuple(t for row in zip(*columns, strict=True) for t in _transformed(list(row))))
+
+
 def _winograd_kernel(y: jax.Array, x: jax.Array, pads: Pads) -> jax.Array:
     """The weight gradient of `_winograd`, by its own 16 products."""
-    tiles = _tiles(y, pads)
+    channels, features = y.shape[3], x.shape[3]
+    # Few channels: a product whose left side has to be transposed first is slow then.
+    transpose = max(channels, features) <= MANY[1]
+    tiles = _columns(y, pads) if transpose else _tiles(y, pads)
     x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
 
     def transformed(pieces: list[jax.Array]) -> list[jax.Array]:
@@ -174,8 +205,13 @@ def _winograd_kernel(y: jax.Array, x: jax.Array, pads: Pads) -> jax.Array:
 
     rows = transformed([x[:, 0::2], x[:, 1::2]])
     outputs = [t for row in rows for t in transformed([row[:, :, 0::2], row[:, :, 1::2]])]
-    outputs = lax.optimization_barrier(tuple(t.reshape(-1, x.shape[3]) for t in outputs))
-    products = [jnp.einsum("nc,nd->cd", tile, out) for tile, out in zip(tiles, outputs, strict=True)]
+    if transpose:
+        # In the order of `_columns`, zero where its column too many is.
+        outputs = [jnp.pad(t.transpose(1, 2, 0, 3), ((0, 0), (0, 1), (0, 0), (0, 0))) for t in outputs]
+        outputs = [t.reshape(-1, features)[: -x.shape[0]] for t in outputs]
+    outputs = lax.optimization_barrier(tuple(t.reshape(-1, features) for t in outputs))
+    order = "cn,nd->cd" if transpose else "nc,nd->cd"
+    products = [jnp.einsum(order, tile, out) for tile, out in zip(tiles, outputs, strict=True)]
     products = lax.optimization_barrier(tuple(products))
 
     def inverse(pieces: list[jax.Array]) -> list[jax.Array]:
@@ -194,23 +230,23 @@ def _dilated(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _down(y: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
-    if _as_patches(w.shape[2]):
+    if w.shape[2] <= FEW:
         return jnp.einsum("bhwk,kc->bhwc", _patches(y, w.shape[:2], strides, pads), w.reshape(-1, w.shape[3]))
-    if _as_winograd(y, w.shape[:2], w.shape[2:], strides):
+    if _suits_winograd(y, w.shape[:2], w.shape[2:], strides) and _is_large(y, w, pads):
         return _winograd(y, w, pads)
     return lax.conv_general_dilated(y, w, strides, pads, dimension_numbers=NUMBERS)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _up(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
-    if _as_patches(w.shape[2]):
+    if w.shape[2] <= FEW:
         return _overlapping(x, w, strides, pads)
-    if _as_winograd(x, w.shape[:2], w.shape[2:], strides):
+    around = tuple((2 - before, 2 - after) for before, after in pads)
+    if _suits_winograd(x, w.shape[:2], w.shape[2:], strides) and _is_large(x, w, around):
         # The kernel is transposed in the products: before them, that would take longer than they do.
-        around = tuple((2 - before, 2 - after) for before, after in pads)
         return _winograd(x, w[::-1, ::-1], around, "nd,cd->nc")
     # A kernel smaller than the stride leaves phases without an entry.
-    if on_cpu() and all(1 < stride <= size for stride, size in zip(strides, w.shape, strict=False)):
+    if all(1 < stride <= size for stride, size in zip(strides, w.shape, strict=False)):
         return _phases(x, w, strides, pads)
     return _dilated(x, w, strides, pads)
 
@@ -221,10 +257,10 @@ def _kernel(y: jax.Array, x: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
         side + sum(pad) - (n - 1) * stride
         for side, pad, n, stride in zip(y.shape[1:3], pads, x.shape[1:3], strides, strict=True)
     )
-    if _as_patches(y.shape[3]):
+    if y.shape[3] <= FEW:
         patches = _patches(y, size, strides, pads)
         return jnp.einsum("bhwk,bhwc->kc", patches, x).reshape(*size, y.shape[3], -1)
-    if _as_winograd(y, size, (y.shape[3], x.shape[3]), strides):
+    if _suits_winograd(y, size, (y.shape[3], x.shape[3]), strides):
         return _winograd_kernel(y, x, pads)
     numbers = ("CHWN", "IHWO", "HWNC")
     return lax.conv_general_dilated(y, x, (1, 1), pads, rhs_dilation=strides, dimension_numbers=numbers)
@@ -259,8 +295,7 @@ def conv(x: jax.Array, kernel: jax.Array, strides: int = 1, padding: str | Seque
     x [B,H,W,C], kernel [K,K,C,D]; with padding SAME gives [B,ceil(H/strides),ceil(W/strides),D].
     """
     size = kernel.shape[:2]
-    own = strides > 1 or _as_patches(x.shape[3]) or _as_winograd(x, size, kernel.shape[2:], (strides, strides))
-    if _plain.get() or not own:
+    if _plain.get() or not on_cpu():
         return lax.conv_general_dilated(x, kernel, (strides, strides), padding, dimension_numbers=NUMBERS)
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:3], size, (strides, strides), padding)
@@ -278,7 +313,7 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, strides: int, padding: str =
 
     x [B,H,W,C], kernel [K,K,C,D]; with padding SAME gives [B,H*strides,W*strides,D].
     """
-    if _plain.get():
+    if _plain.get() or not on_cpu():
         return lax.conv_transpose(x, kernel, (strides, strides), padding, dimension_numbers=NUMBERS)
     pads = []
     for k in kernel.shape[:2]:

@@ -86,7 +86,7 @@ def _max(windows: jax.Array) -> jax.Array:
 def _max_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (windows,), (tangent,) = primals, tangents
     largest = _max(windows)
-    # The maxima are counted one place of the window after another: XLA's sum over both axes takes ten times as long.
+    # The maxima are counted one place of the window after another: XLA's sum over both axes is slow.
     places = [(i, j) for i in range(windows.shape[2]) for j in range(windows.shape[4])]
     count = jnp.zeros_like(largest)
     for i, j in places:

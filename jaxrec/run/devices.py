@@ -65,8 +65,8 @@ EIGEN_SINCE, EIGEN_UNTIL = (0, 10), (0, 13)
 def tune_allocator() -> None:
     """Tells glibc to keep freed memory, so that XLA's buffers are not given back to the kernel at every step.
 
-    Page faults were two thirds of some steps on a CPU. The first `HEAP` bytes are asked for in large pages, which took
-    another tenth off some. The process holds its peak memory to its end. Elsewhere than on glibc this does nothing.
+    The first `HEAP` bytes are asked for in large pages. The process holds its peak memory to its end. What it gains and
+    costs, docs/performance.md tells. Elsewhere than on glibc this does nothing.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -85,7 +85,7 @@ def tune_allocator() -> None:
 
 
 def tune_compiler() -> None:
-    """Leaves convolutions on a CPU to Eigen, which was up to twice as fast on two cores as YNNPACK, jaxlib's choice.
+    """Leaves convolutions on a CPU to Eigen, which is faster on few cores than YNNPACK, jaxlib's choice.
 
     To be called before jax computes anything, and without effect afterwards. A setting of the user's own in
     ``XLA_FLAGS`` is left as it is.
