@@ -5,7 +5,7 @@ On GPUs and TPUs both are XLA's own operations; which platform it is, is settled
 - images of few channels are convolved as one matrix product of their patches: XLA's convolution copies its input in
   whole vectors of channels, and a few channels do not fill one;
 - 3x3 convolutions of many channels are made by Winograd's transform, which saves more than half of the multiplications;
-- a transposed convolution, which is also the input gradient of a strided one, is `strides`^2 small convolutions, one
+- a transposed convolution, which is also the input gradient of a strided one, is as many small convolutions, one
   for each phase of the stride; XLA's is one convolution over an input filled up with zeros;
 - the weight gradient of both is a convolution over a dilated kernel, which XLA has a fast path for, at any order of
   differentiation.
@@ -31,17 +31,18 @@ FEW = 4
 MANY = (32, 64)
 """Channels on the narrower and on the wider side from which 3x3 convolutions are Winograd's."""
 LARGE = 2**23
-"""Multiplications in each of Winograd's products from which a forward pass is faster by them; gradients are sooner."""
+"""Multiplications in each of Winograd's products from which it is faster; the weight gradient's always are."""
 
 _plain = ContextVar("_plain", default=False)
 
 
 @contextmanager
 def forward_mode() -> Iterator[None]:
-    """What is traced inside uses XLA's plain operations alone, which `jax.jvp` can differentiate.
+    """Convolutions traced inside are XLA's plain operations, which `jax.jvp` can differentiate.
 
     On a CPU convolutions have gradients of their own, and with them no forward mode: it is needed for `jax.jvp`,
-    `jax.jacfwd` and Hessian-vector products. A function jitted before keeps what it traced.
+    `jax.jacfwd` and Hessian-vector products. What was traced before, for `jax.jit` or as the body of a `lax.scan`,
+    stays as it is.
     """
     token = _plain.set(True)
     try:
@@ -75,7 +76,9 @@ def _overlapping(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.A
     """The transpose of `_patches` as a product: each pixel of x times the whole kernel, whose overlaps are added up."""
     batch, height, width, channels = x.shape
     (rows, columns), (high, wide, features, _) = strides, w.shape
-    tiles = jnp.einsum("nc,kc->nk", x.reshape(-1, channels), w.reshape(-1, channels))
+    # Up to `high` * `wide` numbers are added up after the product, so it keeps float32.
+    wider = jnp.promote_types(x.dtype, jnp.float32)
+    tiles = jnp.einsum("nc,kc->nk", x.reshape(-1, channels), w.reshape(-1, channels), preferred_element_type=wider)
     tiles = tiles.reshape(batch, height, width, high, wide, features)
     # A kernel covers this many strides along both sides.
     down, across = -(-high // rows), -(-wide // columns)
@@ -88,7 +91,7 @@ def _overlapping(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.A
     y = total.transpose(0, 1, 3, 2, 4, 5).reshape(batch, *full, features)
     sides = (height - 1) * rows + high - sum(pads[0]), (width - 1) * columns + wide - sum(pads[1])
     cut = [(-before, side - have + before, 0) for (before, _), side, have in zip(pads, sides, full, strict=True)]
-    return lax.pad(y, jnp.zeros((), y.dtype), [(0, 0, 0), *cut, (0, 0, 0)])
+    return lax.pad(y.astype(x.dtype), jnp.zeros((), x.dtype), [(0, 0, 0), *cut, (0, 0, 0)])
 
 
 def _phases(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
@@ -178,7 +181,7 @@ def _columns(y: jax.Array, pads: Pads) -> tuple[jax.Array, ...]:
     ]
     y = lax.pad(y, jnp.zeros((), y.dtype), [(0, 0, 0), *fill, (0, 0, 0)])
     y = y.reshape(batch, high + 1, 2, wide + 1, 2, channels).transpose(2, 4, 1, 3, 0, 5).reshape(4, -1, channels)
-    # A product with the identity transposes faster than XLA's transposition, and as exactly.
+    # A product with the identity transposes finite numbers exactly, and faster than XLA's transposition.
     phases = [jnp.einsum("kc,nc->kn", jnp.eye(channels, dtype=y.dtype), phase) for phase in lax.optimization_barrier(y)]
     phases = lax.optimization_barrier(tuple(phases))
     length = (high * (wide + 1) - 1) * batch
@@ -299,13 +302,14 @@ def conv(x: jax.Array, kernel: jax.Array, strides: int = 1, padding: str | Seque
         return lax.conv_general_dilated(x, kernel, (strides, strides), padding, dimension_numbers=NUMBERS)
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:3], size, (strides, strides), padding)
+    reach = [side + sum(pad) - k for side, k, pad in zip(x.shape[1:3], size, padding, strict=True)]
+    if x.shape[0] == 0 or min(reach) < 0:  # The result is empty.
+        return lax.conv_general_dilated(x, kernel, (strides, strides), padding, dimension_numbers=NUMBERS)
     if size == (1, 1) and not any(map(any, padding)):
         return jnp.einsum("bhwc,cd->bhwd", x[:, ::strides, ::strides], kernel[0, 0])
-    pads = []
-    for side, k, (before, after) in zip(x.shape[1:3], size, padding, strict=True):
-        # Behind the image, as much as the kernels reach and no more.
-        pads.append((before, after - (side + before + after - k) % strides))
-    return _down(*_same_axes(x, kernel), (strides, strides), tuple(pads))
+    # Behind the image, as much as the kernels reach and no more.
+    pads = tuple((before, after - more % strides) for (before, after), more in zip(padding, reach, strict=True))
+    return _down(*_same_axes(x, kernel), (strides, strides), pads)
 
 
 def conv_transpose(x: jax.Array, kernel: jax.Array, strides: int, padding: str = "SAME") -> jax.Array:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .convolutions import conv, conv_transpose
+from .convolutions import conv, conv_transpose, on_cpu
 from .convolutions import forward_mode as forward_mode
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -45,7 +45,10 @@ def Conv(features: int, size: int = 3, strides: int = 1, **options: Any) -> nn.C
 
 
 def _conv(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **options: Any) -> jax.Array:
-    """`lax.conv_general_dilated` as `flax.linen.Conv` calls it."""
+    """`lax.conv_general_dilated` as `flax.linen.Conv` calls it; groups and dilations are left to XLA."""
+    usual = {"lhs_dilation": (1, 1), "rhs_dilation": (1, 1), "feature_group_count": 1, "precision": None}
+    if any(options[name] != value for name, value in usual.items()):
+        return lax.conv_general_dilated(x, kernel, strides, padding, **options)
     return conv(x, kernel, strides[0], padding)
 
 
@@ -67,11 +70,11 @@ def layer_norm(x: jax.Array, name: str) -> jax.Array:
 def max_pool(x: jax.Array, window: int, strides: int | None = None, padding: int = 0) -> jax.Array:
     """Maximum over windows of [B,H,W,C], after ``padding`` on each side; strides default to the window.
 
-    Rows and columns that fill no window are dropped. Where windows do not overlap, equal maxima share the gradient
-    equally; elsewhere the first of them takes it.
+    Rows and columns that fill no window are dropped. On a CPU, where windows lie side by side without padding, equal
+    maxima share the gradient equally; elsewhere the first of them takes it.
     """
     strides = strides or window
-    if strides == window and not padding:
+    if strides == window and not padding and on_cpu():
         return _max(_windows(x, window))
     return nn.max_pool(x, (window, window), (strides, strides), [(padding, padding)] * 2)  # pyright: ignore[reportArgumentType]
 
