@@ -170,7 +170,7 @@ def test_forward_mode_by_the_switch(ours, plain):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_forms_keep_the_dtype(ours, plain, dtype):
     x, kernel = jnp.asarray(normal(0, 2, 6, 6, 3), dtype), jnp.asarray(normal(1, 4, 4, 3, 2), dtype)
-    tolerance = {"float32": 1e-5, "bfloat16": 3e-2}[dtype.__name__]
+    tolerance = {"float32": 1e-5, "bfloat16": 8e-3}[dtype.__name__]
     got, expected = (jax.vjp(lambda x, k, f=f: f(x, k, 2), x, kernel) for f in (ours, plain))
     assert got[0].dtype == dtype
     wide = jax.tree.map(lambda a: a.astype(jnp.float32), (got[0], got[1](jnp.ones_like(got[0]))))

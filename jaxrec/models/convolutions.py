@@ -77,7 +77,7 @@ def _overlapping(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.A
     batch, height, width, channels = x.shape
     (rows, columns), (high, wide, features, _) = strides, w.shape
     # Up to `high` * `wide` numbers are added up after the product, so it keeps float32.
-    wider = jnp.promote_types(x.dtype, jnp.float32)
+    wider = x.dtype if jnp.finfo(x.dtype).bits > 32 else jnp.float32
     tiles = jnp.einsum("nc,kc->nk", x.reshape(-1, channels), w.reshape(-1, channels), preferred_element_type=wider)
     tiles = tiles.reshape(batch, height, width, high, wide, features)
     # A kernel covers this many strides along both sides.
