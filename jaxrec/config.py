@@ -256,12 +256,12 @@ class Train:
     log_every: int = 20
     """Steps between logged metrics."""
     eval_every: int | None = None
-    """Steps between evaluations on the validation split; else ten times a run."""
+    """Steps between evaluations on the validation split; else about ten times a run, on logged steps."""
     save_every: int | None = None
     """Steps between checkpoints; else at each evaluation."""
     fuse_steps: int | Literal["auto"] = "auto"
-    """Steps per compiled program; auto: one on a CPU, where loops make convolutions slow, else as many as fit between
-    logged steps."""
+    """Steps per compiled program; auto: one on a CPU, where loops make convolutions slow, else the most that
+    pass over no step that is logged, evaluated or saved."""
     patience: int = 0
     """Stop after this many evaluations without improvement and restore the best weights; 0 never stops."""
     min_delta: float = 0.0

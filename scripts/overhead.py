@@ -30,14 +30,13 @@ from jaxrec.run.loop import Trainer, train
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSIONS = f"jaxrec {jaxrec.__version__}", f"jax {jax.__version__}"
-WINDOW_SECONDS = 2.0
+ROUNDS = 7
+WINDOW_SECONDS = 1.0
 RUNS = 16
 
 
 class Stepwise(Trainer):
     """Makes steps by the command's loop and by the compiled step alone, in turn; evaluates and saves nothing."""
-
-    rounds = 7
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -71,7 +70,7 @@ class Stepwise(Trainer):
         self.stream = super()._batches(start, steps)
         bad = jax.device_put(-1)
         count = 20
-        for number in range(-1, self.rounds):
+        for number in range(-1, ROUNDS):
             self.waited, began = 0.0, time.perf_counter()
             state = jax.block_until_ready(super()._steps(log, state, step, start, start + count))
             middle = time.perf_counter()
@@ -124,6 +123,13 @@ class Accounted(Trainer):
 
     def train(self, state: Any, began: float) -> int:
         """Notes the whole time, too."""
+        wait = self.checkpoints.wait
+
+        def counted() -> None:
+            with self._counted("checkpoints"):
+                wait()
+
+        self.checkpoints.wait = counted
         code = super().train(state, began)
         self.total = time.perf_counter() - began
         return code
@@ -228,12 +234,13 @@ def runs() -> str:
     return line + f"({min(shares):.2f} to {max(shares):.2f}) of {RUNS} runs in sequence. Whole processes, cache filled."
 
 
-TABLES: dict[str, tuple[str, Callable[[], str]]] = {
-    "steps": ("The command's loop", steps),
-    "parts": ("Parts of a default run", run_parts),
-    "start": ("Start", start),
-    "runs": ("Many runs at once", runs),
+TABLES: dict[str, tuple[str, Callable[[], str], int]] = {
+    "steps": ("The command's loop", steps, ROUNDS),
+    "parts": ("Parts of a default run", run_parts, 1),
+    "start": ("Start", start, 5),
+    "runs": ("Many runs at once", runs, 3),
 }
+"""Each table's heading, what measures it, and in how many rounds."""
 
 
 def main() -> None:
@@ -245,8 +252,8 @@ def main() -> None:
     if unknown := set(options.tables) - set(TABLES):
         parser.error(f"there is no table {', '.join(sorted(unknown))}; the tables are {', '.join(TABLES)}")
     for name in options.tables or TABLES:
-        title, measure = TABLES[name]
-        text = f"{conditions(VERSIONS, 7)}\n\n{measure()}"
+        title, measure, rounds = TABLES[name]
+        text = f"{conditions(VERSIONS, rounds)}\n\n{measure()}"
         print(f"## {title}\n\n{text}\n", flush=True)
         if options.write:
             write(options.write, {title: text})

@@ -16,7 +16,10 @@ from pathlib import Path
 import pytest
 
 from jaxrec.run import judge
+from jaxrec.run.devices import tune_compiler
 from jaxrec.train import main
+
+tune_compiler()  # As the commands do.
 
 SMALL = {
     "cnn": [],

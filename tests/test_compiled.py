@@ -1,5 +1,6 @@
 """What compiled programs hold on a CPU: no convolution in a loop, as many programs as there are steps of a kind."""
 
+import importlib
 import os
 import re
 from dataclasses import replace
@@ -12,7 +13,7 @@ from conftest import small
 
 from jaxrec.config import PRESETS, Train
 from jaxrec.errors import UserError
-from jaxrec.run import devices
+from jaxrec.run import devices, evaluation, setup
 from jaxrec.run.devices import Devices
 from jaxrec.run.report import read_metrics
 from jaxrec.run.setup import make_steps, steps_at_once
@@ -24,6 +25,8 @@ pytestmark = pytest.mark.usefixtures("as_users_run_it")
 TASKS = {
     # With many or few channels, convolutions would be products.
     "cnn": replace(PRESETS["cnn"], classes=4, width=0.5, accumulate=2),
+    "cnn-deep": replace(PRESETS["cnn-deep"], classes=4, width=0.5),
+    "speednet": replace(PRESETS["speednet"], classes=4, width=0.2),
     "autoencoder": replace(PRESETS["autoencoder"], width=8, accumulate=2),
     "vae": replace(PRESETS["vae"], width=8),
     "gan": replace(PRESETS["gan"], classes=4, width=4, discriminator_steps=2),
@@ -48,7 +51,7 @@ def in_loops(text):
         name = queue.pop()
         if name not in found:
             found.add(name)
-            queue += re.findall(r"(?:body|calls|to_apply|branch_computations=\{)=?%?([\w.-]+)", bodies[name])
+            queue += bodies.keys() & set(re.findall(r"[\w.-]+", bodies[name]))
     return "\n".join(bodies[name] for name in found)
 
 
@@ -96,6 +99,65 @@ def test_steps_made_at_once_pass_over_no_pause():
         steps_at_once(replace(config, fuse_steps=4), devices)
     devices.platform = "tpu"
     assert steps_at_once(config, devices) == 10
+
+
+def test_the_commands_step_takes_its_state_over(tmp_path):
+    devices = Devices()
+    config = Train(dataset="digits", batch_size=8, steps=2)
+    data = setup.open_data(config)
+    config = setup.complete(config, data)
+    examples = data.train.read(np.arange(8))
+    state = evaluation.initializer(config.task, devices)(jax.random.key(0), examples)
+    _, batch = next(setup.batches(config, data, devices, 0, 0, 2))
+    batch, bad = devices.share(batch), setup.unharmed(devices, state)
+    step = setup.compile_step(config, data, devices, state, batch)
+    after, _, _ = step(state, bad, batch)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state, bad)))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((after, batch)))
+
+
+def test_default_evaluations_fall_on_logged_steps():
+    data = setup.open_data(Train(dataset="digits"))
+    assert setup.complete(Train(steps=2110), data).eval_every == 200
+    assert setup.complete(Train(steps=90), data).eval_every == 9
+    assert setup.complete(Train(steps=2110, eval_every=211), data).eval_every == 211
+
+
+class Libc:
+    """What `tune_allocator` asks of glibc, noted."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, name):
+        def call(*arguments):
+            self.calls.append((name, *arguments))
+
+        self.__dict__[name] = call
+        return call
+
+
+@pytest.mark.parametrize("libc, calls", [("glibc", {(-8, 1), (-4, 0), (-1, -1), (-2, 64 * 2**20)}), ("", set())])
+def test_the_allocator_is_tuned_where_glibc_is(libc, calls, monkeypatch):
+    noted = Libc()
+    monkeypatch.setattr("ctypes.CDLL", lambda _: noted)
+    monkeypatch.setattr("platform.libc_ver", lambda: (libc, ""))
+    devices.tune_allocator()
+    assert {call[1:] for call in noted.calls if call[0] == "mallopt"} == calls
+
+
+@pytest.mark.parametrize(
+    "command, more", [("jaxrec.train", []), ("jaxrec.sweep", ["--vary", "optimizer.lr=1e-4:1e-1"])]
+)
+def test_the_allocator_is_tuned_by_the_training_commands_unless_told_not_to(command, more, monkeypatch):
+    def tuned():
+        raise UserError("tuned")
+
+    monkeypatch.setattr("jaxrec.run.loop.tune_allocator", tuned)
+    run = importlib.import_module(command).main
+    for options, said in (([], "tuned"), (["--no-tune-allocator"], "digits2")):
+        with pytest.raises(UserError, match=said):
+            run(["--model", "cnn", "--dataset", "digits2", *more, *options])
 
 
 @pytest.mark.parametrize(

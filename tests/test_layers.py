@@ -20,7 +20,7 @@ def normal(seed, *shape):
 def close(got, expected, tolerance=1e-5):
     def check(a, b):
         assert a.shape == b.shape and a.dtype == b.dtype
-        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * max(1.0, np.abs(b).max()))
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(b).max(initial=1.0))
 
     jax.tree.map(check, got, expected)
 
@@ -85,11 +85,11 @@ def winograd_for_small_images(monkeypatch):
 channels = pytest.mark.parametrize("inputs, outputs", CHANNELS.values(), ids=CHANNELS)
 
 
-@pytest.mark.parametrize("padding", ["SAME", "VALID", ((2, 1), (0, 3))], ids=str)
+@pytest.mark.parametrize("padding, batch", [("SAME", 1), ("VALID", 2), (((2, 1), (0, 3)), 33)], ids=str)
 @pytest.mark.parametrize("size, strides", [(1, 1), (1, 2), (3, 1), (3, 2), (3, 3), (4, 1), (4, 2), (2, 3)])
 @channels
-def test_conv_equals_lax_in_value_and_gradient(inputs, outputs, size, strides, padding):
-    x, kernel = normal(0, 2, 7, 6, inputs), normal(1, size, size, inputs, outputs) / inputs**0.5
+def test_conv_equals_lax_in_value_and_gradient(inputs, outputs, size, strides, padding, batch):
+    x, kernel = normal(0, batch, 7, 6, inputs), normal(1, size, size, inputs, outputs) / inputs**0.5
 
     def plain(x, kernel):
         return lax.conv_general_dilated(x, kernel, (strides, strides), padding, dimension_numbers=NUMBERS)
@@ -98,6 +98,36 @@ def test_conv_equals_lax_in_value_and_gradient(inputs, outputs, size, strides, p
         return function(x, kernel), first_order(function)(x, kernel)[1]
 
     close(*jax.jit(lambda: (run(lambda x, kernel: layers.conv(x, kernel, strides, padding)), run(plain)))())
+
+
+def test_large_images_in_the_forms_that_are_chosen_for_them(monkeypatch):
+    monkeypatch.undo()
+    x, kernel = normal(0, 1, 65, 64, 64), normal(1, 3, 3, 64, 128) / 24
+    got, expected = (jax.jit(first_order(lambda x, k, f=f: f(x, k, 1)))(x, kernel) for f in (layers.conv, plain_down))
+    close(got, expected)
+
+
+@pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.parametrize("batch, side", [(0, 6), (2, 2)])
+def test_empty_results_are_those_of_lax(batch, side, strides):
+    x, kernel = normal(0, batch, side, 6, 6), normal(1, 3, 3, 6, 5)
+
+    def plain(x, kernel):
+        return lax.conv_general_dilated(x, kernel, (strides, strides), "VALID", dimension_numbers=NUMBERS)
+
+    close(*(first_order(f)(x, kernel) for f in (lambda x, k: layers.conv(x, k, strides, "VALID"), plain)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"feature_group_count": 6, "size": 1}, {"kernel_dilation": 2}, {"input_dilation": 2, "padding": 1}],
+    ids=str,
+)
+def test_what_the_forms_have_not_is_flaxs(options):
+    x, size = normal(0, 2, 8, 8, 6), options.pop("size", 3)
+    ours, plain = layers.Conv(6, size, **options), nn.Conv(6, (size, size), **options)
+    params = plain.init(jax.random.key(0), x)
+    close(ours.apply(params, x), plain.apply(params, x))
 
 
 @pairs
@@ -167,11 +197,13 @@ def test_forward_mode_by_the_switch(ours, plain):
 
 
 @pairs
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_forms_keep_the_dtype(ours, plain, dtype):
-    x, kernel = jnp.asarray(normal(0, 2, 6, 6, 3), dtype), jnp.asarray(normal(1, 4, 4, 3, 2), dtype)
-    tolerance = {"float32": 1e-5, "bfloat16": 8e-3}[dtype.__name__]
-    got, expected = (jax.vjp(lambda x, k, f=f: f(x, k, 2), x, kernel) for f in (ours, plain))
+@channels
+@shapes
+@pytest.mark.parametrize("dtype, tolerance", [(jnp.bfloat16, 8e-3), (jnp.float16, 1e-3)])
+def test_forms_keep_the_dtype(ours, plain, dtype, tolerance, inputs, outputs, size, strides):
+    x = jnp.asarray(normal(0, 2, 6, 6, inputs), dtype)
+    kernel = jnp.asarray(normal(1, size, size, inputs, outputs) / inputs**0.5, dtype)
+    got, expected = (jax.vjp(lambda x, k, f=f: f(x, k, strides), x, kernel) for f in (ours, plain))
     assert got[0].dtype == dtype
     wide = jax.tree.map(lambda a: a.astype(jnp.float32), (got[0], got[1](jnp.ones_like(got[0]))))
     close(
@@ -238,6 +270,37 @@ def test_max_pool_equals_flax(side, window, strides, padding):
 def test_equal_maxima_share_the_gradient():
     gradient = jax.grad(lambda x: layers.max_pool(x, 2).sum())(jnp.zeros((1, 2, 2, 1)))
     np.testing.assert_array_equal(gradient, np.full((1, 2, 2, 1), 0.25))
+
+
+def test_max_pool_elsewhere_than_on_a_cpu_is_xlas(monkeypatch):
+    x, gradient = jnp.zeros((1, 2, 2, 1)), jax.grad(lambda x: layers.max_pool(x, 2).sum())
+    assert "reduce_window" not in str(jax.make_jaxpr(lambda x: gradient(x))(x))
+    monkeypatch.setattr(layers, "on_cpu", lambda: False)
+    assert "reduce_window" in str(jax.make_jaxpr(lambda x: gradient(x))(x))
+
+
+def test_max_pool_under_transformations():
+    x = normal(0, 8, 6, 6, 3)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def penalty(pool):
+        return lambda x: jnp.sum(jax.grad(lambda x: jnp.sum(jnp.sin(pool(x))))(x) ** 2)
+
+    def everywhere(pool):
+        second = jax.grad(penalty(pool))
+        spec = PartitionSpec("data")
+        return {
+            "second": second(x),
+            "vmap": jax.vmap(second)(x[:, None]),
+            "scan": lax.scan(lambda carry, x: (carry, second(x)), 0, x[:, None])[1],
+            "shard_map": jax.shard_map(second, mesh=mesh, in_specs=spec, out_specs=spec)(x),
+        }
+
+    close(*(jax.jit(everywhere, static_argnums=0)(f) for f in (lambda x: layers.max_pool(x, 2), plain_pool)))
+
+
+def plain_pool(x):
+    return nn.max_pool(x, (2, 2), (2, 2))
 
 
 def test_max_pool_has_forward_mode():

@@ -58,10 +58,10 @@ def streamed(
         index, epoch = (order[local] for order in batch_indices(seed, step, batch_size, len(split)))
         return {**split.read(index), "index": index, "epoch": epoch}
 
-    threads = min(8, os.cpu_count() or 1)
+    # The other cores are the step's where it runs on the CPU, and more threads stand in line for Python's lock.
+    threads = max(1, min(8, (os.cpu_count() or 1) // 2))
     stream = grain.MapDataset.range(start_step, start_step + steps).map(batch)
-    # Whole batches are read ahead, so a buffer longer than the number of threads would only cost memory.
-    return iter(stream.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)))
+    return iter(stream.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)))
 
 
 def eval_batches(split: Split, batch_size: int) -> Iterator[dict[str, np.ndarray]]:

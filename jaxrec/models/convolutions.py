@@ -305,8 +305,6 @@ def conv(x: jax.Array, kernel: jax.Array, strides: int = 1, padding: str | Seque
     reach = [side + sum(pad) - k for side, k, pad in zip(x.shape[1:3], size, padding, strict=True)]
     if x.shape[0] == 0 or min(reach) < 0:  # The result is empty.
         return lax.conv_general_dilated(x, kernel, (strides, strides), padding, dimension_numbers=NUMBERS)
-    if size == (1, 1) and not any(map(any, padding)):
-        return jnp.einsum("bhwc,cd->bhwd", x[:, ::strides, ::strides], kernel[0, 0])
     # Behind the image, as much as the kernels reach and no more.
     pads = tuple((before, after - more % strides) for (before, after), more in zip(padding, reach, strict=True))
     return _down(*_same_axes(x, kernel), (strides, strides), pads)

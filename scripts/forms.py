@@ -1,0 +1,134 @@
+"""Each layer form against XLA's plain operation: which of them is faster, forwards and in each gradient. On a CPU.
+
+python scripts/forms.py --write docs/performance.md
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from benchmark import conditions, table, write
+
+import jaxrec
+from jaxrec.models import layers
+from jaxrec.run.devices import tune_allocator, tune_compiler
+
+ROUNDS = 7
+BURST = 0.05
+"""Seconds that one of both is called at a time."""
+
+CONVOLUTIONS = [
+    # Transposed or not; batch, side, channels in and out, size of the kernel, strides.
+    (False, 32, 32, 3, 32, 3, 1),
+    (False, 128, 28, 1, 32, 3, 1),
+    (False, 64, 32, 3, 64, 4, 2),
+    (False, 32, 16, 16, 16, 3, 1),
+    (False, 32, 16, 32, 64, 3, 1),
+    (False, 128, 16, 32, 64, 3, 1),
+    (False, 32, 32, 64, 64, 3, 1),
+    (False, 32, 16, 128, 128, 3, 1),
+    (False, 32, 8, 256, 256, 3, 1),
+    (False, 32, 4, 512, 512, 3, 1),
+    (False, 64, 16, 64, 128, 4, 2),
+    (False, 32, 32, 64, 128, 3, 2),
+    (False, 32, 32, 64, 128, 1, 2),
+    (True, 64, 8, 128, 64, 4, 2),
+    (True, 64, 16, 64, 3, 4, 2),
+    (True, 128, 14, 32, 1, 3, 2),
+]
+POOLS = [(32, 32, 32), (128, 16, 64)]
+
+
+def passes(function: Callable[..., jax.Array], *arrays: jax.Array) -> list[tuple[Any, tuple[jax.Array, ...]]]:
+    """The function and its gradient by each of its arrays, compiled, with what each of them is called with."""
+    cotangent = jnp.ones_like(function(*arrays))
+
+    def gradient(index: int) -> Callable[..., jax.Array]:
+        def one(cotangent: jax.Array, *arrays: jax.Array) -> jax.Array:
+            def of(array: jax.Array) -> jax.Array:
+                return function(*arrays[:index], array, *arrays[index + 1 :])
+
+            return jax.vjp(of, arrays[index])[1](cotangent)[0]
+
+        return one
+
+    made = [(jax.jit(function), arrays)]
+    return made + [(jax.jit(gradient(index)), (cotangent, *arrays)) for index in range(len(arrays))]
+
+
+def seconds(call: tuple[Any, tuple[jax.Array, ...]]) -> float:
+    """Seconds per call, over a burst."""
+    function, arrays = call
+    began, count = time.perf_counter(), 0
+    while time.perf_counter() - began < BURST:
+        jax.block_until_ready(function(*arrays))
+        count += 1
+    return (time.perf_counter() - began) / count
+
+
+def against(ours: list[Any], plain: list[Any]) -> list[str]:
+    """A cell for each pass: milliseconds of our form, and how many times longer the plain one takes."""
+    cells = []
+    for both in zip(ours, plain, strict=True):
+        for call in both:
+            seconds(call)  # Compiles.
+        times = [[seconds(call) for call in both] for _ in range(ROUNDS)]
+        ratio = statistics.median(b / a for a, b in times)
+        cells.append(f"{1000 * statistics.median(a for a, _ in times):.2f} ms, {ratio:.2f}")
+    return cells
+
+
+def measure() -> str:
+    """The table."""
+    rng, rows = np.random.default_rng(0), []
+
+    def normal(*shape: int) -> jax.Array:
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    for transposed, batch, side, inputs, outputs, size, strides in CONVOLUTIONS:
+        layer = layers.conv_transpose if transposed else layers.conv
+        x, kernel = normal(batch, side, side, inputs), normal(size, size, inputs, outputs)
+
+        def ours(x: jax.Array, kernel: jax.Array, layer: Any = layer, strides: int = strides) -> jax.Array:
+            return layer(x, kernel, strides)
+
+        def plain(x: jax.Array, kernel: jax.Array, ours: Any = ours) -> jax.Array:
+            with layers.forward_mode():
+                return ours(x, kernel)
+
+        name = f"{'transposed ' * transposed}{size}x{size}" + f", strides {strides}" * (strides > 1)
+        cells = against(passes(ours, x, kernel), passes(plain, x, kernel))
+        rows.append([name, f"{batch}x{side}x{side}x{inputs} to {outputs}", *cells])
+        print(rows[-1], flush=True)
+    for batch, side, channels in POOLS:
+        x = normal(batch, side, side, channels)
+        cells = against(passes(lambda x: layers.max_pool(x, 2), x), passes(lambda x: nn.max_pool(x, (2, 2), (2, 2)), x))
+        rows.append(["max pooling 2x2", f"{batch}x{side}x{side}x{channels}", *cells, ""])
+        print(rows[-1], flush=True)
+    return table(["", "", "value", "gradient by images", "gradient by kernel"], rows)
+
+
+def main() -> None:
+    """Reads the command line, measures, prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table on this page")
+    options = parser.parse_args()
+    tune_allocator()
+    tune_compiler()
+    versions = f"jaxrec {jaxrec.__version__}", f"jax {jax.__version__}"
+    about = "Milliseconds of our form, then the time of XLA's operation divided by it; 1.00 where they are the same."
+    text = f"{conditions(versions, ROUNDS)}\n\n{about}\n\n{measure()}"
+    print(f"## Layer forms\n\n{text}")
+    if options.write:
+        write(options.write, {"Layer forms": text})
+
+
+if __name__ == "__main__":
+    main()
