@@ -122,9 +122,21 @@ def _suits_winograd(y: jax.Array, size: Sequence[int], channels: Sequence[int], 
     return tuple(size) == (3, 3) and strides == (1, 1) and enough and y.dtype == jnp.float32
 
 
+def _cells(y: jax.Array, pads: Pads) -> tuple[int, int]:
+    """Rows and columns of the tiles that cover a 3x3 convolution's result, two pixels by two each."""
+    rows, columns = (-(-(side + sum(pad) - 2) // 2) for side, pad in zip(y.shape[1:3], pads, strict=True))
+    return rows, columns
+
+
+def _filled(y: jax.Array, pads: Pads) -> jax.Array:
+    """Images padded up to the end of their last tiles: [B,2*rows+2,2*columns+2,C]."""
+    sides = zip(y.shape[1:3], pads, _cells(y, pads), strict=True)
+    fill = [(before, 2 * n + 2 - side - before, 0) for side, (before, _), n in sides]
+    return lax.pad(y, jnp.zeros((), y.dtype), [(0, 0, 0), *fill, (0, 0, 0)])
+
+
 def _is_large(y: jax.Array, w: jax.Array, pads: Pads) -> bool:
-    tiles = math.prod(-(-(side + sum(pad) - 2) // 2) for side, pad in zip(y.shape[1:3], pads, strict=True))
-    return y.shape[0] * tiles * w.shape[2] * w.shape[3] >= LARGE
+    return y.shape[0] * math.prod(_cells(y, pads)) * w.shape[2] * w.shape[3] >= LARGE
 
 
 def _transformed(pieces: list[jax.Array]) -> list[jax.Array]:
@@ -134,10 +146,7 @@ def _transformed(pieces: list[jax.Array]) -> list[jax.Array]:
 
 def _tiles(y: jax.Array, pads: Pads) -> list[jax.Array]:
     """The 4x4 tiles, two pixels apart, under 3x3 convolutions of [B,H,W,C], transformed: 16 times [B*H/2*W/2,C]."""
-    cells = [-(-(side + sum(pad) - 2) // 2) for side, pad in zip(y.shape[1:3], pads, strict=True)]
-    fill = [(pad[0], 2 * n + 2 - side - pad[0], 0) for side, pad, n in zip(y.shape[1:3], pads, cells, strict=True)]
-    y = lax.optimization_barrier(lax.pad(y, jnp.zeros((), y.dtype), [(0, 0, 0), *fill, (0, 0, 0)]))
-
+    cells, y = _cells(y, pads), lax.optimization_barrier(_filled(y, pads))
     rows = _transformed([y[:, i : i + 2 * cells[0] - 1 : 2] for i in range(4)])
     tiles = [t for row in rows for t in _transformed([row[:, :, j : j + 2 * cells[1] - 1 : 2] for j in range(4)])]
     return list(lax.optimization_barrier(tuple(t.reshape(-1, y.shape[3]) for t in tiles)))
@@ -159,7 +168,7 @@ def _winograd(y: jax.Array, w: jax.Array, pads: Pads, order: str = "nc,cd->nd") 
     filters = lax.optimization_barrier(tuple(filters))
     products = [jnp.einsum(order, tile, f) for tile, f in zip(tiles, filters, strict=True)]
     products = lax.optimization_barrier(tuple(products))
-    cells = [-(-side // 2) for side in sides]
+    cells = _cells(y, pads)
     products = [product.reshape(y.shape[0], *cells, -1) for product in products]
 
     def inverse(pieces: list[jax.Array]) -> list[jax.Array]:
@@ -175,11 +184,7 @@ def _winograd(y: jax.Array, w: jax.Array, pads: Pads, order: str = "nc,cd->nd") 
 def _columns(y: jax.Array, pads: Pads) -> tuple[jax.Array, ...]:
     """The tiles of `_tiles` transposed, 16 times [C,N], N over rows, columns and images, with a column too many."""
     batch, _, _, channels = y.shape
-    high, wide = (-(-(side + sum(pad) - 2) // 2) for side, pad in zip(y.shape[1:3], pads, strict=True))
-    fill = [
-        (pad[0], 2 * n + 2 - side - pad[0], 0) for side, pad, n in zip(y.shape[1:3], pads, (high, wide), strict=True)
-    ]
-    y = lax.pad(y, jnp.zeros((), y.dtype), [(0, 0, 0), *fill, (0, 0, 0)])
+    (high, wide), y = _cells(y, pads), _filled(y, pads)
     y = y.reshape(batch, high + 1, 2, wide + 1, 2, channels).transpose(2, 4, 1, 3, 0, 5).reshape(4, -1, channels)
     # A product with the identity transposes finite numbers exactly, and faster than XLA's transposition.
     phases = [jnp.einsum("kc,nc->kn", jnp.eye(channels, dtype=y.dtype), phase) for phase in lax.optimization_barrier(y)]

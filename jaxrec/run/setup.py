@@ -99,9 +99,10 @@ def complete(config: Train, data: Data) -> Train:
     mean, std = statistics(data.train, STATISTICS_SAMPLE if data.train.nbytes > STATISTICS_BYTES else None)
     optimizer = replace(config.task.optimizer, steps=steps)
     task = replace(config.task, classes=len(data.dataset.class_names), mean=mean, std=std, optimizer=optimizer)
-    every = max(1, steps // EVALUATIONS)
-    # On logged steps, so that many steps between two of them can be one program.
-    every = config.eval_every or every - (every % config.log_every if every > config.log_every else 0)
+    every = config.eval_every or max(1, steps // EVALUATIONS)
+    if config.eval_every is None and every > config.log_every:
+        # On logged steps, so that many steps between two of them can be one program.
+        every -= every % config.log_every
     return replace(config, task=task, steps=steps, epochs=None, eval_every=every, save_every=config.save_every or every)
 
 
