@@ -12,7 +12,17 @@ from etils import epath
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
-from jaxrec.data import batch_indices, cut_validation, eval_batches, open_dataset, statistics, streamed
+from jaxrec.data import (
+    batch_indices,
+    cut_validation,
+    datasets,
+    eval_batches,
+    open_dataset,
+    prepared,
+    statistics,
+    streamed,
+)
+from jaxrec.data.digits import prepare_digits
 from jaxrec.data.splits import Split, from_arrays
 from jaxrec.errors import UserError
 
@@ -213,6 +223,74 @@ def test_real_sets(name, shape, sizes, first_class):
     source = tfds.data_source(name, split="test", data_dir=os.environ["TFDS_DATA_DIR"], download=False)
     np.testing.assert_array_equal(got["image"][0], source[5]["image"])
     assert got["label"].tolist() == [source[row]["label"] for row in rows.tolist()]
+
+
+@pytest.fixture
+def decoding(monkeypatch, tmp_path):
+    """The number of images decoded so far, with an empty cache."""
+    monkeypatch.setenv("JAXREC_CACHE", str(tmp_path))
+    prepare_digits()
+    count = []
+    convert = prepared.convert_image
+    monkeypatch.setattr(prepared, "convert_image", lambda *arguments: count.append(1) or convert(*arguments))
+    return count
+
+
+def kept_digits(decoding, **options):
+    """The training split as a run holds it, and how many images were decoded for it."""
+    before = len(decoding)
+    split = open_dataset("digits", **options).splits["train"]
+    return split, split.cached(), len(decoding) - before
+
+
+def test_a_split_is_decoded_once(decoding):
+    plain, first, decoded = kept_digits(decoding)
+    assert decoded == len(first) == 1437
+    second, again = kept_digits(decoding)[1:]
+    assert again == 0
+    rows = np.array([3, 0, 1436, 3])
+    for key, value in plain.read(rows).items():
+        for got in (first.read(rows)[key], second.read(rows)[key], second.load()[key][rows]):
+            assert got.dtype == value.dtype and type(got) is np.ndarray
+            np.testing.assert_array_equal(got, value)
+    # Other rows, and other images of the same rows, are others.
+    assert kept_digits(decoding, train_split="train[:10]")[2] == 10
+    assert kept_digits(decoding, train_split="train[:10]", image_size=5)[2] == 10
+    assert kept_digits(decoding, train_split="train[:10]")[2] == 0
+
+
+@pytest.mark.parametrize("harm", ["cut", "emptied", "other shape", "garbage", "removed"])
+def test_a_harmed_file_is_decoded_again(decoding, harm):
+    plain, _, _ = kept_digits(decoding)
+    file = plain.kept
+    content = file.read_bytes()
+    if harm == "other shape":
+        np.save(file, np.load(file)[:-1])
+    elif harm == "removed":
+        file.unlink()
+    else:
+        file.write_bytes({"cut": content[:-1], "emptied": b"", "garbage": b"x" * len(content)}[harm])
+    assert kept_digits(decoding)[2] == 1437
+    assert file.read_bytes() == content
+    assert kept_digits(decoding)[2] == 0
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_a_set_that_changes_is_decoded_again(decoding):
+    plain, _, _ = kept_digits(decoding)
+    (record,) = (plain.kept.parents[1] / "jaxrec_digits").glob("*/*train*array_record*")
+    os.utime(record, ns=(0, 0))
+    assert kept_digits(decoding)[2] == 1437
+
+
+def test_nothing_is_kept_without_permission_or_where_it_is_large(decoding, monkeypatch, tmp_path):
+    (tmp_path / "images").touch()  # no folder can be made here
+    assert [kept_digits(decoding)[2] for _ in range(2)] == [1437, 1437]
+    (tmp_path / "images").unlink()
+    monkeypatch.setattr(datasets, "KEPT", 1437 * 64 - 1)
+    assert kept_digits(decoding)[0].kept is None
+    monkeypatch.setattr(datasets, "KEPT", 1437 * 64)
+    assert kept_digits(decoding)[0].kept is not None
 
 
 @pytest.mark.parametrize("name", ["camvid", "bccd"])

@@ -2,11 +2,13 @@
 
 import hashlib
 from dataclasses import dataclass
+from math import prod
+from pathlib import Path
 
 import numpy as np
 
-from jaxrec.data.prepared import open_prepared, tfds_dir
-from jaxrec.data.splits import Shape, Source, Split
+from jaxrec.data.prepared import cache_dir, open_prepared, tfds_dir
+from jaxrec.data.splits import KEPT, Shape, Source, Split
 from jaxrec.errors import UserError, nearest
 
 
@@ -47,13 +49,21 @@ def open_dataset(
     if image_size is not None and image_size < 1:
         raise UserError(f"image size {image_size} is not possible: expected 1 or more pixels; change --image-size")
     source = _open_source(name, data_dir, image_size, skip_bad)
-    splits = {
-        role: Split(source.read, _rows(name, spec, role, source.sizes), source.image_shape)
-        for role, spec in (("train", train_split), ("test", test_split))
-    }
+    splits = {}
+    for role, spec in (("train", train_split), ("test", test_split)):
+        rows = _rows(name, spec, role, source.sizes)
+        splits[role] = Split(source.read, rows, source.image_shape, _kept(source, rows))
     content = (source.identity, source.image_shape, source.class_names, train_split)
     fingerprint = hashlib.sha256(repr(content).encode()).hexdigest()
     return Dataset(name, source.image_shape, source.class_names, splits, fingerprint, source.skipped)
+
+
+def _kept(source: Source, rows: np.ndarray) -> Path | None:
+    """Where these rows stay decoded, if they do."""
+    if not source.version or len(rows) * prod(source.image_shape) > KEPT:
+        return None
+    key = hashlib.sha256(repr((source.identity, source.version, source.image_shape)).encode() + rows.tobytes())
+    return cache_dir() / "images" / f"{key.hexdigest()[:32]}.npy"
 
 
 def _open_source(name: str, data_dir: str | None, image_size: int | None, skip_bad: bool) -> Source:

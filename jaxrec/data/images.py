@@ -28,12 +28,16 @@ def convert_image(image: "PIL.Image.Image", shape: tuple[int, int, int]) -> np.n
     from PIL import Image, ImageOps
 
     height, width, channels = shape
-    image = ImageOps.exif_transpose(image)
+    image.load()  # some files tell their orientation after their pixels
+    if image.getexif().get(ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         image = Image.fromarray(np.rint(np.asarray(image).clip(0, 65535) / 257).astype(np.uint8))
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    image = image.convert("L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode != mode:
+        image = image.convert(mode)
     if image.size != (width, height):
         image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
     return np.array(image).reshape(shape)

@@ -80,6 +80,7 @@ def open_prepared(name: str, folder: Path, image_size: int | None) -> Source:
         image_shape=shape,
         class_names=tuple(builder.info.features[label_key].names),
         identity=_identity(builder, records, image_key),
+        version=_version(sets[name]),
     )
 
 
@@ -120,3 +121,11 @@ def _identity(builder, records, image_key: str) -> str:
     for example in records.__getitems__(list(range(min(100, len(records))))):
         digest.update(example[image_key])
     return digest.hexdigest()
+
+
+def _version(folder: Path) -> str:
+    """Sizes and times of the set's files, and Pillow's version."""
+    from PIL import __version__
+
+    files = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
+    return repr((__version__, files))

@@ -1,9 +1,13 @@
 """A split: the rows of a source that a run trains or tests on, their validation cut and their statistics."""
 
+import contextlib
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +16,8 @@ from jaxrec.errors import UserError
 Shape = tuple[int, int, int]
 Read = Callable[[np.ndarray], dict[str, np.ndarray]]
 
+KEPT = 2**30
+"""Bytes of decoded images up to which a split is kept decoded from one run to the next."""
 STATISTICS_SAMPLE = 20_000
 """Images enough for the statistics of a set too large to be held in memory."""
 
@@ -29,6 +35,8 @@ class Source:
     identity: str
     """Names the content: equal for equal images."""
     skipped: int = 0
+    version: str = ""
+    """Differs where the files or their decoder may have changed; empty where decoded images are not to be kept."""
 
 
 def from_arrays(images: np.ndarray, labels: np.ndarray) -> Read:
@@ -43,6 +51,8 @@ class Split:
     source: Read
     rows: np.ndarray
     image_shape: Shape
+    kept: Path | None = None
+    """The file in which the decoded images stay from one run to the next."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -68,9 +78,46 @@ class Split:
         return {"image": image, "label": label}
 
     def cached(self) -> "Split":
-        """The same split, held decoded in memory."""
-        examples = self.load()
+        """The same split decoded: held in memory or, with ``kept``, mapped from what an earlier run decoded."""
+        examples = self._found()
+        if examples is None:
+            examples = self.load()
+            self._keep(examples)
         return Split(from_arrays(examples["image"], examples["label"]), np.arange(len(self)), self.image_shape)
+
+    @property
+    def _dtype(self) -> np.dtype:
+        return np.dtype([("image", np.uint8, self.image_shape), ("label", np.int32)])
+
+    def _found(self) -> dict[str, np.ndarray] | None:
+        if self.kept is None:
+            return None
+        try:
+            examples = np.load(self.kept, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError):  # not there, or cut short
+            return None
+        if examples.dtype != self._dtype or examples.shape != (len(self),):
+            return None
+        return {"image": examples["image"], "label": np.array(examples["label"])}
+
+    def _keep(self, examples: dict[str, np.ndarray]) -> None:
+        """Writes the file; where there is no room or permission, the next run decodes again."""
+        if self.kept is None:
+            return
+        table = np.empty(len(self), self._dtype)
+        table["image"], table["label"] = examples["image"], examples["label"]
+        with contextlib.suppress(OSError):
+            self.kept.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.kept.parent, suffix=".part", delete=False) as file:
+                try:
+                    np.save(file, table)
+                    file.flush()
+                    os.fsync(file.fileno())
+                    # In one go, so that other processes never see a part of it.
+                    Path(file.name).replace(self.kept)
+                except BaseException:
+                    Path(file.name).unlink(missing_ok=True)
+                    raise
 
     def subset(self, indices: np.ndarray) -> "Split":
         """The split of the examples at int indices [n]."""

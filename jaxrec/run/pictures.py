@@ -182,7 +182,7 @@ def save_artifacts(
         else:
             raise ValueError(f"artifact '{name}' holds {sorted(artifact)}; expected 'images' or 'matrix'")
         data = io.BytesIO()
-        picture.save(data, "PNG", optimize=True)
+        picture.save(data, "PNG")
         _write(folder / f"{name}.png", data.getvalue())
         if step is not None and name in EVOLVING:
             _write(folder / f"{name}-{step:08d}.png", data.getvalue())

@@ -61,7 +61,7 @@ def open_data(config: Train) -> Data:
     )
     train, validation = dataset.splits["train"], None
     resident = train.nbytes <= config.memory_mb * 2**20
-    if resident:
+    if resident or train.kept:
         train = train.cached()
     if config.validation:
         train, validation = cut_validation(train, config.validation)
