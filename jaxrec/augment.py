@@ -74,9 +74,9 @@ def draw_geometry(
     batch = index.shape[0]
     crop = flip = None
     if config.crop:
-        crop = jax.random.randint(_stream(key, "crop"), (batch, 2), 0, 2 * config.crop + 1)
+        crop = jax.random.randint(_stream(key, "crop"), (batch, 2), 0, 2 * config.crop + 1, jnp.int32)
     if config.flip == "random":
-        flip = jax.random.bernoulli(_stream(key, "flip"), 0.5, (batch,))
+        flip = jax.random.bernoulli(_stream(key, "flip"), jnp.float32(0.5), (batch,))
     elif config.flip == "alternating":
         flip = (_hash(index) + epoch.astype(jnp.uint32)) % jnp.uint32(2) == jnp.uint32(1)
     return Geometry(size, config.crop, _draw_affine(config, key, batch, size), crop, flip)
@@ -309,9 +309,10 @@ def _rectangles(
     """True, in bool [B, H, W, 1], inside a rectangle of the given sides whose centre lies anywhere in the image."""
     # An even side has its centre on one of length + 1 borders between pixels, an odd one on one of length pixels.
     ends = jnp.array([length + 1 - side % 2 for length, side in zip(size, sides, strict=True)])
-    centres = jax.random.randint(key, (batch, 2), 0, ends)
+    centres = jax.random.randint(key, (batch, 2), 0, ends, jnp.int32)
     rows, columns = (
-        (jnp.arange(length) >= centre - side // 2) & (jnp.arange(length) < centre - side // 2 + side)
+        (jnp.arange(length, dtype=jnp.int32) >= centre - side // 2)
+        & (jnp.arange(length, dtype=jnp.int32) < centre - side // 2 + side)
         for length, side, centre in zip(size, sides, jnp.split(centres, 2, axis=1), strict=True)
     )
     return (rows[:, :, None] & columns[:, None, :])[..., None]
@@ -336,7 +337,9 @@ def _draw_randaugment(config: Augment, key: jax.Array, batch: int) -> list[tuple
     """
     if not config.randaugment:
         return []
-    draws = jax.random.randint(_stream(key, "randaugment"), (config.randaugment, batch), 0, 2 * len(_OPERATIONS))
+    draws = jax.random.randint(
+        _stream(key, "randaugment"), (config.randaugment, batch), 0, 2 * len(_OPERATIONS), jnp.int32
+    )
     return [(draw // 2, (1 - 2 * (draw % 2)).astype(jnp.float32)) for draw in draws]
 
 
@@ -404,7 +407,7 @@ def _gan_translation(key: jax.Array, images: jax.Array) -> jax.Array:
     # Rounded to whole pixels, halves up, as in the paper's code.
     down, across = (height + 4) // 8, (width + 4) // 8
     padded = jnp.pad(images, ((0, 0), (down, down), (across, across), (0, 0)))
-    corners = jax.random.randint(key, (batch, 2), 0, jnp.array([2 * down + 1, 2 * across + 1]))
+    corners = jax.random.randint(key, (batch, 2), 0, jnp.array([2 * down + 1, 2 * across + 1], jnp.int32), jnp.int32)
     return _windows(padded, corners, (height, width))
 
 

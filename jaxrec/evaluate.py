@@ -32,8 +32,7 @@ def main(argv: list[str]) -> None:
 
     devices = Devices()
     run, config, dataset, state, step = load_run(options.run, devices)
-    # The training images are not held in memory.
-    config = replace(config, test_split=options.test_split or config.test_split, memory_mb=0)
+    config = replace(config, test_split=options.test_split or config.test_split)
     data = open_data(config)
     check_same_data(data, dataset)
     results = test_results(config, data, Evaluator(config.task, devices), state, step)

@@ -1,6 +1,6 @@
 """python -m jaxrec.generate RUN: pictures from a trained gan or vae; reconstructions from an autoencoder."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
     out = Path(options.out) if options.out else run / "generated"
     labels = None
     if isinstance(config.task, Autoencoder) and config.task.model != "vae":
-        data = open_data(replace(config, memory_mb=0))
+        data = open_data(config)
         check_same_data(data, dataset)
         test = data.test
         inputs = test.read(np.arange(min(options.count, len(test))))["image"]

@@ -23,6 +23,7 @@ import time
 import venv
 from collections.abc import Callable, Iterable
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -400,17 +401,19 @@ def quality_table(name: str, options: argparse.Namespace, peers: Path | None) ->
     seconds: dict[str, list[tuple[float, int] | None]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        # The peers are given decoded images, which jaxrec has to decode.
-        train, validation = cut_validation(open_dataset(goal.dataset).splits["train"], 0.1)
+        environment = surroundings(folder, gpu=False)
+        del environment["JAX_ENABLE_COMPILATION_CACHE"]
+        # Everybody is given decoded images: the peers an archive, jaxrec what its first run of a set keeps.
+        os.environ["JAXREC_CACHE"] = environment["JAXREC_CACHE"] = str(folder)
+        held = open_dataset(goal.dataset).splits["train"].cached()
+        train, validation = cut_validation(held, 0.1)
         arrays = {"train": train.load(), "validation": validation.load()}
         np.savez(folder / "data.npz", **{f"{split}_{key}": v for split in arrays for key, v in arrays[split].items()})
         del arrays
-        environment = surroundings(folder, gpu=False)
-        del environment["JAX_ENABLE_COMPILATION_CACHE"]
         for seed in range(rounds):
             runs = folder / f"runs{seed}"
             # Where compiled programs are kept: every run compiles its own.
-            environment["JAXREC_CACHE"] = str(folder / f"cache{seed}")
+            environment["JAX_COMPILATION_CACHE_DIR"] = str(folder / f"programs{seed}")
             log = runs / "goal" / "metrics.jsonl"
             contest: dict[str, tuple[list[Any], Path | None, dict[str, str]]] = {
                 "jaxrec": ([sys.executable, *command(goal, runs, seed)], log, environment)
@@ -437,7 +440,8 @@ def quality_table(name: str, options: argparse.Namespace, peers: Path | None) ->
     shown = " ".join(command(goal, Path("runs"), 0))
     about = f"{goal.metric} {goal.value} on the validation split, evaluated every {goal.every} steps. Adam at {goal.lr}"
     about += f" falling linearly to 0 over {goal.steps} steps, batch {goal.batch}. jaxrec's command: `python {shown}`"
-    return "\n\n".join([conditions([], rounds), about, table(head, rows)])
+    versions = [f"{name} {version(name)}" for name in ("jaxrec", "jax")]
+    return "\n\n".join([conditions(versions, rounds), about, table(head, rows)])
 
 
 def peers_python(folder: Path, gpu: bool) -> Path:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -84,8 +85,9 @@ def test_compiled_programs_are_few_and_kept(tmp_path):
         assert done.stderr == ""
         kept.append({path.name for path in (tmp_path / "programs").glob("*-cache")})
     first, second = kept
-    assert any(name.startswith("jit_make_steps") for name in first)
-    assert 4 <= len(first) <= 12, "initial state, step, evaluation, pictures, and little else"
+    # Evaluation and pictures twice: of the validation and of the test split. The rest of jax's own makes keys.
+    expected = {"init": 1, "make_steps": 1, "eval_step": 2, "artifacts": 2, "_threefry_seed": 1, "add": 1, "stage": 1}
+    assert Counter(name.removeprefix("jit_").split("-")[0] for name in first) == expected
     assert second == first
     done = python("-m", "jaxrec.evaluate", tmp_path / "first", JAXREC_CACHE=str(tmp_path))
     assert done.returncode == 0, done.stderr

@@ -104,7 +104,7 @@ def test_steps_made_at_once_pass_over_no_pause():
 def test_the_commands_step_takes_its_state_over(tmp_path):
     devices = Devices()
     config = Train(dataset="digits", batch_size=8, steps=2)
-    data = setup.open_data(config)
+    data = setup.open_data(config, trains=True)
     config = setup.complete(config, data)
     examples = data.train.read(np.arange(8))
     state = evaluation.initializer(config.task, devices)(jax.random.key(0), examples)

@@ -14,7 +14,15 @@ NUMBERS = ("NHWC", "HWIO", "NHWC")
 
 
 def normal(seed, *shape):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    numbers = np.random.default_rng(seed).normal(size=shape)
+    return numbers if jax.config.read("jax_enable_x64") else numbers.astype(np.float32)
+
+
+@pytest.fixture
+def in_float64():
+    """Where float32 loses digits, as in derivatives of derivatives, the forms are held to the plain operation in 64."""
+    with jax.enable_x64(True):
+        yield
 
 
 def close(got, expected, tolerance=1e-5):
@@ -132,10 +140,10 @@ def test_what_the_forms_have_not_is_flaxs(options):
 
 @pairs
 @pytest.mark.parametrize("side", [1, 4, 7])
-def test_winograds_second_form_of_the_weight_gradient(ours, plain, side):
+def test_winograds_second_form_of_the_weight_gradient(ours, plain, side, in_float64):
     x, kernel = normal(0, 3, side, side + 1, 32), normal(1, 3, 3, 32, 96) / 32**0.5
-    close(*(jax.jit(first_order(lambda x, k, f=f: f(x, k, 1)))(x, kernel) for f in (ours, plain)))
-    close(*(jax.jit(second_order(lambda x, k, f=f: f(x, k, 1)))(x, kernel) for f in (ours, plain)), 1e-4)
+    for order in (first_order, second_order):
+        close(*(jax.jit(order(lambda x, k, f=f: f(x, k, 1)))(x, kernel) for f in (ours, plain)), 1e-10)
 
 
 def test_forms_are_the_ones_meant(monkeypatch):
@@ -160,10 +168,10 @@ def test_forms_are_the_ones_meant(monkeypatch):
 @pairs
 @pytest.mark.parametrize("side, size, strides", [(6, 4, 2), (5, 3, 2), (4, 2, 3), (5, 3, 1)])
 @channels
-def test_gradients_of_gradients(ours, plain, inputs, outputs, side, size, strides):
+def test_gradients_of_gradients(ours, plain, inputs, outputs, side, size, strides, in_float64):
     x, kernel = normal(0, 2, side, side, inputs), normal(1, size, size, inputs, outputs) / inputs**0.5
     got, expected = (jax.jit(second_order(lambda x, k, f=f: f(x, k, strides)))(x, kernel) for f in (ours, plain))
-    close(got, expected, 1e-4)
+    close(got, expected, 1e-10)
 
 
 # Of a 4x4 kernel with strides 2, and of a 3x3 kernel without.
@@ -181,7 +189,7 @@ def test_vmap_over_images_and_kernels(ours, plain, inputs, outputs, size, stride
 
 
 @pairs
-def test_forward_mode_by_the_switch(ours, plain):
+def test_forward_mode_by_the_switch(ours, plain, in_float64):
     x, kernel = normal(0, 2, 6, 6, 3), normal(1, 4, 4, 3, 2)
     directions = normal(2, *x.shape), normal(3, *kernel.shape)
 
@@ -191,7 +199,7 @@ def test_forward_mode_by_the_switch(ours, plain):
 
     with layers.forward_mode():
         got = hessian_vector(ours)
-    close(got, hessian_vector(plain), 1e-4)
+    close(got, hessian_vector(plain), 1e-10)
     with pytest.raises(TypeError, match="forward-mode"):
         hessian_vector(ours)
 
@@ -216,7 +224,7 @@ def test_forms_keep_the_dtype(ours, plain, dtype, tolerance, inputs, outputs, si
 @pairs
 @channels
 @shapes
-def test_scan_of_gradient_steps(ours, plain, inputs, outputs, size, strides):
+def test_scan_of_gradient_steps(ours, plain, inputs, outputs, size, strides, in_float64):
     kernel = normal(1, size, size, inputs, outputs) / inputs**0.5
 
     def run(function):
@@ -226,7 +234,7 @@ def test_scan_of_gradient_steps(ours, plain, inputs, outputs, size, strides):
 
         return jax.jit(lambda: lax.scan(step, jnp.array(kernel), normal(0, 3, 2, 6, 6, inputs)))()
 
-    close(run(ours), run(plain), 1e-4)
+    close(run(ours), run(plain), 1e-10)
 
 
 @pairs
@@ -234,7 +242,9 @@ def test_scan_of_gradient_steps(ours, plain, inputs, outputs, size, strides):
 @shapes
 @pytest.mark.parametrize("check", [True, False])
 @pytest.mark.parametrize("order", [first_order, image_penalty])
-def test_shard_map_sums_the_kernel_gradient_over_devices(ours, plain, check, order, inputs, outputs, size, strides):
+def test_shard_map_sums_the_kernel_gradient_over_devices(
+    ours, plain, check, order, inputs, outputs, size, strides, in_float64
+):
     x, kernel = normal(0, 8, 6, 6, inputs), normal(1, size, size, inputs, outputs) / inputs**0.5
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 
@@ -245,7 +255,7 @@ def test_shard_map_sums_the_kernel_gradient_over_devices(ours, plain, check, ord
 
     specs = (PartitionSpec("data"), PartitionSpec())
     got = jax.jit(jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=check))(x, kernel)
-    close(got, jax.jit(order(lambda x, k: plain(x, k, strides)))(x, kernel)[1][1], 1e-4)
+    close(got, jax.jit(order(lambda x, k: plain(x, k, strides)))(x, kernel)[1][1], 1e-10)
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def _phases(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
 def _suits_winograd(y: jax.Array, size: Sequence[int], channels: Sequence[int], strides: Pair) -> bool:
     narrow, wide = sorted(channels)
     enough = narrow >= MANY[0] and wide >= MANY[1]
-    return tuple(size) == (3, 3) and strides == (1, 1) and enough and y.dtype == jnp.float32
+    return tuple(size) == (3, 3) and strides == (1, 1) and enough and jnp.finfo(y.dtype).bits >= 32
 
 
 def _cells(y: jax.Array, pads: Pads) -> tuple[int, int]:

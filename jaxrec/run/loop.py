@@ -76,7 +76,7 @@ def train(config: Train, kind: "Callable[..., Trainer] | None" = None) -> int:
         )
     devices = Devices()
     devices.check_batch(config.batch_size)
-    data = open_data(config)
+    data = open_data(config, trains=True)
     config = replace(complete(config, data), resume=False)
     if resumed is not None:
         folder.check_same(folder.read_config(resumed), config)

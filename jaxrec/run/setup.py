@@ -49,8 +49,11 @@ class Data:
     """The training images live on the devices."""
 
 
-def open_data(config: Train) -> Data:
-    """Opens the configured data set and cuts its validation split from the training split."""
+def open_data(config: Train, *, trains: bool = False) -> Data:
+    """Opens the configured data set and cuts its validation split from the training split.
+
+    What only evaluates leaves ``trains`` out, and the training images are not held.
+    """
     dataset = open_dataset(
         config.dataset,
         data_dir=config.data_dir,
@@ -60,8 +63,8 @@ def open_data(config: Train) -> Data:
         skip_bad=config.skip_bad,
     )
     train, validation = dataset.splits["train"], None
-    resident = train.nbytes <= config.memory_mb * 2**20
-    if resident or train.kept:
+    resident = trains and train.nbytes <= config.memory_mb * 2**20
+    if resident or (trains and train.kept):
         train = train.cached()
     if config.validation:
         train, validation = cut_validation(train, config.validation)

@@ -49,7 +49,7 @@ def _corrupt(state: State, key: jax.Array, images: jax.Array) -> jax.Array:
     """The input: the clean image plus Gaussian noise, clipped to [0, 1]."""
     if not state.config.noise:
         return images
-    return jnp.clip(images + state.hyper["noise"] * jax.random.normal(key, images.shape), 0, 1)
+    return jnp.clip(images + state.hyper["noise"] * jax.random.normal(key, images.shape, jnp.float32), 0, 1)
 
 
 def _pixels(config: Config, outputs: jax.Array) -> jax.Array:
@@ -105,7 +105,7 @@ def _variational_loss(state: State) -> Any:
     def loss(params: Any, stats: Any, part: Any, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
         inputs, target = part
         variables = {"params": params, **stats}
-        noise = jax.random.normal(key, (config.train_samples, inputs.shape[0], config.code))
+        noise = jax.random.normal(key, (config.train_samples, inputs.shape[0], config.code), jnp.float32)
         if config.train_samples > 1:
             log_weights = _log_weights(model, variables, target, noise, config.likelihood, weight)
             value = -losses.importance_bound(log_weights).mean()
@@ -150,7 +150,7 @@ def eval_step(state: State, batch: Batch) -> dict[str, Metric]:
             "loss": Average.from_batch({"loss": loss}, mask),
         }
     shape = (config.eval_samples, config.code)
-    noise = jax.vmap(lambda key: jax.random.normal(key, shape), out_axes=1)(_keys(batch, "codes"))
+    noise = jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32), out_axes=1)(_keys(batch, "codes"))
     log_weights = _log_weights(player.model, player.variables(), target, noise, config.likelihood, 1.0)
     mean, log_variance = player.model.apply(player.variables(), target, method="encode")
     outputs = player.model.apply(player.variables(), mean, method="decode")
@@ -188,7 +188,7 @@ def generate(state: State, key: jax.Array, count: int) -> dict[str, jax.Array]:
     """``image`` float32 [count, H, W, C] in [0, 1], decoded from codes drawn from the prior; a vae only."""
     if state.config.model != "vae":
         raise UserError("only a vae or a gan generates images; this run is a plain autoencoder: use predict")
-    return {"image": _decode(state, jax.random.normal(key, (count, state.config.code)))}
+    return {"image": _decode(state, jax.random.normal(key, (count, state.config.code), jnp.float32))}
 
 
 def artifacts(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:

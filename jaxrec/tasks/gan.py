@@ -80,7 +80,7 @@ def train_step(state: State, batch: Batch, *, axis_name: str | None = None) -> t
     if size % rounds:
         raise UserError(f"a batch of {size} cannot be shared by {rounds} discriminator steps; choose a multiple")
     share = size // rounds
-    latents = jax.random.normal(key("latents"), (rounds + 1, share, config.latents))
+    latents = jax.random.normal(key("latents"), (rounds + 1, share, config.latents), jnp.float32)
     label = batch["label"] if config.conditional else None
     metrics: Metrics = {}
     for turn in range(rounds):
@@ -167,7 +167,7 @@ def eval_step(state: State, batch: Batch) -> dict[str, Average]:
     config, discriminator = state.config, state.players["discriminator"]
     index = batch.get("index", jnp.arange(batch["image"].shape[0], dtype=jnp.int32))
     keys = jax.vmap(partial(stream, jax.random.key(0), "latents"))(index)
-    latents = jax.vmap(lambda key: jax.random.normal(key, (config.latents,)))(keys)
+    latents = jax.vmap(lambda key: jax.random.normal(key, (config.latents,), jnp.float32))(keys)
     label = batch["label"] if config.conditional else None
 
     def score(images: jax.Array) -> jax.Array:
@@ -194,7 +194,7 @@ def predict(state: State, inputs: dict[str, jax.Array | None]) -> dict[str, jax.
 
 def generate(state: State, key: jax.Array, count: int) -> dict[str, jax.Array]:
     """``image`` float32 [count, H, W, C] in [0, 1] from fresh latents; if conditional, ``label`` [count] by turns."""
-    latents = jax.random.normal(key, (count, state.config.latents))
+    latents = jax.random.normal(key, (count, state.config.latents), jnp.float32)
     label = jnp.arange(count, dtype=jnp.int32) % max(state.config.classes, 1)
     image = predict(state, {"latents": latents, "label": label})["image"]
     return {"image": image, "label": label} if state.config.conditional else {"image": image}
