@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Annotated, Any, Literal, TypeVar
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -262,6 +263,9 @@ class Train:
     fuse_steps: int | Literal["auto"] = "auto"
     """Steps per compiled program; auto: one on a CPU, where loops make convolutions slow, else the most that
     pass over no step that is logged, evaluated or saved."""
+    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
+    """Where the loss or a gradient is not finite: stop; skip the update, counting them; or go back to the last good
+    checkpoint with half the learning rate, three times at most."""
     patience: int = 0
     """Stop after this many evaluations without improvement and restore the best weights; 0 never stops."""
     min_delta: float = 0.0
@@ -348,4 +352,24 @@ def _build(kind: type, values: dict[str, Any]) -> Any:
             f"the settings hold {kind.__name__} '{min(unknown)}', which this version of jaxrec does not know; "
             "read the run with the version its manifest names"
         )
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    made = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    hints = get_type_hints(kind)
+    for name, value in made.items():
+        if not _fits(value, hints[name]):
+            raise UserError(f"the settings hold {kind.__name__} '{name}' = {value!r:.60}, which is none of its values")
+    return kind(**made)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value read from JSON is of a field's type."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in parts
+    if origin in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin is tuple and isinstance(value, tuple):
+        parts = parts[:1] * len(value) if parts[1:] == (...,) else parts
+        return len(value) == len(parts) and all(map(_fits, value, parts))
+    if isinstance(value, bool) or origin is tuple:
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)

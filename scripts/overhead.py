@@ -29,6 +29,7 @@ from jaxrec.config import PRESETS, Train
 from jaxrec.data import datasets
 from jaxrec.data.datasets import KEPT
 from jaxrec.run.loop import Trainer, train
+from jaxrec.run.setup import unharmed
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSIONS = f"jaxrec {jaxrec.__version__}", f"jax {jax.__version__}"
@@ -71,14 +72,14 @@ class Stepwise(Trainer):
         batch = next(super()._batches(0, steps))[1]
         # One stream for all windows, as a run has.
         self.stream = super()._batches(start, steps)
-        bad = jax.device_put(-1)
+        watch = unharmed(self.devices, state)
         count = 20
         for number in range(-1, ROUNDS):
             self.waited, began = 0.0, time.perf_counter()
             state = jax.block_until_ready(super()._steps(log, state, step, start, start + count))
             middle = time.perf_counter()
             for _ in range(count):
-                state, bad, _ = step(state, bad, batch)
+                state, watch, _ = step(state, watch, batch)
             jax.block_until_ready(state)
             end = time.perf_counter()
             start += count
@@ -104,11 +105,11 @@ class Accounted(Trainer):
         yield
         self.spent[name] += time.perf_counter() - began
 
-    def _log(self, log: Any, made: int, metrics: Any, bad: Any) -> None:
+    def _log(self, log: Any, made: int, metrics: Any, watch: Any, hashes: Any) -> None:
         # What is waited for is the step, whose time is not logging's.
         jax.block_until_ready(metrics)
         with self._counted("logging"):
-            super()._log(log, made, metrics, bad)
+            super()._log(log, made, metrics, watch, hashes)
 
     def _save(self, made: int, state: Any, score: Any) -> None:
         jax.block_until_ready(state)

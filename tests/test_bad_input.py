@@ -284,6 +284,9 @@ def test_a_checkpoint_of_another_model(sentence, copied, trained, tmp_path):
     run = copied("cnn")
     shutil.rmtree(run / "checkpoints")
     shutil.copytree(trained("autoencoder") / "checkpoints", run / "checkpoints")
+    assert "is not what was saved), and so is every other" in sentence(evaluate, run)
+    shutil.rmtree(run / "sums")
+    shutil.copytree(trained("autoencoder") / "sums", run / "sums")
     assert "is of another model: its net/" in sentence(evaluate, run)
     assert "is of another model: its net/" in sentence(predict, run, images(tmp_path / "in", "a.png"))
 

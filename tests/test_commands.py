@@ -86,7 +86,16 @@ def test_compiled_programs_are_few_and_kept(tmp_path):
         kept.append({path.name for path in (tmp_path / "programs").glob("*-cache")})
     first, second = kept
     # Evaluation and pictures twice: of the validation and of the test split. The rest of jax's own makes keys.
-    expected = {"init": 1, "make_steps": 1, "eval_step": 2, "artifacts": 2, "_threefry_seed": 1, "add": 1, "stage": 1}
+    expected = {
+        "init": 1,
+        "make_steps": 1,
+        "fingerprints": 1,
+        "eval_step": 2,
+        "artifacts": 2,
+        "_threefry_seed": 1,
+        "add": 1,
+        "stage": 1,
+    }
     assert Counter(name.removeprefix("jit_").split("-")[0] for name in first) == expected
     assert second == first
     done = python("-m", "jaxrec.evaluate", tmp_path / "first", JAXREC_CACHE=str(tmp_path))

@@ -16,7 +16,7 @@ from jaxrec.errors import UserError
 from jaxrec.run import devices, evaluation, setup
 from jaxrec.run.devices import Devices
 from jaxrec.run.report import read_metrics
-from jaxrec.run.setup import make_steps, steps_at_once
+from jaxrec.run.setup import Watch, make_steps, steps_at_once
 from jaxrec.tasks import task_of
 from jaxrec.train import main
 
@@ -39,8 +39,8 @@ def compiled(task, fused, platform="cpu"):
     shape = (fused, 8) if fused > 1 else (8,)
     batch = {"index": np.zeros(shape, np.int32), "epoch": np.zeros(shape, np.int32)}
     state = jax.eval_shape(partial(task_of(task).init, task), jax.random.key(0), images)
-    program = jax.jit(partial(make_steps, task, platform))
-    return program.lower(state, np.int32(-1), batch, images).compile().as_text()
+    program = jax.jit(partial(make_steps, task, platform, False))
+    return program.lower(state, Watch(np.int32(-1), np.int32(0)), batch, images).compile().as_text()
 
 
 def in_loops(text):
@@ -109,10 +109,10 @@ def test_the_commands_step_takes_its_state_over(tmp_path):
     examples = data.train.read(np.arange(8))
     state = evaluation.initializer(config.task, devices)(jax.random.key(0), examples)
     _, batch = next(setup.batches(config, data, devices, 0, 0, 2))
-    batch, bad = devices.share(batch), setup.unharmed(devices, state)
+    batch, watch = devices.share(batch), setup.unharmed(devices, state)
     step = setup.compile_step(config, data, devices, state, batch)
-    after, _, _ = step(state, bad, batch)
-    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state, bad)))
+    after, _, _ = step(state, watch, batch)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state, watch)))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((after, batch)))
 
 

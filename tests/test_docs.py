@@ -18,10 +18,11 @@ from jaxrec.predict import Predict
 from jaxrec.run.folder import write_json
 from jaxrec.sweep import draws
 from jaxrec.train import read_arguments
+from jaxrec.verify import Verify
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "README.zh.md", *sorted((ROOT / "docs").glob("*.md"))]
-KINDS = {"evaluate": Evaluate, "generate": Generate, "inspect": Inspect, "predict": Predict}
+KINDS = {"evaluate": Evaluate, "generate": Generate, "inspect": Inspect, "predict": Predict, "verify": Verify}
 
 
 def blocks(page: Path, language: str) -> list[str]:

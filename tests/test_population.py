@@ -230,9 +230,9 @@ def test_steps_made_at_once_are_the_same_steps(form, tmp_path, request):
 def test_a_member_of_vaes_is_validated_with_few_codes(tmp_path, monkeypatch):
     drawn, make = [], loop.Evaluator.__call__
 
-    def noting(evaluator: Any, state: Any, split: Any) -> dict[str, Any]:
+    def noting(evaluator: Any, state: Any, *rest: Any) -> dict[str, Any]:
         drawn.append(state.config.eval_samples)
-        return make(evaluator, state, split)
+        return make(evaluator, state, *rest)
 
     monkeypatch.setattr(loop.Evaluator, "__call__", noting)
     given = small("vae", "--runs", tmp_path, "--name", "a", "--seeds", 2, "--steps", 1, "--eval-samples", 12)

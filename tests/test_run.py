@@ -15,7 +15,7 @@ from conftest import small
 from jaxrec.config import Train
 from jaxrec.data import cache_dir
 from jaxrec.errors import UserError
-from jaxrec.run import folder, judge, setup
+from jaxrec.run import evaluation, folder, judge, setup
 from jaxrec.run.checkpoints import Checkpoints, split_state
 from jaxrec.run.devices import Devices
 from jaxrec.run.log import Log
@@ -137,8 +137,8 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch, caps
     whole = train(tmp_path, "whole", *options)
     write = Log.write
 
-    def stop(log: Log, step: int, *rest: Any) -> None:
-        write(log, step, *rest)
+    def stop(log: Log, step: int, *rest: Any, **named: Any) -> None:
+        write(log, step, *rest, **named)
         if step == 5:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -220,3 +220,28 @@ def test_the_manifest_stands_without_git(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     assert folder.manifest({}, [], 0)["git"] == ""
     assert folder.manifest({}, [], 0)["versions"]["python"] == sys.version.split()[0]
+
+
+def test_a_run_stopped_while_it_evaluates_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch, capsys):
+    options = ["--steps", 9, "--log-every", 1, "--eval-every", 4, "--average", 0.9, "--patience", 3]
+    whole = train(tmp_path, "whole", *options)
+    batches, calls = evaluation.eval_batches, []
+
+    def stop(*arguments: Any) -> Any:
+        for batch in batches(*arguments):
+            calls.append(1)
+            if len(calls) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "eval_batches", stop)
+        patch.setattr(evaluation, "evaluation_batch_size", lambda *_: 8)
+        assert main(small("autoencoder", "--runs", tmp_path, "--name", "part", *options)) == 128 + signal.SIGTERM
+    part = tmp_path / "part"
+    assert "stopped by SIGTERM after step 4" in capsys.readouterr().out
+    assert not rows(part, "validation")
+    assert main(["--name", "part", "--runs", str(tmp_path), "--resume"]) == 0
+    assert all(map(np.array_equal, everything(whole), everything(part)))
+    assert read_metrics(whole) == read_metrics(part)
+    assert kept(whole) == kept(part)

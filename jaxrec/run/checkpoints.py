@@ -1,8 +1,14 @@
 """Checkpoints of a run: model, training state and progress saved together, the latest and the best kept (Orbax)."""
 
+import contextlib
+import json
 import shutil
+import sys
+import time
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
@@ -10,8 +16,11 @@ from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers
 
 from jaxrec.errors import UserError
+from jaxrec.run.fingerprint import fingerprints
+from jaxrec.run.folder import write_json
 from jaxrec.tasks.state import State
 
+T = TypeVar("T")
 ITEMS = ("model", "train", "progress")
 
 
@@ -44,7 +53,7 @@ def saved_shapes(run: Path, step: int) -> dict[str, tuple[int, ...]]:
             metadata: Any = checkpointer.metadata(item)
         return _shapes(metadata.item_metadata.tree)
     except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"checkpoint '{item}' is damaged; restore it, or train again") from error
+        raise UserError(f"checkpoint {step} in '{item.parents[1]}' is damaged (its metadata cannot be read)") from error
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
@@ -52,30 +61,93 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     return {name: tuple(leaf.shape) for name, leaf in flat.items()}
 
 
-def _score(metrics: dict[str, float]) -> float:
-    return metrics["score"]
+def hashes_of(model: Any, train: Any = None) -> dict[str, jax.Array]:
+    """The hash of each array of ``split_state``, by its path."""
+    return fingerprints({"model": model} | ({} if train is None else {"train": train}))
+
+
+def _sums(file: Path) -> list[int]:
+    """Size and CRC-32 of a file."""
+    size, crc = 0, 0
+    with file.open("rb") as opened:
+        while piece := opened.read(2**24):
+            size, crc = size + len(piece), zlib.crc32(piece, crc)
+    return [size, crc]
+
+
+def _sum(record: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(record, sort_keys=True).encode())
+
+
+class LatestAndBest(checkpoint_managers.PreservationPolicy):
+    """Keeps the latest checkpoint and the one of least score; the best alone would have a resumed run go back to it.
+
+    Orbax's own policy reads scores from files of its own, and fails over a damaged one before it can be named.
+    """
+
+    def __init__(self, scores: dict[int, float]) -> None:
+        self.scores = scores
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Whether to keep each checkpoint."""
+        steps = [each.step for each in checkpoints]
+        scores = {step: self.scores[step] for step in steps if step in self.scores}
+        kept = {max(steps, default=None), min(scores, key=lambda step: scores[step], default=None)}
+        return [step in kept for step in steps]
 
 
 class Checkpoints:
-    """The checkpoints in ``run/checkpoints``; a context manager that waits at its end for what is being saved."""
+    """The checkpoints in ``run/checkpoints``; a context manager that waits at its end for what is being saved.
+
+    The size and CRC-32 of each one's files lie in ``run/sums``, and each array's hash beside the progress. One whose
+    files are not what they were is not among ``steps``; a run that goes on moves it to ``run/damaged``.
+    """
 
     def __init__(self, run: Path, *, read_only: bool = False) -> None:
-        # Keeping the best alone would delete the latest, and a resumed run would go back to the best.
-        keep = checkpoint_managers.AnyPreservationPolicy(
-            [
-                checkpoint_managers.LatestN(1),
-                checkpoint_managers.BestN(
-                    get_metric_fn=_score, reverse=True, n=1, keep_checkpoints_without_metrics=False
-                ),
-            ]
-        )
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=keep, best_fn=_score, best_mode="min", read_only=read_only, create=not read_only
-        )
-        self.folder = run / "checkpoints"
+        self.folder, self.sums, self.read_only = run / "checkpoints", run / "sums", read_only
         if read_only and not self.folder.is_dir():
             raise UserError(f"run '{run.name}' has no checkpoint yet; let it train until its first, or start it again")
+        there = [int(path.name) for path in self.folder.glob("*") if path.name.isdigit()]
+        self.damaged = {step: damage for step in there if (damage := self._damage(step))}
+        if self.damaged and len(self.damaged) == len(there):
+            raise UserError(f"{self.damaged[max(there)]}, and so is every other; put them back, or train again")
+        for step in () if read_only else self.damaged:
+            (run / "damaged").mkdir(exist_ok=True)
+            (self.folder / str(step)).rename(run / "damaged" / f"{step}-{time.time_ns()}")
+        self.scores: dict[int, float] = {}
+        keep = None if read_only else LatestAndBest(self.scores)
+        options = ocp.CheckpointManagerOptions(preservation_policy=keep, read_only=read_only, create=not read_only)
         self.manager = ocp.CheckpointManager(self.folder, item_names=ITEMS, options=options)
+        for step in self.steps():
+            with contextlib.suppress(UserError):  # A damaged one is said to be when it is restored.
+                if (score := self.record(step)["score"]) is not None:
+                    self.scores[step] = score
+
+    def _damage(self, step: int) -> str | None:
+        """What is wrong with a checkpoint's files, as far as their sums are known."""
+        try:
+            known = json.loads((self.sums / f"{step}.json").read_text("utf-8"))
+        except (OSError, ValueError):  # killed before they were written
+            return None
+        for name, sums in known.items():
+            file = self.folder / str(step) / name
+            if not file.is_file() or _sums(file) != sums:
+                what = "is not what was saved" if file.is_file() else "is missing"
+                return f"checkpoint {step} in '{self.folder}' is damaged ({name} {what})"
+        return None
+
+    def _seal(self) -> None:
+        """Writes the sums of what has been saved since, and drops those of what has been deleted."""
+        kept = {str(step): self.folder / str(step) for step in self.manager.all_steps()}
+        self.sums.mkdir(exist_ok=True)
+        for path in self.sums.glob("*.json"):
+            if path.stem not in kept:
+                path.unlink()
+        for name, folder in kept.items():
+            path = self.sums / f"{name}.json"
+            if not path.exists():
+                files = sorted(file for file in folder.rglob("*") if file.is_file())
+                write_json(path, {file.relative_to(folder).as_posix(): _sums(file) for file in files})
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -83,6 +155,8 @@ class Checkpoints:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             self.manager.close()
+            if not self.read_only:
+                self._seal()
         except Exception:
             # What ended the run is worth more than what followed from it.
             if kind is None:
@@ -101,20 +175,28 @@ class Checkpoints:
     def save(self, step: int, state: State, progress: dict[str, Any], score: float | None) -> None:
         """Saves in the background; ``score`` is what the best checkpoint has least of (None: no candidate)."""
         model, train = split_state(state)
+        # Orbax notices what is missing or cut short, and a changed number not.
+        hashes = {name: int(value) for name, value in jax.device_get(hashes_of(model, train)).items()}
+        record = {"progress": dict(progress), "hashes": hashes, "score": score}
         arguments = ocp.args.Composite(
             model=ocp.args.StandardSave(model),
             train=ocp.args.StandardSave(train),
-            # A copy, because it is written while the run goes on.
-            progress=ocp.args.JsonSave(dict(progress)),
+            progress=ocp.args.JsonSave({**record, "sum": _sum(record)}),
         )
         self.wait()
         self.check_room(state)
-        self.manager.save(step, args=arguments, metrics=None if score is None else {"score": score})
+        if step in self.steps():  # saved without a score, by a run that was stopped while it evaluated
+            self.manager.delete(step)
+        (self.sums / f"{step}.json").unlink(missing_ok=True)
+        if score is not None:
+            self.scores[step] = score
+        self.manager.save(step, args=arguments)
 
     def wait(self) -> None:
         """Waits for what is being saved; raises UserError where that failed."""
         try:
             self.manager.wait_until_finished()
+            self._seal()
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
@@ -123,38 +205,65 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps of the checkpoints that are kept."""
-        return list(self.manager.all_steps())
+        return [step for step in self.manager.all_steps() if step not in self.damaged]
 
     def latest(self) -> int:
         """The step of the newest checkpoint; raises UserError where there is none."""
-        step = self.manager.latest_step()
-        if step is None:
+        if not self.steps():
             raise UserError(f"there is no checkpoint in '{self.folder}' yet; start the run again under another --name")
-        return step
+        return max(self.steps())
 
     def best(self) -> int:
         """The step of the checkpoint with the least score; the newest where none has one."""
-        best = self.manager.best_step()
-        return self.latest() if best is None else best
+        scores = {step: self.scores[step] for step in self.steps() if step in self.scores}
+        return min(scores, key=lambda step: scores[step]) if scores else self.latest()
 
     def restore(self, state: State, step: int) -> tuple[State, dict[str, Any]]:
-        """The state and the progress saved at ``step``; ``state`` gives shapes and placement."""
-        model, train = (jax.tree.map(ocp.utils.to_shape_dtype_struct, part) for part in split_state(state))
-        self._check_fits(step, model)
-        arguments = ocp.args.Composite(
-            model=ocp.args.StandardRestore(model),
-            train=ocp.args.StandardRestore(train),
-            progress=ocp.args.JsonRestore(),
-        )
-        found = self._restore(step, arguments)
+        """The state and the progress saved at ``step``; ``state`` gives shapes and placement.
+
+        Raises UserError where a file is missing, cut short or changed.
+        """
+        found = self._restore(state, step, ("model", "train"))
         return join_state(state, found["model"], found["train"]), found["progress"]
 
     def restore_model(self, state: State, step: int) -> State:
-        """``state`` with the parameters and statistics saved at ``step``."""
-        model = jax.tree.map(ocp.utils.to_shape_dtype_struct, split_state(state)[0])
-        self._check_fits(step, model)
-        found = self._restore(step, ocp.args.Composite(model=ocp.args.StandardRestore(model)))
-        return join_state(state, found["model"])
+        """``state`` with the parameters and statistics saved at ``step``; raises as ``restore``."""
+        return join_state(state, self._restore(state, step, ("model",))["model"])
+
+    def record(self, step: int) -> dict[str, Any]:
+        """What was saved beside the arrays: ``progress``, ``score``, and ``hashes``, those of the arrays by path.
+
+        Raises UserError where it is damaged.
+        """
+        try:
+            found: Any = self.manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
+            record = found["progress"]
+            if record.pop("sum") == _sum(record):
+                return record
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            pass
+        raise UserError(f"checkpoint {step} in '{self.folder}' is damaged (its progress is not what was saved)")
+
+    def newest_whole(self, read: Callable[[int], T], first: int | None = None) -> tuple[int, T]:
+        """The newest step that ``read`` can restore, ``first`` before all others, and what it made of it.
+
+        Says which are damaged. Raises UserError where none is whole.
+        """
+        steps = sorted(self.steps(), key=lambda step: (step == first, step), reverse=True)
+        complaints = list(self.damaged.values())
+        failure = None
+        for step in steps or [self.latest()]:
+            try:
+                found = read(step)
+            except UserError as error:
+                complaints.append(str(error))
+                failure = failure or error
+                continue
+            for complaint in complaints:
+                print(f"jaxrec: {complaint}; going on with checkpoint {step}", file=sys.stderr)
+            return step, found
+        assert failure is not None
+        raise failure
 
     def _check_fits(self, step: int, model: dict[str, Any]) -> None:
         """Raises UserError where the model saved at ``step`` has other arrays; Orbax fails far less clearly."""
@@ -167,12 +276,19 @@ class Checkpoints:
                     f"expected {fits}; put the run's own checkpoints back, or train again"
                 )
 
-    def _restore(self, step: int, arguments: Any) -> Any:
+    def _restore(self, state: State, step: int, items: tuple[str, ...]) -> dict[str, Any]:
+        wanted: dict[str, Any] = dict(zip(("model", "train"), split_state(state), strict=True))
+        wanted = {name: jax.tree.map(ocp.utils.to_shape_dtype_struct, wanted[name]) for name in items}
+        self._check_fits(step, wanted["model"])
+        record = self.record(step)
+        arguments: Any = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
         try:
-            return self.manager.restore(step, args=arguments)
-        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"checkpoint {step} in '{self.folder}' does not fit the run's settings ({reason}); "
-                "it is of another model or damaged: put the run's own checkpoints back, or train again"
-            ) from error
+            found: Any = self.manager.restore(step, args=ocp.args.Composite(**arguments))
+            hashes = jax.device_get(hashes_of(**{name: found[name] for name in items}))
+        except Exception as error:  # Orbax and what it builds on raise a dozen kinds on damaged files
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            raise UserError(f"checkpoint {step} in '{self.folder}' is damaged ({reason})") from error
+        changed = [name for name, value in hashes.items() if record["hashes"].get(name) != int(value)]
+        if changed:
+            raise UserError(f"checkpoint {step} in '{self.folder}' is damaged ({changed[0]} is not what was saved)")
+        return {**{name: found[name] for name in items}, "progress": record["progress"]}

@@ -1,7 +1,7 @@
 """Exact figures over a split: every example once, whatever the batch size and the number of devices."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from math import prod
 from typing import Any
@@ -29,6 +29,10 @@ def evaluation_batch_size(config: AnyTask, split: Split) -> int:
     return size
 
 
+class Interrupted(Exception):
+    """An evaluation was given up, because the process is to end."""
+
+
 class Evaluator:
     """Evaluates states; compiles once for each configuration and size of batch."""
 
@@ -36,10 +40,20 @@ class Evaluator:
         self.devices = devices
         self.step = jax.jit(task_of(config).eval_step)
 
-    def __call__(self, state: State, split: Split) -> dict[str, Any]:
-        """The metrics of ``split`` by name: floats, and arrays such as the confusion matrix."""
+    def __call__(self, state: State, split: Split, stopped: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+        """The metrics of ``split`` by name: floats, and arrays such as the confusion matrix.
+
+        Raises Interrupted as soon as ``stopped`` says so.
+        """
         size = self.devices.round_up(evaluation_batch_size(state.config, split))
-        return summarise(self.step(state, self.devices.share(batch)) for batch in eval_batches(split, size))
+
+        def metrics() -> Iterator[dict[str, Any]]:
+            for batch in eval_batches(split, size):
+                if stopped():
+                    raise Interrupted
+                yield self.step(state, self.devices.share(batch))
+
+        return summarise(metrics())
 
 
 def summarise(metrics: Iterable[dict[str, Any]]) -> dict[str, Any]:

@@ -7,10 +7,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from jaxrec.cli import check_numbers
 from jaxrec.config import Train, from_dict, to_dict
 from jaxrec.errors import UserError, nearest
 
@@ -38,7 +40,10 @@ def read_json(path: Path) -> Any:
 
 
 def create(config: Train) -> Path:
-    """Makes the folder of a new run and returns it; raises UserError where it cannot be written or is taken."""
+    """Makes the folder of a new run, its settings in it, and returns it.
+
+    Raises UserError where it cannot be written or is taken.
+    """
     runs = Path(config.runs)
     prefix = f"{config.task.model}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', config.dataset).strip('-')}"
     taken = {path.name for path in runs.iterdir()} if runs.is_dir() else set()
@@ -48,9 +53,14 @@ def create(config: Train) -> Path:
     run = runs.absolute() / name
     if run.exists():
         raise UserError(f"run folder '{run}' is there already; go on with it by --resume, or choose another --name")
+    # In one go: a process that is killed leaves no folder that could neither be resumed nor begun again.
+    part = run.with_name(f".{name}.{os.getpid()}.part")
     try:
-        run.mkdir(parents=True)
+        part.mkdir(parents=True)
+        write_json(part / "config.json", to_dict(replace(config, name=name)))
+        part.rename(run)
     except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
         raise UserError(
             f"run folder '{run}' cannot be made ({error.strerror}); choose another place with --runs"
         ) from error
@@ -72,8 +82,10 @@ def read_config(run: Path) -> Train:
     """The settings of a run, with what was filled in from the data."""
     path = run / "config.json"
     try:
-        return from_dict(read_json(path))
-    except (TypeError, AttributeError) as error:
+        config = from_dict(read_json(path))
+        check_numbers(config)
+        return config
+    except (TypeError, AttributeError, ValueError) as error:
         raise UserError(f"'{path}' is damaged ({error}); restore it, or train again") from error
 
 

@@ -48,6 +48,14 @@ class Log:
         part.write_text("".join(kept), "utf-8")
         part.replace(self.path)
 
+    def go_back(self, step: int) -> None:
+        """Forgets what was logged after ``step``."""
+        self._file.close()
+        self._drop_after(step)
+        self._file = self.path.open("a", encoding="utf-8")
+        self._shown = step
+        self.start_clock(step, self.batch_size)
+
     def __enter__(self) -> "Log":
         if self.console.is_terminal:
             columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), "{task.fields[text]}")
@@ -80,14 +88,23 @@ class Log:
         self.console.print(text, markup=False, soft_wrap=True)
 
     def write(
-        self, step: int, split: str, metrics: dict[str, float], members: Sequence[tuple[int, dict[str, float]]] = ()
+        self,
+        step: int,
+        split: str,
+        metrics: dict[str, float],
+        members: Sequence[tuple[int, dict[str, float]]] = (),
+        state: str | None = None,
     ) -> None:
-        """One row of metrics.jsonl, and the same on the screen; of ``members``, by number, one row each."""
+        """One row of metrics.jsonl, and the same on the screen; of ``members``, by number, one row each.
+
+        ``state`` is the digest of the state after the step.
+        """
         rows = [{"member": member, **row} for member, row in members] or [metrics]
+        hashed = {} if state is None else {"state": state}
         for row in rows:
             # JSON has no NaN.
             known = {name: value if math.isfinite(value) else None for name, value in row.items()}
-            self._file.write(json.dumps({"step": step, "split": split, **known}) + "\n")
+            self._file.write(json.dumps({"step": step, "split": split, **known, **hashed}) + "\n")
         self._file.flush()
         if self._writer is not None:
             for name, value in metrics.items():

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,25 @@ from jaxrec.config import GAN, Autoencoder, Train, to_dict
 from jaxrec.data import Split, cache_dir
 from jaxrec.errors import UserError
 from jaxrec.run import folder
-from jaxrec.run.checkpoints import Checkpoints
+from jaxrec.run.checkpoints import Checkpoints, hashes_of, split_state
 from jaxrec.run.devices import Devices, keep_programs, tune_allocator
-from jaxrec.run.evaluation import Evaluator, at_once, initializer, plain, scalars
+from jaxrec.run.evaluation import Evaluator, Interrupted, at_once, initializer, plain, scalars
+from jaxrec.run.fingerprint import digest
 from jaxrec.run.judge import judge_gan
 from jaxrec.run.log import Log, scores_line
 from jaxrec.run.pictures import save_artifacts
 from jaxrec.run.report import write_report
-from jaxrec.run.setup import CompiledStep, Data, batches, check_same_data, compile_step, complete, open_data, unharmed
+from jaxrec.run.setup import (
+    CompiledStep,
+    Data,
+    Watch,
+    batches,
+    check_same_data,
+    compile_step,
+    complete,
+    open_data,
+    unharmed,
+)
 from jaxrec.tasks import task_of
 from jaxrec.tasks.state import State
 
@@ -34,6 +46,18 @@ PICTURE_EXAMPLES = 1000
 """Most images among which artifacts are looked for."""
 VALIDATION_CODES = 10
 """Most codes drawn per validation image for a variational autoencoder's bound, which takes hours with hundreds."""
+
+
+ROLLBACKS, ROLLBACK_FACTOR = 3, 0.5
+"""How often --on-nonfinite rollback goes back, and what it multiplies the learning rates with each time."""
+
+
+class NonFinite(UserError):
+    """The loss is not finite, for the reason given; no checkpoint from step ``spoiled`` on is good."""
+
+    def __init__(self, reason: str, spoiled: int) -> None:
+        super().__init__(reason)
+        self.spoiled = spoiled
 
 
 class Stop:
@@ -80,7 +104,8 @@ def train(config: Train, kind: "Callable[..., Trainer] | None" = None) -> int:
     config = replace(complete(config, data), resume=False)
     if resumed is not None:
         folder.check_same(folder.read_config(resumed), config)
-        check_same_data(data, folder.read_json(resumed / "manifest.json")["dataset"])
+        if (resumed / "manifest.json").exists():  # else it was killed before it wrote any
+            check_same_data(data, folder.read_json(resumed / "manifest.json")["dataset"])
     trainer = (kind or Trainer)(config, data, devices)
     state = trainer.initial()
     trainer.run = run = resumed or folder.create(config)
@@ -88,8 +113,10 @@ def train(config: Train, kind: "Callable[..., Trainer] | None" = None) -> int:
     trainer.stop = stop = Stop()
     try:
         with Checkpoints(run) as trainer.checkpoints:
-            if resumed is not None:
-                state, trainer.progress = trainer.checkpoints.restore(state, trainer.checkpoints.latest())
+            # A run that was killed before its first checkpoint begins again.
+            if trainer.checkpoints.steps():
+                read = partial(trainer.checkpoints.restore, state)
+                _, (state, trainer.progress) = trainer.checkpoints.newest_whole(read)
             return trainer.train(state, began)
     except BrokenPipeError:
         raise
@@ -122,6 +149,7 @@ class Trainer:
         self.evaluator = Evaluator(config.task, devices)
         self.draw = jax.jit(self.task.artifacts)
         self.progress: dict[str, Any] = {"step": 0, "best": None, "waited": 0, "seconds": 0.0}
+        self.progress |= {"skipped": 0, "rollbacks": 0, "unevaluated": False}
 
     def initial(self) -> Any:
         """The state at step 0."""
@@ -149,7 +177,12 @@ class Trainer:
             log.say(f"step compiled in {compiling:.1f} s; {left}")
             self.clock = time.perf_counter() - self.progress["seconds"]
             log.start_clock(start, config.batch_size)
-            state = self._steps(log, state, step, start, steps)
+            while True:
+                try:
+                    state = self._steps(log, state, step, self.progress["step"], steps)
+                    break
+                except NonFinite as failure:
+                    state = self._go_back(log, failure)
             self.checkpoints.wait()
             if self.stop.signal is not None:
                 log.say(f"stopped by {self.stop.signal.name} after step {self.progress['step']}, {self._saved()}")
@@ -207,34 +240,47 @@ class Trainer:
 
     def _steps(self, log: Log, state: Any, step: CompiledStep, start: int, steps: int) -> Any:
         """The loop, from step ``start`` to ``steps``. A logged step's metrics are fetched while later steps run."""
-        config, waiting = self.config, None
-        bad = unharmed(self.devices, state)
+        config, waiting, self.skipped = self.config, None, self.progress["skipped"]
+        watch = unharmed(self.devices, state)
+        if self.progress["unevaluated"]:
+            # The run was stopped in the middle of this evaluation, and its checkpoint has no score yet.
+            self._pause(log, start, state, evaluating=True, saving=True)
+            if self.progress["unevaluated"]:
+                return state
         for made, batch in self._batches(start, steps):
             if self._waited_enough():
                 break
             with jax.transfer_guard("disallow"):
-                state, bad, metrics = step(state, bad, batch)
+                state, watch, metrics = step(state, watch, batch)
             last = made == steps or self.stop.signal is not None
             if made % config.log_every == 0 or last:
                 if waiting is not None:
                     self._log(log, *waiting)
-                waiting = (made, metrics, jax.tree.map(lambda each: each + 0, bad))
+                waiting = (made, metrics, jax.tree.map(lambda each: each + 0, watch), self._hashes(state))
             evaluating = made % (config.eval_every or 1) == 0 or made == steps
             saving = made % (config.save_every or 1) == 0 or last
             if (evaluating or saving) and waiting is not None:
                 self._log(log, *waiting)
                 waiting = None
             if evaluating or saving:
-                self._check(jax.device_get(bad))
+                self._check(jax.device_get(watch))
             self.progress["step"] = made
-            with log.pause():
-                score = self._evaluate(log, state, made) if evaluating else None
-                if saving or score is not None:
-                    self.progress["seconds"] = time.perf_counter() - self.clock
-                    self._save(made, state, score)
-            if last:
+            self._pause(log, made, state, evaluating=evaluating, saving=saving)
+            if last or self.progress["unevaluated"]:
                 break
         return state
+
+    def _pause(self, log: Log, made: int, state: Any, *, evaluating: bool, saving: bool) -> None:
+        """What is due between two steps."""
+        score, self.progress["unevaluated"] = None, False
+        with log.pause():
+            try:
+                score = self._evaluate(log, state, made) if evaluating else None
+            except Interrupted:
+                self.progress["unevaluated"] = True
+            if saving or score is not None or self.progress["unevaluated"]:
+                self.progress["seconds"] = time.perf_counter() - self.clock
+                self._save(made, state, score)
 
     def _save(self, made: int, state: Any, score: float | None) -> None:
         self.checkpoints.save(made, state, self.progress, score)
@@ -242,22 +288,48 @@ class Trainer:
     def _waited_enough(self) -> bool:
         return 0 < self.config.patience <= self.progress["waited"]
 
-    def _check(self, bad: Any) -> None:
-        if bad >= 0:
+    def _check(self, watch: Watch) -> None:
+        self.progress["skipped"] = self.skipped + int(watch.skipped)
+        if watch.failed >= 0:
             # The step before made the parameters that this one failed with.
-            self._give_up(f"the loss is not finite at step {bad}", int(bad) - 1)
+            self._give_up(f"the loss is not finite at step {watch.failed}", int(watch.failed) - 1)
 
     def _give_up(self, reason: str, spoiled: int) -> None:
+        if self.config.on_nonfinite == "rollback" and self.progress["rollbacks"] < ROLLBACKS:
+            raise NonFinite(reason, spoiled)
         kept = [step for step in self.checkpoints.steps() if step < spoiled]
         good = f"the last good checkpoint is of step {max(kept)}" if kept else "no good checkpoint had been saved"
+        tried = f", after {ROLLBACKS} rollbacks" if self.config.on_nonfinite == "rollback" else ""
         raise UserError(
-            f"{reason}; {good}: lower --optimizer.lr or set --optimizer.clip 1, and train under another --name"
+            f"{reason}{tried}; {good}: lower --optimizer.lr or set --optimizer.clip 1, and train under another --name"
         )
 
-    def _log(self, log: Log, made: int, metrics: Any, bad: Any) -> None:
-        metrics, bad = jax.device_get((metrics, bad))
-        self._check(bad)
-        log.write(made, "train", scalars(metrics))
+    def _go_back(self, log: Log, failure: NonFinite) -> State:
+        """The state to go on from: the last good checkpoint's, or the first, with lower learning rates."""
+        self.checkpoints.wait()
+        count = self.progress["rollbacks"] + 1
+        first = state = self.initial()
+        progress = {**self.progress, "step": 0, "best": None, "waited": 0}
+        for step in self.checkpoints.steps():
+            if step >= failure.spoiled:
+                self.checkpoints.manager.delete(step)
+        if self.checkpoints.steps():
+            _, (state, progress) = self.checkpoints.newest_whole(partial(self.checkpoints.restore, first))
+        self.progress = {**progress, "rollbacks": count}
+        factor = ROLLBACK_FACTOR**count
+        rates = {name: value * factor for name, value in first.hyper.items() if name.endswith("lr")}
+        log.go_back(self.progress["step"])
+        log.say(f"{failure}: back to step {self.progress['step']} with {factor:g} of the learning rate")
+        return state.replace(hyper=self.devices.copy({**state.hyper, **rates}))
+
+    def _hashes(self, state: Any) -> Any:
+        return hashes_of(*split_state(state))
+
+    def _log(self, log: Log, made: int, metrics: Any, watch: Watch, hashes: Any) -> None:
+        metrics, watch, hashes = jax.device_get((metrics, watch, hashes))
+        self._check(watch)
+        skipped = {"skipped": self.progress["skipped"]} if self.config.on_nonfinite == "skip" else {}
+        log.write(made, "train", scalars(metrics) | skipped, state=digest(hashes))
 
     def _pictures(self, state: State, split: Split, step: int | None) -> None:
         examples = split.read(np.arange(at_once(PICTURE_EXAMPLES, 2**22, split)))
@@ -270,7 +342,7 @@ class Trainer:
         task = state.config
         if isinstance(task, Autoencoder):
             task = replace(task, eval_samples=min(task.eval_samples, VALIDATION_CODES))
-        return scalars(self.evaluator(state.replace(config=task), split))
+        return scalars(self.evaluator(state.replace(config=task), split, lambda: self.stop.signal is not None))
 
     def _evaluate(self, log: Log, state: Any, made: int) -> float | None:
         """Figures and pictures on the validation split.
@@ -304,6 +376,8 @@ class Trainer:
     def _finish(self, log: Log, state: Any, seconds: dict[str, float], began: float) -> None:
         """The figures on the test split, the pictures and the report."""
         step = self.progress["step"]
+        if self.progress["skipped"]:
+            log.say(f"{self.progress['skipped']} updates were left out, for they were not finite")
         if self.config.patience and (best := self.checkpoints.best()) != step:
             step = best
             state = self.checkpoints.restore_model(state, step)

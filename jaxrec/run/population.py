@@ -19,7 +19,7 @@ from jaxrec.run.devices import Devices
 from jaxrec.run.evaluation import initializer, scalars
 from jaxrec.run.log import Log
 from jaxrec.run.loop import Trainer, test_results, train
-from jaxrec.run.setup import CompiledStep, Data, batches, compile_step, stack
+from jaxrec.run.setup import CompiledStep, Data, Watch, batches, compile_step, stack
 from jaxrec.tasks.state import State
 
 
@@ -81,6 +81,10 @@ class Population(Trainer):
         self, config: Train, data: Data, devices: Devices, *, draws: Sequence[Mapping[str, float]], halving: int
     ) -> None:
         super().__init__(config, data, devices)
+        if config.on_nonfinite != "stop":
+            raise UserError(
+                f"--on-nonfinite {config.on_nonfinite} is for one run: of many, a failing one is passed over; drop it"
+            )
         if (config.steps or 0) <= halving:
             raise UserError(f"a run of {config.steps} steps cannot be cut for --halving {halving}; give more --steps")
         seeds = range(config.seed, config.seed + config.seeds)
@@ -127,10 +131,10 @@ class Population(Trainer):
         _, batch = next(self._batches(0, self.config.steps or 0))
         one = compile_step(self.config, self.data, self.devices, state[0], batch[0])
 
-        def step(state: Any, bad: Any, batch: Any) -> tuple[Any, Any, Any]:
-            made = [one(*each) for each in zip(state, bad, batch, strict=True)]
-            state, bad, metrics = (list(each) for each in zip(*made, strict=True))
-            return state, bad, metrics
+        def step(state: Any, watch: Any, batch: Any) -> tuple[Any, Any, Any]:
+            made = [one(*each) for each in zip(state, watch, batch, strict=True)]
+            state, watch, metrics = (list(each) for each in zip(*made, strict=True))
+            return state, watch, metrics
 
         return step
 
@@ -188,8 +192,8 @@ class Population(Trainer):
         self._write_config()
         super()._save(made, self._shown(state), None)
 
-    def _check(self, bad: Any) -> None:
-        for member, step in zip(self.remaining, np.concatenate(bad), strict=True):
+    def _check(self, watch: list[Watch]) -> None:
+        for member, step in zip(self.remaining, np.concatenate([each.failed for each in watch]), strict=True):
             if step >= 0 and member.failed is None:
                 member.failed = int(step)
         self._check_any()
@@ -202,9 +206,12 @@ class Population(Trainer):
                 "--optimizer.clip 1, and train under another --name"
             )
 
-    def _log(self, log: Log, made: int, metrics: Any, bad: Any) -> None:
-        metrics, bad = jax.device_get((metrics, bad))
-        self._check(bad)
+    def _hashes(self, state: list[State]) -> None:
+        """None: a population is not resumed, and its members' states agree with their own runs' but for rounding."""
+
+    def _log(self, log: Log, made: int, metrics: Any, watch: Any, hashes: None) -> None:
+        metrics, watch = jax.device_get((metrics, watch))
+        self._check(watch)
         rows = [
             scalars({name: values[place] for name, values in found.items()})
             for found, members in zip(metrics, self._stacked(), strict=True)

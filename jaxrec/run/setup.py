@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,15 @@ STATISTICS_BYTES = 2**30
 """Decoded size from which the mean and deviation are taken over a sample, whether the set is streamed or not."""
 
 CompiledStep = Callable[[Any, Any, Any], tuple[Any, Any, Any]]
+
+
+class Watch(NamedTuple):
+    """What is watched on the device, so that watching costs no wait: int32 scalars."""
+
+    failed: Any
+    """The first step whose loss was not finite, or -1."""
+    skipped: Any
+    """Updates that were left out."""
 
 
 @dataclass(frozen=True)
@@ -153,49 +162,56 @@ def stack(batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def make_steps(
-    task: AnyTask, platform: str, state: State, bad: jax.Array, batch: Any, images: Any
-) -> tuple[State, jax.Array, dict[str, jax.Array]]:
+    task: AnyTask, platform: str, skip: bool, state: State, watch: Watch, batch: Any, images: Any
+) -> tuple[State, Watch, dict[str, jax.Array]]:
     """One step, or as many as ``batch`` has leading rows [K, B, ...]; gives the metrics of the last. Pure.
 
-    ``bad`` is the first step whose loss was not finite, or -1: a scalar on the device, so that watching costs no wait.
-    ``images`` are all examples where they live on the devices: they are gathered here.
+    With ``skip`` an update whose loss or result is not finite is left out and counted. ``images`` are all examples
+    where they live on the devices: they are gathered here.
     """
     if batch["index"].ndim == 1:
-        made = state.step + 1
         batch = {**batch, **{name: values[batch["index"]] for name, values in images.items()}}
-        state, metrics = task_of(task).train_step(state, batch)
-        failed = ~jnp.isfinite(metrics["loss"]) & (bad < 0)
-        return state, jnp.where(failed, made, bad), metrics
+        after, metrics = task_of(task).train_step(state, batch)
+        finite = jnp.isfinite(metrics["loss"])
+        if skip:
+            # A gradient that is not finite leaves its mark on the parameters or the optimizer's state.
+            numbers = [leaf for leaf in jax.tree.leaves(after.players) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+            finite &= jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in numbers]))
+            players = jax.tree.map(partial(jnp.where, finite), after.players, state.players)
+            watch = Watch(watch.failed, watch.skipped + (~finite).astype(jnp.int32))
+            return after.replace(players=players), watch, metrics
+        failed = jnp.where(~finite & (watch.failed < 0), after.step, watch.failed)
+        return after, Watch(failed, watch.skipped), metrics
 
-    def one(carry: tuple[State, jax.Array], batch: Any) -> tuple[tuple[State, jax.Array], dict[str, jax.Array]]:
-        state, bad, metrics = make_steps(task, platform, *carry, batch, images)
-        return (state, bad), metrics
+    def one(carry: tuple[State, Watch], batch: Any) -> tuple[tuple[State, Watch], dict[str, jax.Array]]:
+        state, watch, metrics = make_steps(task, platform, skip, *carry, batch, images)
+        return (state, watch), metrics
 
     # No loop on a CPU: XLA has no fast convolutions there.
     unroll = len(batch["index"]) if platform == "cpu" else 1
-    (state, bad), metrics = jax.lax.scan(one, (state, bad), batch, unroll=unroll)
-    return state, bad, jax.tree.map(lambda values: values[-1], metrics)
+    (state, watch), metrics = jax.lax.scan(one, (state, watch), batch, unroll=unroll)
+    return state, watch, jax.tree.map(lambda values: values[-1], metrics)
 
 
 def unharmed(devices: Devices, state: Any) -> Any:
-    """The ``bad`` of a state, or of each state in a list, whose losses were all finite so far: -1."""
-    return jax.tree.map(
-        lambda each: devices.copy(np.full(each.step.shape, -1, np.int32)),
-        state,
-        is_leaf=lambda each: isinstance(each, State),
-    )
+    """The watch over a state, or over each state in a list, whose losses were all finite so far."""
+
+    def watch(each: State) -> Watch:
+        return devices.copy(Watch(np.full(each.step.shape, -1, np.int32), np.zeros(each.step.shape, np.int32)))
+
+    return jax.tree.map(watch, state, is_leaf=lambda each: isinstance(each, State))
 
 
 def compile_step(config: Train, data: Data, devices: Devices, state: State, batch: Any) -> CompiledStep:
-    """The compiled ``(state, bad, batch) -> (state, bad, metrics)``; the state's memory is given to its successor.
+    """The compiled ``(state, watch, batch) -> (state, watch, metrics)``; the state's memory goes to its successor.
 
     A state of several members, stacked along a first axis, takes their batches stacked along a first axis.
     """
     images = devices.copy(data.train.load()) if data.resident else {}
-    steps = partial(make_steps, config.task, devices.platform)
+    steps = partial(make_steps, config.task, devices.platform, config.on_nonfinite == "skip")
     if state.step.ndim:
         steps = jax.vmap(steps, in_axes=(0, 0, 0, None))
     program = jax.jit(steps, donate_argnums=(0, 1))
     # Where several steps are made at once, one that is left over is compiled when a run comes to it.
     compiled = {batch["index"].ndim: program.lower(state, unharmed(devices, state), batch, images).compile()}
-    return lambda state, bad, batch: compiled.get(batch["index"].ndim, program)(state, bad, batch, images)
+    return lambda state, watch, batch: compiled.get(batch["index"].ndim, program)(state, watch, batch, images)

@@ -1,5 +1,6 @@
 """Opens a finished run again, for evaluation, prediction and generation."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,5 +29,6 @@ def load_run(path: str | Path, devices: Devices) -> tuple[Path, Train, dict[str,
     blank = {"image": np.zeros((2, *dataset["image_shape"]), np.uint8), "label": np.zeros(2, np.int32)}
     state = initializer(config.task, devices)(jax.random.key(config.seed), blank)
     with Checkpoints(run, read_only=True) as checkpoints:
-        step = checkpoints.best() if config.patience else checkpoints.latest()
-        return run, config, dataset, checkpoints.restore_model(state, step), step
+        best = checkpoints.best() if config.patience else None
+        step, state = checkpoints.newest_whole(partial(checkpoints.restore_model, state), best)
+        return run, config, dataset, state, step

@@ -1,0 +1,182 @@
+"""Feeds mutated images and settings to what reads strangers' files: each gives a picture, a setting or one sentence.
+
+    python scripts/fuzz.py                     100,000 images and 20,000 settings
+    python scripts/fuzz.py --images 1000 --seed 1
+
+Prints how many were tried and how they were answered; exit code 1 where one was answered by a traceback, or not within
+ten seconds. Linux.
+"""
+
+import argparse
+import io
+import json
+import random
+import signal
+import sys
+import tempfile
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from jaxrec.config import PRESETS, Train, to_dict
+from jaxrec.data.images import decode_file, probe_file, strict_pillow
+from jaxrec.errors import UserError
+from jaxrec.run.folder import read_config
+
+SHAPE = (16, 16, 3)
+PATIENCE = 10
+INTERESTING = (b"\x00", b"\xff", b"\x00\x00\x00\x00", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x80\x00\x00\x00")
+VALUES = (None, True, -1, 0, 1e308, 2**70, "", "x", "../..", [], [[]], {}, {"kind": "GAN"}, "\u202e", float("nan"))
+
+
+def seeds() -> list[bytes]:
+    """Small pictures of every kind that a folder may hold."""
+    rng = np.random.default_rng(0)
+    grey, colour = rng.integers(0, 256, (12, 9), np.uint8), rng.integers(0, 256, (12, 9, 3), np.uint8)
+    rgb = Image.fromarray(colour)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    made: list[tuple[Image.Image, str, dict[str, Any]]] = [
+        (Image.fromarray(grey), "PNG", {}),
+        (rgb, "PNG", {"exif": turned}),
+        (rgb.convert("RGBA"), "PNG", {}),
+        (rgb.quantize(7), "PNG", {"transparency": 1}),
+        (Image.fromarray(grey.astype(np.uint16) * 200), "PNG", {}),
+        (Image.fromarray(grey).convert("1"), "PNG", {}),
+        (rgb, "JPEG", {"exif": turned}),
+        (rgb, "JPEG", {"progressive": True}),
+        (rgb.convert("CMYK"), "JPEG", {}),
+        (rgb, "BMP", {}),
+        (rgb, "WEBP", {"lossless": True}),
+        (rgb, "WEBP", {}),
+        (rgb.quantize(9), "GIF", {"save_all": True, "append_images": [rgb.quantize(5)], "duration": 40}),
+    ]
+    files = []
+    for image, kind, options in made:
+        file = io.BytesIO()
+        image.save(file, kind, **options)
+        files.append(file.getvalue())
+    return files
+
+
+def mutated(rng: random.Random, content: bytes, others: list[bytes]) -> bytes:
+    """The content after one to four changes."""
+    for _ in range(rng.randint(1, 4)):
+        place = rng.randrange(len(content) + 1)
+        end = min(len(content), place + rng.choice((1, 1, 2, 4, 16, 64)))
+        change = rng.randrange(7)
+        if change == 0 and place < len(content):
+            content = content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)]) + content[place + 1 :]
+        elif change == 1:
+            content = content[:place]
+        elif change == 2:
+            content = content[:place] + content[end:]
+        elif change == 3:
+            content = content[:place] + content[place:end] * rng.randint(2, 20) + content[end:]
+        elif change == 4:
+            other = rng.choice(others)
+            content = content[:place] + other[rng.randrange(len(other)) :]
+        elif change == 5:
+            new = rng.choice(INTERESTING)
+            content = content[:place] + new + content[place + len(new) :]
+        else:
+            content = content[:place] + rng.randbytes(end - place) + content[end:]
+    return content
+
+
+def read_picture(path: Path) -> None:
+    """As a folder's images are read: the header, then the pixels."""
+    (height, width), colour = probe_file(path)
+    assert height > 0 and width > 0 and isinstance(colour, bool)
+    image = decode_file(path, SHAPE)
+    assert image.shape == SHAPE and image.dtype == np.uint8
+
+
+def mutated_settings(rng: random.Random, content: bytes, others: list[bytes]) -> bytes:
+    """Settings whose text or one of whose values is changed."""
+    if rng.random() < 0.3:
+        return mutated(rng, content, others)
+    settings = json.loads(content)
+    for _ in range(rng.randint(1, 3)):
+        place = settings
+        while True:
+            name = rng.choice(list(place))
+            if not isinstance(place[name], dict) or not place[name] or rng.random() < 0.2:
+                break
+            place = place[name]
+        change = rng.randrange(3)
+        if change == 0:
+            del place[name]
+            if not place:
+                place["x"] = 0
+        else:
+            place[name if change == 1 else name + "_"] = rng.choice(VALUES)
+    return json.dumps(settings).encode()
+
+
+def attempts(
+    kind: str,
+    count: int,
+    rng: random.Random,
+    originals: list[bytes],
+    change: Callable[[random.Random, bytes, list[bytes]], bytes],
+    path: Path,
+    read: Callable[[], Any],
+) -> bool:
+    """Whether every changed file was read or refused in one sentence."""
+    answers: Counter[str] = Counter()
+    for number in range(count):
+        path.write_bytes(change(rng, rng.choice(originals), originals))
+        signal.alarm(PATIENCE)
+        try:
+            read()
+            answers["read"] += 1
+        except UserError as error:
+            answers["refused" if len(str(error).splitlines()) == 1 else "refused in many lines"] += 1
+        except Exception as error:
+            answers["FAILED"] += 1
+            if answers["FAILED"] <= 5:
+                kept = Path(tempfile.gettempdir(), f"fuzz-{kind}-{number}")
+                kept.write_bytes(path.read_bytes())
+                print(f"{kind} {number}, kept as {kept}: {type(error).__name__}: {error}", file=sys.stderr)
+                traceback.print_exc()
+        finally:
+            signal.alarm(0)
+    print(f"{count} {kind}: " + ", ".join(f"{number} {name}" for name, number in answers.most_common()), flush=True)
+    return set(answers) <= {"read", "refused"}
+
+
+def hang(*_: Any) -> None:
+    """Ends a reader that takes too long."""
+    raise TimeoutError(f"no answer within {PATIENCE} s")
+
+
+def main() -> int:
+    """Reads the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=100_000)
+    parser.add_argument("--settings", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    signal.signal(signal.SIGALRM, hang)
+    rng = random.Random(options.seed)
+    settings = [json.dumps(to_dict(Train(task=task))).encode() for task in PRESETS.values()]
+    with tempfile.TemporaryDirectory() as folder, strict_pillow():
+        image, run = Path(folder, "image.png"), Path(folder)
+        good = [
+            attempts("images", options.images, rng, seeds(), mutated, image, lambda: read_picture(image)),
+            attempts(
+                *("settings", options.settings, rng, settings, mutated_settings),
+                *(run / "config.json", lambda: read_config(run)),
+            ),
+        ]
+    return int(not all(good))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""Losses and gradients that are not finite: the run stops, leaves the update out, or goes back."""
+
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import small
+
+from jaxrec.errors import UserError
+from jaxrec.run import setup
+from jaxrec.run.checkpoints import Checkpoints
+from jaxrec.run.loop import ROLLBACK_FACTOR
+from jaxrec.run.report import read_metrics
+from jaxrec.tasks import task_of
+from jaxrec.train import main
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run_it")]
+
+STEPS = 12
+
+
+def injected(monkeypatch: pytest.MonkeyPatch, where: str, at: Any) -> None:
+    """A NaN in the loss or in a gradient at the steps for which ``at(step, state)`` holds."""
+
+    def train_step(task: Any, state: Any, batch: Any) -> Any:
+        after, metrics = task.train_step(state, batch)
+        number = jnp.where(at(after.step, state), jnp.nan, 0.0)
+        if where == "loss":
+            return after, {**metrics, "loss": metrics["loss"] + number}
+        add = partial(jax.tree.map, lambda leaf: leaf + number if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf)
+        players = {name: player.replace(params=add(player.params)) for name, player in after.players.items()}
+        return after.replace(players=players), metrics
+
+    def spoilt(config: Any) -> Any:
+        return SimpleNamespace(train_step=partial(train_step, task_of(config)))
+
+    monkeypatch.setattr(setup, "task_of", spoilt)
+
+
+def train(runs: Path, name: str, *options: object) -> list[dict]:
+    usual = ["--steps", STEPS, "--log-every", 1, "--eval-every", 4, "--save-every", 2]
+    assert main(small("cnn", "--runs", runs, "--name", name, *usual, *options)) == 0
+    return [row for row in read_metrics(runs / name) if row["split"] == "train"]
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_stop_names_the_step_and_the_last_good_checkpoint(where, tmp_path, monkeypatch):
+    injected(monkeypatch, where, lambda step, state: step == 7)
+    # Parameters spoilt in step 7 show in the loss of step 8; a loss may be of parameters that step 6 spoilt.
+    named, good = (7, 4) if where == "loss" else (8, 6)
+    with pytest.raises(
+        UserError, match=rf"the loss is not finite at step {named}; the last good checkpoint is of step {good}"
+    ):
+        train(tmp_path, "run")
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_skip_leaves_the_update_out_and_counts_it(where, tmp_path, monkeypatch, capsys):
+    injected(monkeypatch, where, lambda step, state: (step == 3) | (step == 7))
+    rows = train(tmp_path, "run", "--on-nonfinite", "skip")
+    assert [row["skipped"] for row in rows] == [0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2]
+    assert "2 updates were left out" in capsys.readouterr().out
+    assert np.isfinite([row["loss"] for row in rows if row["loss"] is not None]).all()
+    with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
+        before, after = (
+            checkpoints.record(checkpoints.latest())["hashes"][f"model/net/params/{name}/kernel"]
+            for name in ("conv1", "conv2")
+        )
+        assert before != after
+
+
+def test_skip_changes_nothing_where_all_is_finite(tmp_path):
+    assert [{**row, "skipped": None} for row in train(tmp_path, "a", "--on-nonfinite", "skip")] == [
+        {**row, "skipped": None} for row in train(tmp_path, "b")
+    ]
+
+
+def test_rollback_lowers_the_rate_and_goes_on(tmp_path, monkeypatch, capsys):
+    expected = train(tmp_path, "alone")
+    rate = float(np.float32(1e-3))
+    injected(monkeypatch, "loss", lambda step, state: (step == 7) & (state.hyper["lr"] > 0.6 * rate))
+    rows = train(tmp_path, "run", "--on-nonfinite", "rollback", "--optimizer.lr", rate)
+    assert "the loss is not finite at step 7: back to step 4 with 0.5 of the learning rate" in capsys.readouterr().out
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert len(expected) == len(rows)
+    with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
+        step = checkpoints.latest()
+        record: Any = checkpoints.record(step)["progress"]
+    assert (step, record["rollbacks"]) == (STEPS, 1)
+    assert ROLLBACK_FACTOR == 0.5
+
+
+def test_rollback_without_a_checkpoint_begins_again_and_gives_up_at_last(tmp_path, monkeypatch, capsys):
+    injected(monkeypatch, "loss", lambda step, state: step == 2)
+    with pytest.raises(UserError, match="not finite at step 2, after 3 rollbacks; no good checkpoint had been saved"):
+        train(tmp_path, "run", "--on-nonfinite", "rollback")
+    assert capsys.readouterr().out.count("back to step 0") == 3
+
+
+def test_populations_have_members_to_drop(tmp_path):
+    with pytest.raises(UserError, match="--on-nonfinite skip is for one run"):
+        train(tmp_path, "run", "--on-nonfinite", "skip", "--seeds", 2)
