@@ -55,6 +55,7 @@ def in_loops(text):
     return "\n".join(bodies[name] for name in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_no_loop_holds_a_convolution_on_a_cpu(task):
     text = compiled(TASKS[task], 3)

@@ -47,7 +47,8 @@ RANDOM = {
     "wasserstein gan": tiny_gan(loss="wasserstein", architecture="residual", gradient_penalty=1.0),
 }
 ROWS = {**FIXED, **RANDOM}
-each_row = pytest.mark.parametrize("row", ROWS)
+# The second Python of the gate tries the first six; the marks deselect there and nowhere else.
+each_row = pytest.mark.parametrize("row", [*FIXED, *(pytest.param(row, marks=pytest.mark.slow) for row in RANDOM)])
 
 
 @pytest.fixture(autouse=True, scope="module")
