@@ -169,6 +169,24 @@ def test_a_resumed_run_passes_a_damaged_checkpoint_over(run, tmp_path, capsys):
     assert all(map(np.array_equal, restored(tmp_path / "run")[1], restored(run)[1]))
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_resumed_run_notices_changed_numbers_where_no_sums_were_written(run, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / "sums")
+    for victim in (copy / "checkpoints" / "9" / "model").rglob("d/*"):
+        content = victim.read_bytes()
+        victim.write_bytes(flipped(content, len(content) // 2))
+    saved, save = [], Checkpoints.save
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "save", lambda own, step, *rest: (save(own, step, *rest), saved.append(own.steps())))
+        assert main(["--runs", str(tmp_path), "--name", "run", "--resume", "--save-every", "1"]) == 0
+    assert "going on with checkpoint 6" in capsys.readouterr().err
+    assert [max(steps) for steps in saved] == [7, 8, 9]
+    assert [path.name.split("-")[0] for path in (copy / "damaged").iterdir()] == ["9"]
+    assert all(map(np.array_equal, restored(copy)[1], restored(run)[1]))
+
+
 def test_an_untouched_run_is_verified(run, capsys):
     assert verify.main([str(run)]) == 0
     assert "9 logged states compared: all are as logged" in capsys.readouterr().out

@@ -112,8 +112,7 @@ class Checkpoints:
         if self.damaged and len(self.damaged) == len(there):
             raise UserError(f"{self.damaged[max(there)]}, and so is every other; put them back, or train again")
         for step in () if read_only else self.damaged:
-            (run / "damaged").mkdir(exist_ok=True)
-            (self.folder / str(step)).rename(run / "damaged" / f"{step}-{time.time_ns()}")
+            self._set_aside(step)
         self.scores: dict[int, float] = {}
         keep = None if read_only else LatestAndBest(self.scores)
         options = ocp.CheckpointManagerOptions(preservation_policy=keep, read_only=read_only, create=not read_only)
@@ -122,6 +121,11 @@ class Checkpoints:
             with contextlib.suppress(UserError):  # A damaged one is said to be when it is restored.
                 if (score := self.record(step)["score"]) is not None:
                     self.scores[step] = score
+
+    def _set_aside(self, step: int) -> None:
+        aside = self.folder.parent / "damaged"
+        aside.mkdir(exist_ok=True)
+        (self.folder / str(step)).rename(aside / f"{step}-{time.time_ns()}")
 
     def _damage(self, step: int) -> str | None:
         """What is wrong with a checkpoint's files, as far as their sums are known."""
@@ -247,23 +251,25 @@ class Checkpoints:
     def newest_whole(self, read: Callable[[int], T], first: int | None = None) -> tuple[int, T]:
         """The newest step that ``read`` can restore, ``first`` before all others, and what it made of it.
 
-        Says which are damaged. Raises UserError where none is whole.
+        Says which are damaged; a run that goes on moves them away, for Orbax saves no step before its latest. Raises
+        UserError where none is whole.
         """
         steps = sorted(self.steps(), key=lambda step: (step == first, step), reverse=True)
-        complaints = list(self.damaged.values())
-        failure = None
+        failures: dict[int, UserError] = {}
         for step in steps or [self.latest()]:
             try:
                 found = read(step)
             except UserError as error:
-                complaints.append(str(error))
-                failure = failure or error
+                failures[step] = error
                 continue
-            for complaint in complaints:
+            for complaint in (*self.damaged.values(), *failures.values()):
                 print(f"jaxrec: {complaint}; going on with checkpoint {step}", file=sys.stderr)
+            if failures and not self.read_only:
+                for failed in failures:
+                    self._set_aside(failed)
+                self.manager.reload()
             return step, found
-        assert failure is not None
-        raise failure
+        raise next(iter(failures.values()))
 
     def _check_fits(self, step: int, model: dict[str, Any]) -> None:
         """Raises UserError where the model saved at ``step`` has other arrays; Orbax fails far less clearly."""

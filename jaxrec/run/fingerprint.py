@@ -11,7 +11,7 @@ from jax import lax
 
 @jax.jit
 def fingerprints(tree: Any) -> dict[str, jax.Array]:
-    """A uint32 scalar for each array of ``tree``, by its path, such as ``['net'].params['conv1']['kernel']``.
+    """A uint32 scalar for each array of ``tree``, by its path, such as ``model/net/params/conv1/kernel``.
 
     Numbers are hashed by their bits together with their place and added up modulo 2**32, an addition that gives the
     same sum in any order; one changed bit always changes it.
