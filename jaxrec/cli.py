@@ -20,7 +20,7 @@ RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         "1 or more",
         lambda value: value >= 1,
         "--steps batch_size image_size log_every eval_every save_every accumulate patch code latents "
-        "discriminator_steps train_samples eval_samples fuse_steps seeds members",
+        "discriminator_steps train_samples eval_samples fuse_steps seeds members processes",
     ),
     ("a number above 0", lambda value: value > 0, "epochs lr width"),
     ("0 or more, and less than 1", lambda value: 0 <= value < 1, "validation momentum beta2 average dropout scale"),

@@ -238,6 +238,9 @@ class Train:
     """Leave out a folder's unreadable images, and count them, instead of stopping."""
     memory_mb: int = 1024
     """Sets whose decoded images fit this many MiB live on the device; larger ones are streamed."""
+    mesh: str = "data"
+    """How the devices are used. data: all of them, each with the whole state and an equal part of the batch. data=2:
+    two of them. data=4,model=2: eight, in pairs that share the parameters' and the optimizer's large arrays."""
     batch_size: int = 128
     """Examples per step, over all devices."""
     epochs: float | None = None
@@ -252,6 +255,13 @@ class Train:
     """Name of the run's folder; else MODEL-DATASET-NUMBER."""
     runs: str = "runs"
     """Folder that holds the runs."""
+    coordinator: str | None = None
+    """HOST:PORT of the first of several processes, with --processes and --process; auto: as jax finds them, on a TPU
+    pod. srun and Open MPI's mpirun are known without it."""
+    processes: int | None = None
+    """How many processes train together; 1: this one trains alone, whatever started it."""
+    process: int | None = None
+    """Which of the processes this is, from 0 on."""
     resume: bool = False
     """Go on with the run --name from its latest checkpoint."""
     log_every: int = 20

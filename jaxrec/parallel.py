@@ -1,9 +1,10 @@
-"""Named random streams and replicas: what lets one step run under jit, vmap, scan, pmap and shard_map."""
+"""Named random streams, replicas and meshes: what lets one step run under jit, vmap, scan, pmap and shard_map."""
 
 import zlib
 from typing import Any
 
 import jax
+from jax.sharding import AxisType, PartitionSpec
 
 
 def stream(key: jax.Array, name: str, step: jax.Array, axis_name: str | None = None) -> jax.Array:
@@ -33,3 +34,24 @@ def per_replica(tree: Any, axis_name: str | None) -> Any:
 def mean_over_replicas(tree: Any, axis_name: str | None) -> Any:
     """The mean over the replicas of every array in ``tree``; ``tree`` itself without ``axis_name``."""
     return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+
+
+def cut_axes() -> dict[str, int]:
+    """The axes, longer than 1, over which the compiler itself may cut arrays: those of the mesh of the context.
+
+    The training command sets that mesh; others do by ``jax.set_mesh``.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return {name: mesh.shape[name] for name, kind in kinds if kind == AxisType.Auto and mesh.shape[name] > 1}
+
+
+def whole(tree: Any) -> Any:
+    """The arrays, kept whole on every device where the mesh of the context has an axis ``model``.
+
+    The training command cuts large parameters over that axis. Left to itself, the compiler carries the cut from the
+    update back into the gradients, and moves activations to where the parts of the parameters are.
+    """
+    if "model" not in cut_axes():
+        return tree
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec()), tree)

@@ -3,8 +3,11 @@
 import importlib
 import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -39,7 +42,9 @@ def compiled(task, fused, platform="cpu"):
     shape = (fused, 8) if fused > 1 else (8,)
     batch = {"index": np.zeros(shape, np.int32), "epoch": np.zeros(shape, np.int32)}
     state = jax.eval_shape(partial(task_of(task).init, task), jax.random.key(0), images)
-    program = jax.jit(partial(make_steps, task, platform, False))
+    found = Devices("data=1")
+    found.platform = platform
+    program = jax.jit(partial(make_steps, task, found, False))
     return program.lower(state, Watch(np.int32(-1), np.int32(0)), batch, images).compile().as_text()
 
 
@@ -176,3 +181,25 @@ def test_the_flag_is_given_to_versions_that_know_it_and_never_over_the_users(ver
     monkeypatch.setenv("XLA_FLAGS", flags)
     devices.tune_compiler()
     assert os.environ["XLA_FLAGS"] == expected
+
+
+@pytest.mark.slow
+def test_the_training_command_tunes_the_compiler_before_jax_starts(tmp_path):
+    """Afterwards it would change nothing, and two runs of one command could be rounded differently."""
+    code = """
+import sys
+from jax._src import xla_bridge
+from jaxrec.run import devices
+from jaxrec.train import main
+tune = devices.tune_compiler
+def in_time():
+    print("started" if xla_bridge.backends_are_initialized() else "in time")
+    tune()
+devices.tune_compiler = in_time
+sys.exit(main(sys.argv[1:]))
+"""
+    arguments = small("autoencoder", "--runs", tmp_path, "--steps", 1)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "XLA_FLAGS": ""}
+    done = subprocess.run([sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("in time")

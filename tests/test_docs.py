@@ -14,6 +14,7 @@ from jaxrec.config import Classifier, Sweep, Train, to_dict
 from jaxrec.evaluate import Evaluate
 from jaxrec.generate import Generate
 from jaxrec.inspect import Inspect
+from jaxrec.plan import Plan
 from jaxrec.predict import Predict
 from jaxrec.run.folder import write_json
 from jaxrec.sweep import draws
@@ -72,6 +73,8 @@ def test_command_parses(command, tmp_path, monkeypatch):
     name = program.removeprefix("jaxrec.")
     if name == "train":
         assert isinstance(read_arguments(argv), Train)
+    elif name == "plan":
+        assert isinstance(read_arguments(argv, Plan, program), Plan)
     elif name == "sweep":
         assert draws(read_arguments(argv, Sweep, program))
     elif argv:

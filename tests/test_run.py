@@ -184,7 +184,7 @@ def test_the_judge_is_trained_once_and_tells_good_images_from_bad(tmp_path, monk
     figures = []
     for images in (copied["image"], noise):
         monkeypatch.setattr(judge, "generated", lambda *_, images=images: (images, copied["label"]))
-        figures.append(judge.judge_gan(state, data, Devices(), cache_dir()))
+        figures.append(judge.judge_gan(state, data, cache_dir()))
     good, bad = figures
     assert good["judge"] == bad["judge"] == name
     for kind in ("frechet_distance", "kernel_distance"):
@@ -209,10 +209,13 @@ def test_a_few_images_are_enough(model, tmp_path, monkeypatch):
 def test_a_moved_run_goes_on_and_keeps_the_record_of_its_beginning(tmp_path):
     options = ["--optimizer.schedule", "constant", "--optimizer.warmup", 0]
     train(tmp_path / "old", "a", *options, "--steps", 4)
+    with Checkpoints(tmp_path / "old" / "a", read_only=True) as checkpoints:
+        before = checkpoints.record(4)["progress"]["seconds"]
     (tmp_path / "old" / "a").rename(tmp_path / "b")
     assert main(["--name", "b", "--runs", str(tmp_path), "--resume", "--steps", "6"]) == 0
     manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
-    assert manifest["resumed_from"]["seconds"]["train"] < manifest["seconds"]["train"]
+    assert manifest["resumed_from"]["command"]
+    assert 0 < before < manifest["seconds"]["train"]
     assert kept(tmp_path / "b")[-1] == 6
 
 

@@ -64,13 +64,15 @@ def streamed(
     return iter(stream.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)))
 
 
-def eval_batches(split: Split, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+def eval_batches(split: Split, batch_size: int, share: tuple[int, int] = (0, 1)) -> Iterator[dict[str, np.ndarray]]:
     """Every example once, in order, in batches of one size: image uint8 [B, H, W, C], label and index int32 [B].
 
-    ``mask`` bool [B] is False where the last batch is filled up with example 0.
+    ``mask`` bool [B] is False where the last batch is filled up with example 0. Process ``i`` of ``n``, given
+    ``share=(i, n)``, gets the i-th of n equal parts of every batch; n has to divide B.
     """
-    for start in range(0, len(split), batch_size):
-        index = np.arange(start, start + batch_size, dtype=np.int32)
+    part = batch_size // share[1]
+    for start in range(share[0] * part, share[0] * part + len(split), batch_size):
+        index = np.arange(start, start + part, dtype=np.int32)
         mask = index < len(split)
         index = np.where(mask, index, np.int32(0))
         yield {**split.read(index), "index": index, "mask": mask}

@@ -148,21 +148,29 @@ def cut_validation(split: Split, share: float, seed: int = 0) -> tuple[Split, Sp
     return split.subset(np.sort(order[count:])), split.subset(np.sort(order[:count]))
 
 
-def statistics(split: Split, sample: int | None = None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def statistics(
+    split: Split,
+    sample: int | None = None,
+    *,
+    share: tuple[int, int] = (0, 1),
+    merge: Callable[[np.ndarray], np.ndarray] = lambda counts: counts,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of image / 255, over all examples or a seeded sample of them.
 
     Exact over the images it reads: they are counted by value. A deviation is at least 1 / 255, so that dividing by it
-    is safe. For a set that is streamed, ``sample=STATISTICS_SAMPLE`` keeps the start short.
+    is safe. For a set that is streamed, ``sample=STATISTICS_SAMPLE`` keeps the start short. Process ``i`` of ``n``,
+    given ``share=(i, n)``, reads every n-th image, and ``merge`` adds up the processes' counts.
     """
     indices = np.arange(len(split))
     if sample is not None and sample < len(split):
         indices = np.sort(np.random.default_rng(0).choice(len(split), sample, replace=False))
     channels = split.image_shape[-1]
-    counts = np.zeros((channels, 256))
-    for images in split.images(indices):
+    counts = np.zeros((channels, 256), np.int64)
+    for images in split.images(indices[share[0] :: share[1]]):
         counts += np.stack([np.bincount(images[..., c].ravel(), minlength=256) for c in range(channels)])
-    share = counts / counts.sum(axis=1, keepdims=True)
+    counts = merge(counts)
+    shares = counts / counts.sum(axis=1, keepdims=True)
     values = np.arange(256) / 255
-    mean = share @ values
-    deviation = np.sqrt((share * (values - mean[:, None]) ** 2).sum(axis=1))
+    mean = shares @ values
+    deviation = np.sqrt((shares * (values - mean[:, None]) ** 2).sum(axis=1))
     return tuple(mean.tolist()), tuple(np.maximum(deviation, 1 / 255).tolist())

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers
 
 from jaxrec.errors import UserError
+from jaxrec.run.devices import fetch, place
 from jaxrec.run.fingerprint import fingerprints
 from jaxrec.run.folder import write_json
+from jaxrec.run.processes import arrays_by_first, by_first, first, several
 from jaxrec.tasks.state import State
 
 T = TypeVar("T")
@@ -26,7 +29,8 @@ ITEMS = ("model", "train", "progress")
 
 def split_state(state: State) -> tuple[dict[str, Any], dict[str, Any]]:
     """The state as (model, train): what inference needs, and what going on with the training needs besides."""
-    model, train = {}, {"step": state.step, "key": state.key, "hyper": state.hyper, "opt_state": {}}
+    key = jax.random.key_data(state.key)
+    model, train = {}, {"step": state.step, "key": key, "hyper": state.hyper, "opt_state": {}}
     for name, player in state.players.items():
         model[name] = {"params": player.params, "stats": player.stats}
         if player.average is not None:
@@ -42,7 +46,8 @@ def join_state(state: State, model: dict[str, Any], train: dict[str, Any] | None
         return state.replace(players=players)
     opt_state = train["opt_state"]
     players = {name: player.replace(opt_state=opt_state[name]) for name, player in players.items()}
-    return state.replace(step=train["step"], key=train["key"], hyper=train["hyper"], players=players)
+    key = jax.random.wrap_key_data(train["key"], impl=jax.random.key_impl(state.key))
+    return state.replace(step=train["step"], key=key, hyper=train["hyper"], players=players)
 
 
 def saved_shapes(run: Path, step: int) -> dict[str, tuple[int, ...]]:
@@ -99,27 +104,44 @@ class LatestAndBest(checkpoint_managers.PreservationPolicy):
 class Checkpoints:
     """The checkpoints in ``run/checkpoints``; a context manager that waits at its end for what is being saved.
 
+    Of several processes the first alone reads and writes, and all of them make the same calls.
+
     The size and CRC-32 of each one's files lie in ``run/sums``, and each array's hash beside the progress. One whose
     files are not what they were is not among ``steps``; a run that goes on moves it to ``run/damaged``.
     """
 
     def __init__(self, run: Path, *, read_only: bool = False) -> None:
         self.folder, self.sums, self.read_only = run / "checkpoints", run / "sums", read_only
-        if read_only and not self.folder.is_dir():
-            raise UserError(f"run '{run.name}' has no checkpoint yet; let it train until its first, or start it again")
+        self.scores: dict[int, float] = {}
+        by_first(self._open)
+
+    def _open(self) -> None:
+        if self.read_only and not self.folder.is_dir():
+            name = self.folder.parent.name
+            raise UserError(f"run '{name}' has no checkpoint yet; let it train until its first, or start it again")
         there = [int(path.name) for path in self.folder.glob("*") if path.name.isdigit()]
         self.damaged = {step: damage for step in there if (damage := self._damage(step))}
         if self.damaged and len(self.damaged) == len(there):
             raise UserError(f"{self.damaged[max(there)]}, and so is every other; put them back, or train again")
-        for step in () if read_only else self.damaged:
+        for step in () if self.read_only else self.damaged:
             self._set_aside(step)
-        self.scores: dict[int, float] = {}
-        keep = None if read_only else LatestAndBest(self.scores)
-        options = ocp.CheckpointManagerOptions(preservation_policy=keep, read_only=read_only, create=not read_only)
-        self.manager = ocp.CheckpointManager(self.folder, item_names=ITEMS, options=options)
-        for step in self.steps():
+        if not self.read_only:
+            self.folder.mkdir(exist_ok=True)
+        self.manager = ocp.CheckpointManager(
+            self.folder,
+            item_names=ITEMS,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=None if self.read_only else LatestAndBest(self.scores),
+                read_only=self.read_only,
+                create=False,
+                multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes={0})
+                if several()
+                else ocp.options.MultiprocessingOptions(),
+            ),
+        )
+        for step in self._steps():
             with contextlib.suppress(UserError):  # A damaged one is said to be when it is restored.
-                if (score := self.record(step)["score"]) is not None:
+                if (score := self._record(step)["score"]) is not None:
                     self.scores[step] = score
 
     def _set_aside(self, step: int) -> None:
@@ -158,8 +180,9 @@ class Checkpoints:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            self.manager.close()
-            if not self.read_only:
+            if first():
+                self.manager.close()
+            if first() and not self.read_only:
                 self._seal()
         except Exception:
             # What ended the run is worth more than what followed from it.
@@ -169,6 +192,9 @@ class Checkpoints:
     def check_room(self, state: State) -> None:
         """Raises UserError where the disk has no room for a checkpoint; Orbax fails far less clearly."""
         needed = 2**16 + sum(leaf.nbytes for leaf in jax.tree.leaves(split_state(state)))
+        by_first(lambda: self._check_room(needed))
+
+    def _check_room(self, needed: int) -> None:
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise UserError(
@@ -181,23 +207,29 @@ class Checkpoints:
         model, train = split_state(state)
         # Orbax notices what is missing or cut short, and a changed number not.
         hashes = {name: int(value) for name, value in jax.device_get(hashes_of(model, train)).items()}
+        self.wait()
+        self.check_room(state)
+        if several():
+            model, train = fetch((model, train))
         record = {"progress": dict(progress), "hashes": hashes, "score": score}
         arguments = ocp.args.Composite(
             model=ocp.args.StandardSave(model),
             train=ocp.args.StandardSave(train),
             progress=ocp.args.JsonSave({**record, "sum": _sum(record)}),
         )
-        self.wait()
-        self.check_room(state)
-        if step in self.steps():  # saved without a score, by a run that was stopped while it evaluated
-            self.manager.delete(step)
-        (self.sums / f"{step}.json").unlink(missing_ok=True)
         if score is not None:
             self.scores[step] = score
-        self.manager.save(step, args=arguments)
+        if first():
+            if step in self._steps():  # saved without a score, by a run that was stopped while it evaluated
+                self.manager.delete(step)
+            (self.sums / f"{step}.json").unlink(missing_ok=True)
+            self.manager.save(step, args=arguments)
 
     def wait(self) -> None:
         """Waits for what is being saved; raises UserError where that failed."""
+        by_first(self._wait)
+
+    def _wait(self) -> None:
         try:
             self.manager.wait_until_finished()
             self._seal()
@@ -209,18 +241,29 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps of the checkpoints that are kept."""
+        return by_first(self._steps)
+
+    def _steps(self) -> list[int]:
         return [step for step in self.manager.all_steps() if step not in self.damaged]
+
+    def drop_from(self, step: int) -> None:
+        """Deletes the checkpoints of ``step`` and later."""
+        for each in self._steps() if first() else ():
+            if each >= step:
+                self.manager.delete(each)
 
     def latest(self) -> int:
         """The step of the newest checkpoint; raises UserError where there is none."""
-        if not self.steps():
+        steps = self.steps()
+        if not steps:
             raise UserError(f"there is no checkpoint in '{self.folder}' yet; start the run again under another --name")
-        return max(self.steps())
+        return max(steps)
 
     def best(self) -> int:
         """The step of the checkpoint with the least score; the newest where none has one."""
-        scores = {step: self.scores[step] for step in self.steps() if step in self.scores}
-        return min(scores, key=lambda step: scores[step]) if scores else self.latest()
+        latest = self.latest()
+        scores = by_first(lambda: [[self.scores[step], step] for step in self._steps() if step in self.scores])
+        return min(scores)[1] if scores else latest
 
     def restore(self, state: State, step: int) -> tuple[State, dict[str, Any]]:
         """The state and the progress saved at ``step``; ``state`` gives shapes and placement.
@@ -228,7 +271,7 @@ class Checkpoints:
         Raises UserError where a file is missing, cut short or changed.
         """
         found = self._restore(state, step, ("model", "train"))
-        return join_state(state, found["model"], found["train"]), found["progress"]
+        return join_state(state, found["model"], found["train"]), self.record(step)["progress"]
 
     def restore_model(self, state: State, step: int) -> State:
         """``state`` with the parameters and statistics saved at ``step``; raises as ``restore``."""
@@ -239,6 +282,9 @@ class Checkpoints:
 
         Raises UserError where it is damaged.
         """
+        return by_first(lambda: self._record(step))
+
+    def _record(self, step: int) -> dict[str, Any]:
         try:
             found: Any = self.manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
             record = found["progress"]
@@ -248,13 +294,13 @@ class Checkpoints:
             pass
         raise UserError(f"checkpoint {step} in '{self.folder}' is damaged (its progress is not what was saved)")
 
-    def newest_whole(self, read: Callable[[int], T], first: int | None = None) -> tuple[int, T]:
-        """The newest step that ``read`` can restore, ``first`` before all others, and what it made of it.
+    def newest_whole(self, read: Callable[[int], T], preferred: int | None = None) -> tuple[int, T]:
+        """The newest step that ``read`` can restore, ``preferred`` before all others, and what it made of it.
 
         Says which are damaged; a run that goes on moves them away, for Orbax saves no step before its latest. Raises
         UserError where none is whole.
         """
-        steps = sorted(self.steps(), key=lambda step: (step == first, step), reverse=True)
+        steps = sorted(self.steps(), key=lambda step: (step == preferred, step), reverse=True)
         failures: dict[int, UserError] = {}
         for step in steps or [self.latest()]:
             try:
@@ -262,14 +308,18 @@ class Checkpoints:
             except UserError as error:
                 failures[step] = error
                 continue
-            for complaint in (*self.damaged.values(), *failures.values()):
-                print(f"jaxrec: {complaint}; going on with checkpoint {step}", file=sys.stderr)
-            if failures and not self.read_only:
-                for failed in failures:
-                    self._set_aside(failed)
-                self.manager.reload()
+            if first():
+                self._pass_over(failures, step)
             return step, found
         raise next(iter(failures.values()))
+
+    def _pass_over(self, failures: dict[int, UserError], step: int) -> None:
+        for complaint in (*self.damaged.values(), *failures.values()):
+            print(f"jaxrec: {complaint}; going on with checkpoint {step}", file=sys.stderr)
+        if failures and not self.read_only:
+            for failed in failures:
+                self._set_aside(failed)
+            self.manager.reload()
 
     def _check_fits(self, step: int, model: dict[str, Any]) -> None:
         """Raises UserError where the model saved at ``step`` has other arrays; Orbax fails far less clearly."""
@@ -283,18 +333,29 @@ class Checkpoints:
                 )
 
     def _restore(self, state: State, step: int, items: tuple[str, ...]) -> dict[str, Any]:
-        wanted: dict[str, Any] = dict(zip(("model", "train"), split_state(state), strict=True))
-        wanted = {name: jax.tree.map(ocp.utils.to_shape_dtype_struct, wanted[name]) for name in items}
+        placed: dict[str, Any] = dict(zip(("model", "train"), split_state(state), strict=True))
+        placed = {name: placed[name] for name in items}
+        # Of several processes the first reads the arrays into its own memory and gives them to the others.
+        blank: Any = {name: jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), placed[name]) for name in items}
+        found = blank if several() else jax.tree.map(ocp.utils.to_shape_dtype_struct, placed)
+
+        def read() -> None:
+            found.update(self._read(step, found))
+
+        by_first(read)
+        return place(arrays_by_first(found), placed) if several() else found
+
+    def _read(self, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
         self._check_fits(step, wanted["model"])
-        record = self.record(step)
+        record = self._record(step)
         arguments: Any = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
         try:
             found: Any = self.manager.restore(step, args=ocp.args.Composite(**arguments))
-            hashes = jax.device_get(hashes_of(**{name: found[name] for name in items}))
+            hashes = jax.device_get(hashes_of(**{name: found[name] for name in wanted}))
         except Exception as error:  # Orbax and what it builds on raise a dozen kinds on damaged files
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             raise UserError(f"checkpoint {step} in '{self.folder}' is damaged ({reason})") from error
         changed = [name for name, value in hashes.items() if record["hashes"].get(name) != int(value)]
         if changed:
             raise UserError(f"checkpoint {step} in '{self.folder}' is damaged ({changed[0]} is not what was saved)")
-        return {**{name: found[name] for name in items}, "progress": record["progress"]}
+        return {name: found[name] for name in wanted}

@@ -1,30 +1,74 @@
-"""The devices of a run and how arrays lie on them: the state on every device, each batch shared out."""
+"""The devices of a run and how arrays lie on them: each batch shared out, the state on every device or cut."""
 
 import ctypes
+import math
 import os
 import platform
+import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import jaxlib
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxrec.errors import UserError
 
+AXES = ("data", "model")
+LARGE = 2**12
+"""Numbers from which on an array of the state is cut over the axis ``model``; smaller ones are worth no message."""
+
+
+def read_mesh(text: str, available: int) -> tuple[int, int]:
+    """The sizes of the axes ``data`` and ``model`` from ``data=4,model=2``.
+
+    An axis without a number takes the devices that are left, an axis that is not named is 1 long. Raises UserError for
+    anything else, and for more devices than there are.
+    """
+    sizes: dict[str, int | None] = {}
+    for part in text.split(","):
+        axis, equals, size = part.strip().partition("=")
+        if axis not in AXES or axis in sizes or (equals and not re.fullmatch("[1-9][0-9]{0,8}", size)):
+            raise UserError(f"--mesh {text} has the part '{part}'; expected data=N,model=M, such as data=4,model=2")
+        sizes[axis] = int(size) if equals else None
+    known = math.prod(size for size in sizes.values() if size)
+    open_axes = [axis for axis in sizes if sizes[axis] is None]
+    if len(open_axes) > 1 or known > available or (open_axes and available % known):
+        raise UserError(
+            f"--mesh {text} does not fit the {available} devices that jax finds; "
+            f"give data=N,model=M with N x M at most {available}, or data for all of them"
+        )
+    rest = available // known
+    data, model = (1 if axis not in sizes else sizes[axis] or rest for axis in AXES)
+    return data, model
+
 
 class Devices:
-    """All devices as one axis ``data``."""
+    """A mesh of the axes ``data`` and ``model``.
 
-    def __init__(self) -> None:
+    All devices take an equal part of each batch. The state lies whole on every device or, where ``model`` is longer
+    than 1, its large arrays are cut over that axis and put together where a step needs them (Zhao et al. 2023, FSDP).
+    """
+
+    def __init__(self, mesh: str = "data") -> None:
         tune_compiler()
         try:
-            devices = jax.devices()
+            # Each process's next to each other: it has its part of a batch in one piece.
+            devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"jax finds no device to compute on ({reason}); check JAX_PLATFORMS") from error
-        self.mesh = Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
+        sizes = read_mesh(mesh, len(devices))
+        if jax.process_count() > 1 and math.prod(sizes) != len(devices):
+            raise UserError(
+                f"--mesh {mesh} leaves out some of the {len(devices)} devices, which {jax.process_count()} processes "
+                "have to use all; give data for all of them"
+            )
+        chosen = np.array(devices[: math.prod(sizes)]).reshape(sizes)
+        self.mesh = Mesh(chosen, AXES, axis_types=(AxisType.Auto, AxisType.Auto))
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
         self.platform = devices[0].platform
 
@@ -32,6 +76,14 @@ class Devices:
         """One line per kind of device, such as ``8 x cpu``."""
         kinds = [device.device_kind for device in self.mesh.devices.flat]
         return [f"{kinds.count(kind)} x {kind}" for kind in dict.fromkeys(kinds)]
+
+    def describe_mesh(self, state: Any) -> str:
+        """How many bytes of the state lie on each device of which mesh."""
+        whole = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        axes = ",".join(f"{axis}={size}" for axis, size in self.mesh.shape.items() if size > 1)
+        return (
+            f"mesh {axes}: state of {whole / 2**20:.2f} MiB, {bytes_per_device(state) / 2**20:.2f} MiB on each device"
+        )
 
     def check_batch(self, batch_size: int) -> None:
         """Raises UserError where a batch cannot be shared out evenly."""
@@ -46,13 +98,69 @@ class Devices:
         return -(-batch_size // self.mesh.size) * self.mesh.size
 
     def share(self, batch: Any) -> Any:
-        """A batch on the host, or batches stacked along leading axes, put on the devices: each takes its examples."""
+        """A batch on the host, or batches stacked along leading axes, put on the devices: each takes its examples.
+
+        Of several processes each gives its part.
+        """
         leading = [None] * (batch["index"].ndim - 1)
-        return jax.device_put(batch, NamedSharding(self.mesh, PartitionSpec(*leading, "data")))
+        sharding = NamedSharding(self.mesh, PartitionSpec(*leading, AXES))
+        if jax.process_count() == 1:
+            return jax.device_put(batch, sharding)
+        return jax.tree.map(partial(jax.make_array_from_process_local_data, sharding), batch)
 
     def copy(self, tree: Any) -> Any:
         """Arrays put on every device."""
         return jax.device_put(tree, self.replicated)
+
+    def layout(self, shape: tuple[int, ...]) -> NamedSharding:
+        """How an array of the state lies: a large one cut along its longest axis that ``model`` divides."""
+        parts = self.mesh.shape["model"]
+        axes = [axis for axis, size in enumerate(shape) if size % parts == 0]
+        if parts == 1 or math.prod(shape) < LARGE or not axes:
+            return self.replicated
+        axis = max(axes, key=lambda axis: shape[axis])
+        return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, "model"))
+
+    def cut(self, state: Any) -> Any:
+        """Inside a compiled function: the state as it lies between two steps."""
+        if self.mesh.shape["model"] == 1:
+            return state
+        return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, self.layout(leaf.shape)), state)
+
+    def gather(self, tree: Any) -> Any:
+        """Inside a compiled function: arrays put together again on every device."""
+        if self.mesh.shape["model"] == 1:
+            return tree
+        return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, self.replicated), tree)
+
+
+def place(tree: Any, like: Any) -> Any:
+    """Numpy arrays, the same in every process, put where those of ``like`` lie."""
+
+    def put(x: np.ndarray, like: jax.Array) -> jax.Array:
+        return jax.make_array_from_callback(x.shape, like.sharding, lambda part: x[part])
+
+    return jax.tree.map(put, tree, like)
+
+
+def fetch(tree: Any) -> Any:
+    """Numpy arrays, and keys, of what lies on the devices of all processes, which take part together."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    replicated = NamedSharding(jax.tree.leaves(tree)[0].sharding.mesh, PartitionSpec())
+
+    def take(leaf: jax.Array) -> Any:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(take(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+        return np.asarray(leaf.addressable_data(0))
+
+    return jax.tree.map(take, jax.jit(lambda tree: tree, out_shardings=replicated)(tree))
+
+
+def bytes_per_device(tree: Any) -> int:
+    """Bytes that one device holds of a tree of arrays."""
+    leaves = jax.tree.leaves(tree)
+    return sum(leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)
 
 
 HEAP = 2**30

@@ -19,7 +19,8 @@ from jaxrec.errors import UserError, nearest
 LIBRARIES = ("jaxrec", "jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 FREE_TO_CHANGE = (
     "epochs", "steps", "log_every", "eval_every", "save_every", "patience", "min_delta", "on_nonfinite",
-    "fuse_steps", "name", "runs", "resume", "tensorboard", "tune_allocator", "data_dir", "memory_mb",
+    "fuse_steps", "name", "runs", "resume", "tensorboard", "tune_allocator", "data_dir", "memory_mb", "mesh",
+    "coordinator", "processes", "process",
 )  # fmt: skip
 """Settings that may differ when a run is resumed; the others decide what is computed."""
 

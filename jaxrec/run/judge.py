@@ -21,7 +21,6 @@ from jaxrec import metrics
 from jaxrec.config import Augment, Classifier, Optimizer
 from jaxrec.data import batch_indices
 from jaxrec.errors import UserError
-from jaxrec.run.devices import Devices
 from jaxrec.run.setup import Data
 from jaxrec.tasks import classifier, gan
 from jaxrec.tasks.state import State
@@ -80,7 +79,7 @@ def _train(state: State, data: Data, steps: int, path: Path) -> None:
         ) from error
 
 
-def judge_gan(state: State, data: Data, devices: Devices, cache: Path) -> dict[str, Any]:
+def judge_gan(state: State, data: Data, cache: Path) -> dict[str, Any]:
     """The figures of a gan against its training images, on the judge's features.
 
     ``frechet_distance``, ``kernel_distance`` and, with ``_train_test``, the same between real images; ``precision``,

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,25 +17,28 @@ PLAIN_LINES = 20
 
 
 class Log:
-    """Writes the metrics of a run; a context manager, so that the terminal is left tidy."""
+    """Writes the metrics of a run; a context manager, so that the terminal is left tidy.
 
-    def __init__(self, run: Path, steps: int, start: int, *, tensorboard: bool = False) -> None:
-        self.path = run / "metrics.jsonl"
+    Without a ``run`` it writes and says nothing: of several processes, the first alone does.
+    """
+
+    def __init__(self, run: Path | None, steps: int, start: int, *, tensorboard: bool = False) -> None:
+        self.path = Path(os.devnull) if run is None else run / "metrics.jsonl"
         self.steps = steps
-        self.console = Console(highlight=False)
+        self.console = Console(highlight=False, quiet=run is None)
         self._drop_after(start)
         self._file = self.path.open("a", encoding="utf-8")
         self._bar = None
         self._start = self._shown = start
         self._writer = None
-        if tensorboard:
+        if tensorboard and run is not None:
             from tensorboardX import SummaryWriter
 
             self._writer = SummaryWriter(str(run / "tensorboard"))
 
     def _drop_after(self, step: int) -> None:
         """Leaves out what an interrupted run logged past the checkpoint it is resumed from, and a line cut short."""
-        if not self.path.exists():
+        if not self.path.is_file():
             return
         kept = []
         for line in self.path.read_text("utf-8").splitlines():

@@ -2,8 +2,10 @@
 
 import importlib.util
 import math
+import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,13 +15,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from jaxrec.config import GAN, Autoencoder, Train, to_dict
 from jaxrec.data import Split, cache_dir
 from jaxrec.errors import UserError
-from jaxrec.run import folder
+from jaxrec.run import folder, processes
 from jaxrec.run.checkpoints import Checkpoints, hashes_of, split_state
-from jaxrec.run.devices import Devices, keep_programs, tune_allocator
+from jaxrec.run.devices import Devices, fetch, keep_programs, tune_allocator
 from jaxrec.run.evaluation import Evaluator, Interrupted, at_once, initializer, plain, scalars
 from jaxrec.run.fingerprint import digest
 from jaxrec.run.judge import judge_gan
@@ -61,16 +64,37 @@ class NonFinite(UserError):
 
 
 class Stop:
-    """Notes SIGINT and SIGTERM, so that a run can save its state before it ends; a second one ends it at once."""
+    """Notes SIGINT and SIGTERM, so that a run can save its state before it ends; a second SIGINT ends it at once.
+
+    Of several processes one may get the signal: jax's preemption service then tells all of them at the same call of
+    ``due``, and only SIGINT is handled here, by passing it on as SIGTERM, which that service waits for.
+    """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
-        self._before = {each: signal.signal(each, self._note) for each in (signal.SIGINT, signal.SIGTERM)}
+        self._calls, self._several = 0, processes.several()
+        self._interrupted = False
+        handled = (signal.SIGINT,) if self._several else (signal.SIGINT, signal.SIGTERM)
+        if threading.current_thread() is not threading.main_thread():
+            handled = ()  # Python lets the main thread alone handle signals; Ray trains in another.
+        self._before = {each: signal.signal(each, self._note) for each in handled}
 
     def _note(self, number: int, _: Any) -> None:
-        if self.signal is not None:
+        if self._interrupted:
             raise KeyboardInterrupt
-        self.signal = signal.Signals(number)
+        self._interrupted = True
+        if self._several:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            self.signal = signal.Signals(number)
+
+    def due(self) -> bool:
+        """Whether to stop now. Every process has to ask as often as the others."""
+        if self._several and self.signal is None:
+            self._calls += 1
+            if multihost_utils.reached_preemption_sync_point(self._calls):
+                self.signal = signal.SIGTERM
+        return self.signal is not None
 
     def restore(self) -> None:
         """Puts the former handlers back."""
@@ -85,6 +109,21 @@ def train(config: Train, kind: "Callable[..., Trainer] | None" = None) -> int:
     one of many runs at once.
     """
     began = time.perf_counter()
+    processes.join(config)
+    config = replace(config, coordinator=None, processes=None, process=None)
+    if not jax.distributed.is_initialized():
+        return _train(config, kind, began)
+    go_on = "go on with --resume on the processes that are left, or on other ones"
+    processes.leave_together(go_on)
+    if kind is not None:
+        processes.abandon(UserError("many runs at once are trained by one process; give --processes 1"), go_on)
+    try:
+        return _train(config, kind, began)
+    except BaseException as error:
+        processes.abandon(error, go_on)
+
+
+def _train(config: Train, kind: "Callable[..., Trainer] | None", began: float) -> int:
     if config.tune_allocator:
         tune_allocator()
     keep_programs(cache_dir() / "programs")
@@ -98,7 +137,7 @@ def train(config: Train, kind: "Callable[..., Trainer] | None" = None) -> int:
             f"run '{resumed.name}' is a population, of which the best member alone was saved: it cannot be resumed; "
             "train again under another --name"
         )
-    devices = Devices()
+    devices = Devices(config.mesh)
     devices.check_batch(config.batch_size)
     data = open_data(config, trains=True)
     config = replace(complete(config, data), resume=False)
@@ -108,7 +147,7 @@ def train(config: Train, kind: "Callable[..., Trainer] | None" = None) -> int:
             check_same_data(data, folder.read_json(resumed / "manifest.json")["dataset"])
     trainer = (kind or Trainer)(config, data, devices)
     state = trainer.initial()
-    trainer.run = run = resumed or folder.create(config)
+    trainer.run = run = resumed or Path(processes.by_first(lambda: str(folder.create(config))))
     trainer.config = replace(config, name=run.name)
     trainer.stop = stop = Stop()
     try:
@@ -122,7 +161,7 @@ def train(config: Train, kind: "Callable[..., Trainer] | None" = None) -> int:
         raise
     except (UserError, OSError) as error:
         begun = any(path.name.isdigit() for path in (run / "checkpoints").glob("*"))
-        if not begun and resumed is None:
+        if not begun and resumed is None and processes.first():
             shutil.rmtree(run, ignore_errors=True)
         if isinstance(error, UserError):
             raise
@@ -147,7 +186,7 @@ class Trainer:
         self.config, self.data, self.devices = config, data, devices
         self.task = task_of(config.task)
         self.evaluator = Evaluator(config.task, devices)
-        self.draw = jax.jit(self.task.artifacts)
+        self.draw = jax.jit(self.task.artifacts, out_shardings=devices.replicated)
         self.progress: dict[str, Any] = {"step": 0, "best": None, "waited": 0, "seconds": 0.0}
         self.progress |= {"skipped": 0, "rollbacks": 0, "unevaluated": False}
 
@@ -168,7 +207,7 @@ class Trainer:
             )
         self._write_config()
         self.checkpoints.check_room(self._shown(state))
-        with Log(self.run, steps, start, tensorboard=config.tensorboard) as log:
+        with Log(self.run if processes.first() else None, steps, start, tensorboard=config.tensorboard) as log:
             self._introduce(log, self._shown(state))
             clock = time.perf_counter()
             step = self._compile(state)
@@ -198,7 +237,8 @@ class Trainer:
         return f"state saved; go on with: {again}"
 
     def _write_config(self) -> None:
-        folder.write_json(self.run / "config.json", to_dict(self.config))
+        if processes.first():
+            folder.write_json(self.run / "config.json", to_dict(self.config))
 
     def _shown(self, state: Any) -> State:
         """The state that checkpoints and pictures are of."""
@@ -227,8 +267,11 @@ class Trainer:
             **sizes,
         }
         devices = self.devices.describe()
-        folder.write_manifest(self.run, described, devices, parameters)
+        if processes.first():
+            folder.write_manifest(self.run, described, devices, parameters)
         log.say(f"{self.config.task.model} with {parameters:,} parameters on {', '.join(devices)}")
+        if self.devices.mesh.size > 1:
+            log.say(self.devices.describe_mesh(state))
         shape = "x".join(map(str, data.dataset.image_shape))
         where = "on the device" if data.resident else "streamed"
         log.say(
@@ -252,7 +295,7 @@ class Trainer:
                 break
             with jax.transfer_guard("disallow"):
                 state, watch, metrics = step(state, watch, batch)
-            last = made == steps or self.stop.signal is not None
+            last = self.stop.due() or made == steps
             if made % config.log_every == 0 or last:
                 if waiting is not None:
                     self._log(log, *waiting)
@@ -310,9 +353,7 @@ class Trainer:
         count = self.progress["rollbacks"] + 1
         first = state = self.initial()
         progress = {**self.progress, "step": 0, "best": None, "waited": 0}
-        for step in self.checkpoints.steps():
-            if step >= failure.spoiled:
-                self.checkpoints.manager.delete(step)
+        self.checkpoints.drop_from(failure.spoiled)
         if self.checkpoints.steps():
             _, (state, progress) = self.checkpoints.newest_whole(partial(self.checkpoints.restore, first))
         self.progress = {**progress, "rollbacks": count}
@@ -335,14 +376,15 @@ class Trainer:
         examples = split.read(np.arange(at_once(PICTURE_EXAMPLES, 2**22, split)))
         batch = self.devices.copy({**examples, "index": np.arange(len(examples["label"]), dtype=np.int32)})
         pictures = jax.device_get(self.draw(state, batch))
-        save_artifacts(self.run / "pictures", pictures, self.data.dataset.class_names, step)
+        if processes.first():
+            save_artifacts(self.run / "pictures", pictures, self.data.dataset.class_names, step)
 
     def _validated(self, state: State, split: Split) -> dict[str, float]:
         """The single figures on the validation split."""
         task = state.config
         if isinstance(task, Autoencoder):
             task = replace(task, eval_samples=min(task.eval_samples, VALIDATION_CODES))
-        return scalars(self.evaluator(state.replace(config=task), split, lambda: self.stop.signal is not None))
+        return scalars(self.evaluator(state.replace(config=task), split, self.stop.due))
 
     def _evaluate(self, log: Log, state: Any, made: int) -> float | None:
         """Figures and pictures on the validation split.
@@ -369,7 +411,8 @@ class Trainer:
         results = test_results(self.config, self.data, self.evaluator, state, step)
         if results["loss"] is None:
             self._give_up("the loss on the test split is not finite", step)
-        folder.write_json(self.run / "results.json", results)
+        if processes.first():
+            folder.write_json(self.run / "results.json", results)
         log.say(f"test: {scores_line(results)}")
         return results
 
@@ -384,6 +427,8 @@ class Trainer:
             log.say(f"restored the best weights, of step {step}")
         results = self._test(log, state, step)
         self._pictures(self._shown(state), self.data.test, None)
+        if not processes.first():
+            return
         if "confusion" in results:
             matrix = {"confusion_matrix": {"matrix": np.asarray(results["confusion"])}}
             save_artifacts(self.run / "pictures", matrix, self.data.dataset.class_names, None)
@@ -398,5 +443,6 @@ def test_results(config: Train, data: Data, evaluator: Evaluator, state: State, 
     """The figures on the test split as JSON data: split, examples, step, then each metric by name."""
     metrics = evaluator(state, data.test)
     if isinstance(config.task, GAN):
-        metrics |= judge_gan(state, data, evaluator.devices, cache_dir())
+        state = fetch(state) if processes.several() else state
+        metrics |= judge_gan(state, data, cache_dir()) if processes.first() else {}
     return {"split": config.test_split, "examples": len(data.test), "step": step, **plain(metrics)}

@@ -23,6 +23,7 @@ from jaxrec.data import (
     streamed,
 )
 from jaxrec.errors import UserError
+from jaxrec.run import processes
 from jaxrec.run.devices import Devices
 from jaxrec.tasks import task_of
 from jaxrec.tasks.state import State
@@ -72,8 +73,10 @@ def open_data(config: Train, *, trains: bool = False) -> Data:
         skip_bad=config.skip_bad,
     )
     train, validation = dataset.splits["train"], None
-    resident = trains and train.nbytes <= config.memory_mb * 2**20
-    if resident or (trains and train.kept):
+    # Of several processes each reads its part of every batch, and no more.
+    alone = processes.share()[1] == 1
+    resident = trains and alone and train.nbytes <= config.memory_mb * 2**20
+    if resident or (trains and alone and train.kept):
         train = train.cached()
     if config.validation:
         train, validation = cut_validation(train, config.validation)
@@ -108,7 +111,8 @@ def complete(config: Train, data: Data) -> Train:
         raise UserError("--patience decides on the validation split, and --validation 0 cuts none; give .1, say")
     if config.patience and isinstance(config.task, GAN):
         raise UserError("--patience needs a figure to watch, and a gan's losses do not tell better from worse: drop it")
-    mean, std = statistics(data.train, STATISTICS_SAMPLE if data.train.nbytes > STATISTICS_BYTES else None)
+    sample = STATISTICS_SAMPLE if data.train.nbytes > STATISTICS_BYTES else None
+    mean, std = statistics(data.train, sample, share=processes.share(), merge=processes.summed)
     optimizer = replace(config.task.optimizer, steps=steps)
     task = replace(config.task, classes=len(data.dataset.class_names), mean=mean, std=std, optimizer=optimizer)
     every = config.eval_every or max(1, steps // EVALUATIONS)
@@ -148,7 +152,7 @@ def batches(
         orders = (batch_indices(seed, step, config.batch_size, len(data.train)) for step in range(start, end))
         each = ({"index": index, "epoch": epoch} for index, epoch in orders)
     else:
-        each = streamed(data.train, seed, config.batch_size, start, steps=end - start)
+        each = streamed(data.train, seed, config.batch_size, start, steps=end - start, share=processes.share())
     while start < end:
         # A run may go on from between two pauses, and the last steps may be too few.
         count = fused if start % fused == 0 and start + fused <= end else 1
@@ -162,7 +166,7 @@ def stack(batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def make_steps(
-    task: AnyTask, platform: str, skip: bool, state: State, watch: Watch, batch: Any, images: Any
+    task: AnyTask, devices: Devices, skip: bool, state: State, watch: Watch, batch: Any, images: Any
 ) -> tuple[State, Watch, dict[str, jax.Array]]:
     """One step, or as many as ``batch`` has leading rows [K, B, ...]; gives the metrics of the last. Pure.
 
@@ -171,7 +175,9 @@ def make_steps(
     """
     if batch["index"].ndim == 1:
         batch = {**batch, **{name: values[batch["index"]] for name, values in images.items()}}
-        after, metrics = task_of(task).train_step(state, batch)
+        with jax.sharding.use_abstract_mesh(devices.mesh.abstract_mesh):
+            after, metrics = task_of(task).train_step(_gathered(devices, state), batch)
+            after = devices.cut(after)
         finite = jnp.isfinite(metrics["loss"])
         if skip:
             # A gradient that is not finite leaves its mark on the parameters or the optimizer's state.
@@ -184,13 +190,22 @@ def make_steps(
         return after, Watch(failed, watch.skipped), metrics
 
     def one(carry: tuple[State, Watch], batch: Any) -> tuple[tuple[State, Watch], dict[str, jax.Array]]:
-        state, watch, metrics = make_steps(task, platform, skip, *carry, batch, images)
+        state, watch, metrics = make_steps(task, devices, skip, *carry, batch, images)
         return (state, watch), metrics
 
     # No loop on a CPU: XLA has no fast convolutions there.
-    unroll = len(batch["index"]) if platform == "cpu" else 1
+    unroll = len(batch["index"]) if devices.platform == "cpu" else 1
     (state, watch), metrics = jax.lax.scan(one, (state, watch), batch, unroll=unroll)
     return state, watch, jax.tree.map(lambda values: values[-1], metrics)
+
+
+def _gathered(devices: Devices, state: State) -> State:
+    """The state with what the models read put together; the update is made on each device's part."""
+    players = {
+        name: player.replace(params=devices.gather(player.params), stats=devices.gather(player.stats))
+        for name, player in state.players.items()
+    }
+    return state.replace(players=players)
 
 
 def unharmed(devices: Devices, state: Any) -> Any:
@@ -208,7 +223,7 @@ def compile_step(config: Train, data: Data, devices: Devices, state: State, batc
     A state of several members, stacked along a first axis, takes their batches stacked along a first axis.
     """
     images = devices.copy(data.train.load()) if data.resident else {}
-    steps = partial(make_steps, config.task, devices.platform, config.on_nonfinite == "skip")
+    steps = partial(make_steps, config.task, devices, config.on_nonfinite == "skip")
     if state.step.ndim:
         steps = jax.vmap(steps, in_axes=(0, 0, 0, None))
     program = jax.jit(steps, donate_argnums=(0, 1))

@@ -12,7 +12,7 @@ from jaxrec import optimizers
 from jaxrec.augment import augment
 from jaxrec.config import AnyTask
 from jaxrec.errors import UserError
-from jaxrec.parallel import mean_over_replicas, per_replica
+from jaxrec.parallel import mean_over_replicas, per_replica, whole
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -110,7 +110,7 @@ def learn(
     grads, metrics, stats = _accumulate(
         gradient, per_replica(trainable, axis_name), player.stats, examples, key, config.accumulate
     )
-    grads, metrics, stats = mean_over_replicas((grads, metrics, stats), axis_name)
+    grads, metrics, stats = mean_over_replicas((whole(grads), metrics, stats), axis_name)
     trainable, opt_state = optimizers.update(optimizer, hyper, state.step, grads, player.opt_state, trainable)
     params = optimizers.unflatten({**trainable, **frozen})
     average = player.average

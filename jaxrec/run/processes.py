@@ -1,0 +1,162 @@
+"""Several processes that train one model: how they join, what the first does for all, and how they end together."""
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxrec.config import Train
+from jaxrec.errors import UserError
+
+T = TypeVar("T")
+HEARTBEAT = 20
+"""Seconds after which a process that is not heard of counts as ended."""
+JOINING = 300
+"""Seconds that a process waits for the others to be started."""
+ENDING = 3600
+"""Seconds that a process which is done waits for the others: the first one may train a judge and draw the report."""
+LAUNCHERS = (
+    ("SLURM_NTASKS", {"SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"}),
+    ("OMPI_COMM_WORLD_SIZE", {"OMPI_MCA_orte_hnp_uri"}),
+)
+"""What srun and Open MPI's mpirun leave in the environment: the number of processes, and what jax needs besides."""
+
+
+def _launched() -> bool:
+    """Whether a launcher that jax knows has started this process as one of several."""
+    return any(os.environ.get(count, "1") != "1" and others <= os.environ.keys() for count, others in LAUNCHERS)
+
+
+def join(config: Train) -> None:
+    """Makes this process one of those that train together, where the settings or the environment say that it is.
+
+    To be called before jax computes anything. Raises UserError where the settings are incomplete or nobody answers.
+    """
+    given = (config.coordinator, config.processes, config.process)
+    if jax.distributed.is_initialized():  # by a launcher in Python, such as Ray's
+        return
+    if config.processes == 1 or (given == (None, None, None) and not _launched()):
+        return
+    settings: dict[str, Any] = {}
+    if config.coordinator not in (None, "auto"):
+        host, _, port = str(config.coordinator).rpartition(":")
+        if None in given or not host or not port.isdigit():
+            raise UserError(
+                "--coordinator HOST:PORT, --processes N and --process I belong together, such as --coordinator "
+                f"10.0.0.1:1234 --processes 2 --process 0; got {', '.join(map(str, given))}"
+            )
+        if not 0 <= (config.process or 0) < (config.processes or 0):
+            raise UserError(
+                f"--process {config.process} is none of --processes {config.processes}; "
+                f"expected 0 to {(config.processes or 0) - 1}"
+            )
+        settings = {"coordinator_address": config.coordinator, "num_processes": config.processes}
+        settings |= {"process_id": config.process, "cluster_detection_method": "deactivate"}
+    elif (config.processes, config.process) != (None, None):
+        raise UserError("--processes and --process need --coordinator HOST:PORT; give the three together")
+    try:
+        jax.distributed.initialize(
+            **settings,
+            initialization_timeout=JOINING,
+            heartbeat_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=ENDING,
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"the processes did not come together ({reason}); check that all were started and reach "
+            f"{config.coordinator or 'the first one'}, or give --processes 1"
+        ) from error
+
+
+def several() -> bool:
+    """Whether more than one process trains; where this is the only one, asking starts no device."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def first() -> bool:
+    """Whether this is the process that writes: the only one, or the first of several."""
+    return not several() or jax.process_index() == 0
+
+
+def share() -> tuple[int, int]:
+    """(i, n): this process reads the i-th of n parts of each batch."""
+    return (jax.process_index(), jax.process_count()) if several() else (0, 1)
+
+
+def by_first(make: Callable[[], T]) -> T:
+    """What ``make`` gives in the first process, as JSON data, in every process.
+
+    A UserError that it raises there is raised in every process. In a process that is alone this is ``make()``.
+    """
+    if not several():
+        return make()
+    answer: dict[str, Any] = {}
+    if first():
+        try:
+            answer = {"value": make()}
+        except UserError as error:
+            answer = {"error": str(error)}
+    said = np.frombuffer(json.dumps(answer).encode(), np.uint8)
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(said))))
+    said = multihost_utils.broadcast_one_to_all(np.resize(said, length))
+    answer = json.loads(said.tobytes())
+    if "error" in answer:
+        raise UserError(answer["error"])
+    return answer["value"]
+
+
+def arrays_by_first(tree: Any) -> Any:
+    """The first process's numpy arrays in every process, which gives arrays of the same shapes."""
+    return multihost_utils.broadcast_one_to_all(tree) if several() else tree
+
+
+def summed(counts: np.ndarray) -> np.ndarray:
+    """The sum over all processes of integers."""
+    if not several():
+        return counts
+    # As bytes, because jax would make them numbers of 32 bits.
+    pieces = multihost_utils.process_allgather(np.frombuffer(counts.astype(np.int64).tobytes(), np.uint8))
+    return np.sum([np.frombuffer(piece.tobytes(), np.int64).reshape(counts.shape) for piece in pieces], axis=0)
+
+
+def leave_together(go_on: str) -> None:
+    """From here on this process, one of several, ends in one sentence when another is lost.
+
+    jax ends it by SIGABRT, from a thread that waits for nobody.
+    """
+
+    def ended(_: int) -> None:
+        print(_lost(go_on), file=sys.stderr, flush=True)
+        os._exit(2)
+
+    global _on_abort
+    _on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(ended)
+    ctypes.CDLL(None).signal(int(signal.SIGABRT), _on_abort)
+
+
+_on_abort: Any = None
+
+
+def _lost(go_on: str) -> str:
+    return f"jaxrec: another process of this run has ended, see its own output; {go_on}"
+
+
+def abandon(error: BaseException, go_on: str) -> NoReturn:
+    """Ends this process, one of several, over an error: at once, for to end in order it would wait for the others."""
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        print(f"{_lost(go_on)} ({str(error).strip().splitlines()[0][:200]})", file=sys.stderr, flush=True)
+    elif isinstance(error, UserError):
+        print(f"jaxrec: {error}", file=sys.stderr, flush=True)
+    elif not isinstance(error, KeyboardInterrupt):
+        traceback.print_exception(error)
+        os._exit(1)
+    os._exit(128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 2)

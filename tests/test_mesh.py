@@ -1,0 +1,220 @@
+"""Any number of devices: every task on several meshes, what lies where, and runs that go on on other meshes."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from conftest import small
+from jax.sharding import PartitionSpec
+
+from jaxrec.config import PRESETS, AnyTask, Augment, Optimizer, Train
+from jaxrec.errors import UserError
+from jaxrec.run import devices, setup
+from jaxrec.run.checkpoints import Checkpoints, split_state
+from jaxrec.run.devices import Devices, bytes_per_device, read_mesh
+from jaxrec.run.evaluation import scalars
+from jaxrec.run.loop import Trainer
+from jaxrec.run.report import read_metrics
+from jaxrec.run.trained import load_run
+from jaxrec.train import main
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run_it")]
+
+MESHES = ["data", "data=4,model=2"]
+SGD = Optimizer(name="momentum", lr=0.01, clip=1.0)
+TASKS: dict[str, AnyTask] = {
+    "cnn": replace(PRESETS["cnn"], optimizer=SGD, average=0.9, dropout=0.2, augment=Augment(translate=0.1)),
+    "speednet": replace(PRESETS["speednet"], optimizer=SGD, width=0.125, accumulate=2),
+    "autoencoder": replace(PRESETS["autoencoder"], width=4, noise=0.2),
+    "vae": replace(PRESETS["vae"], optimizer=replace(SGD, lr=1e-4), architecture="dense", width=4, eval_samples=3),
+    "gan": replace(PRESETS["gan"], optimizer=replace(SGD, lr=1e-3), width=8),
+}
+TOLERANCE = 1e-4
+"""Largest difference after four steps, relative to an array's largest number: sums are made in another order."""
+
+
+def train(runs: Path, name: str, *options: object) -> Path:
+    assert main([*map(str, options), "--runs", str(runs), "--name", name]) == 0
+    return runs / name
+
+
+def arrays(run: Path) -> dict[str, np.ndarray]:
+    """The arrays of the latest checkpoint by path."""
+    state = load_run(run, Devices("data=1"))[3]
+    with Checkpoints(run, read_only=True) as checkpoints:
+        state, _ = checkpoints.restore(state, checkpoints.latest())
+    model, rest = split_state(state)
+    rest["key"] = jax.random.key_data(rest["key"])
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path((model, rest))}
+
+
+def difference(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
+    assert a.keys() == b.keys()
+    return max(float(np.max(np.abs(a[name] - b[name])) / max(1e-2, np.max(np.abs(b[name])))) for name in a)
+
+
+def trainer(task: AnyTask, mesh: str) -> Trainer:
+    config = Train(task=task, batch_size=64, steps=8, mesh=mesh, memory_mb=0)
+    found = Devices(mesh)
+    data = setup.open_data(config, trains=True)
+    return Trainer(setup.complete(config, data), data, found)
+
+
+@pytest.fixture
+def quickly_compiled():
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def steps_and_figures(task: AnyTask, mesh: str) -> tuple[dict[str, np.ndarray], list[dict[str, float]]]:
+    """The state's arrays after four steps; their metrics, and those of the test split."""
+    made, figures = trainer(task, mesh), []
+    state = made.initial()
+    cut = [leaf for leaf in jax.tree.leaves(state) if not leaf.sharding.is_fully_replicated]
+    assert bool(cut) == ("model" in mesh)
+    step, watch = made._compile(state), setup.unharmed(made.devices, state)
+    for _, batch in made._batches(0, 4):
+        state, watch, metrics = step(state, watch, batch)
+        figures.append({name: float(value) for name, value in metrics.items()})
+    figures.append(scalars(made.evaluator(state, made.data.test)))
+    leaves = jax.tree_util.tree_leaves_with_path(split_state(state))
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}, figures
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_any_mesh_makes_the_steps_of_one_device(name, monkeypatch, quickly_compiled):
+    monkeypatch.setattr(devices, "LARGE", 32)  # so that these small models' arrays are cut
+    expected, figures = steps_and_figures(TASKS[name], "data=1")
+    for mesh in MESHES:
+        state, found = steps_and_figures(TASKS[name], mesh)
+        assert difference(state, expected) < TOLERANCE
+        for row, like in zip(found, figures, strict=True):
+            assert row == pytest.approx(like, rel=1e-3, abs=1e-3)
+
+
+def test_a_run_goes_on_on_any_number_of_devices(tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "LARGE", 32)
+    seen = []
+    shared = Devices.share
+    monkeypatch.setattr(Devices, "share", lambda self, batch: seen.append(batch) or shared(self, batch))
+    options = [
+        *small("autoencoder", "--log-every", 1, "--average", 0.9),
+        "--eval-every",
+        2,
+        "--optimizer.schedule",
+        "constant",
+    ]
+    whole = train(tmp_path, "whole", *options, "--steps", 10, "--mesh", "data=8")
+    indices = [batch["index"] for batch in seen if "epoch" in batch]
+    seen.clear()
+    run = train(tmp_path, "moved", *options, "--steps", 2, "--mesh", "data=8")
+    for steps, mesh in ((4, "data=2"), (6, "data=1"), (8, "data=2,model=4"), (10, "data")):
+        before = arrays(run)
+        train(tmp_path, "moved", "--resume", "--steps", steps, "--mesh", mesh)
+        assert json.loads((run / "config.json").read_text())["mesh"] == mesh
+        # What was restored is what was saved, to the bit: the first batch is the next one.
+        assert read_metrics(run)[0] == read_metrics(whole)[0]
+        assert difference(arrays(run), before) > 1e-3
+    # Every time the step is compiled for the run's first batch, which is read once more.
+    restarted = [batch["index"] for batch in seen if "epoch" in batch]
+    made = [index for place, index in enumerate(restarted) if place % 3]
+    assert len(made) == 10
+    assert all(map(np.array_equal, made, indices[1:]))
+    assert difference(arrays(run), arrays(whole)) < TOLERANCE
+    steps = [row["step"] for row in read_metrics(run) if row["split"] == "train"]
+    assert steps == list(range(1, 11))
+
+
+@pytest.mark.parametrize("model", ["cnn", "autoencoder", "gan"])
+def test_the_state_is_cut_and_falls_by_the_length_of_the_axis(model):
+    whole = trainer(PRESETS[model], "data=1").initial()
+    held = {}
+    for parts in (1, 2, 4):
+        state = trainer(PRESETS[model], f"data=2,model={parts}").initial()
+        held[parts] = bytes_per_device(state)
+        expected = 0
+        for leaf, like in zip(jax.tree.leaves(state), jax.tree.leaves(whole), strict=True):
+            numbers = math.prod(like.shape)
+            cut = numbers >= 4096 and any(side % parts == 0 for side in like.shape)
+            expected += (leaf.nbytes // max(numbers, 1)) * (numbers // parts if cut else numbers)
+        assert held[parts] == expected
+    assert held[4] < 0.35 * held[1]
+    assert held[2] < 0.6 * held[1]
+
+
+def test_parameters_are_gathered_once_and_gradients_added_up_once():
+    """The collectives of fully sharded data parallelism, and none of activations."""
+    made = trainer(PRESETS["vit"], "data=4,model=2")
+    state = made.initial()
+    _, batch = next(made._batches(0, 1))
+    steps = jax.jit(lambda *given: setup.make_steps(made.config.task, made.devices, False, *given, {}))
+    program = steps.lower(state, setup.unharmed(made.devices, state), batch).compile().as_text()
+    cut = [leaf for leaf in jax.tree.leaves(state.player.params) if not leaf.sharding.is_fully_replicated]
+    assert len(cut) == program.count(" all-gather(") > 10
+    assert not any(f" {kind}(" in program for kind in ("all-to-all", "collective-permute"))
+    after, _, _ = steps(state, setup.unharmed(made.devices, state), batch)
+    same = jax.tree.map(lambda a, b: a.sharding.is_equivalent_to(b.sharding, a.ndim), after, state)
+    assert all(jax.tree.leaves(same))
+
+
+@pytest.mark.parametrize(
+    ("text", "available", "expected"),
+    [
+        ("data", 8, (8, 1)),
+        ("data=4,model=2", 8, (4, 2)),
+        ("model=2,data", 8, (4, 2)),
+        ("data=2", 8, (2, 1)),
+        ("model", 6, (1, 6)),
+        ("data=1", 1, (1, 1)),
+    ],
+)
+def test_meshes_are_read(text, available, expected):
+    assert read_mesh(text, available) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("tensor=2", "--mesh tensor=2 has the part 'tensor=2'; expected data=N,model=M, such as data=4,model=2"),
+        ("data=0", "--mesh data=0 has the part 'data=0'; expected data=N,model=M"),
+        ("data=2,data=4", "has the part 'data=4'"),
+        ("", "has the part ''"),
+        (
+            "data=16",
+            "--mesh data=16 does not fit the 8 devices that jax finds; give data=N,model=M with N x M at most 8",
+        ),
+        ("data,model=3", "does not fit the 8 devices"),
+        ("data,model", "does not fit the 8 devices"),
+    ],
+)
+def test_other_meshes_are_refused_in_one_sentence(text, sentence):
+    with pytest.raises(UserError) as error:
+        read_mesh(text, 8)
+    assert sentence in str(error.value)
+
+
+def test_a_batch_that_does_not_divide_is_refused(tmp_path):
+    arguments = small("cnn", "--runs", tmp_path, "--batch-size", 60, "--mesh", "data=4,model=2")
+    with pytest.raises(UserError, match="batch size 60 cannot be shared by 8 devices; choose a multiple of 8"):
+        main(arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_large_arrays_are_cut_along_their_longest_axis_that_divides():
+    found = Devices("data=2,model=4")
+
+    def spec(*shape: int) -> Any:
+        return found.layout(shape).spec
+
+    assert spec(3, 3, 64, 128) == PartitionSpec(None, None, None, "model")
+    assert spec(3, 3, 128, 64) == PartitionSpec(None, None, "model")
+    assert spec(8, 1001) == PartitionSpec("model")
+    assert spec(999, 1001) == PartitionSpec()
+    assert spec(64, 16) == PartitionSpec()

@@ -1,0 +1,223 @@
+"""Several processes of one run, started as users do: the same run as one process's, and an end that is shared."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from jaxrec.run.checkpoints import Checkpoints, split_state
+from jaxrec.run.devices import Devices
+from jaxrec.run.report import read_metrics
+from jaxrec.run.trained import load_run
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+COMMON = ["--batch-size", "64", "--log-every", "1", "--optimizer.name", "momentum", "--save-every", "2"]
+TASKS = {
+    "cnn": ["--model", "cnn", "--dropout", "0.2", "--mesh", "data=4,model=2"],
+    "autoencoder": ["--model", "autoencoder", "--architecture", "dense", "--noise", "0.2", "--patience", "2"],
+    "gan": ["--model", "gan", "--width", "8", "--average", "0.9", "--optimizer.lr", "1e-4"],
+}
+
+
+def start(devices: int, *arguments: object, cache: Path, script: str = "", **around: str) -> subprocess.Popen:
+    """A training process with so many devices; ``script`` is run before it, ``around`` is its environment."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAXREC_CACHE": str(cache),
+        **around,
+    }
+    code = f"{script}\nfrom jaxrec.cli import run_command\nfrom jaxrec.train import main\nrun_command(main)"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all processes keep their programs and the judge of gans."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return found.getsockname()[1]
+
+
+def start_two(*arguments: object, cache: Path, script: str = "", by_srun: bool = False) -> list[subprocess.Popen]:
+    port, processes = free_port(), []
+    for number in range(2):
+        options: list[object] = ["--coordinator", f"localhost:{port}", "--processes", 2, "--process", number]
+        around = {}
+        if by_srun:
+            around = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+            around |= {"SLURM_PROCID": str(number), "SLURM_LOCALID": str(number), "JAX_COORDINATOR_PORT": str(port)}
+            options = []
+        processes.append(start(4, *arguments, *options, cache=cache, script=script, **around))
+    return processes
+
+
+def finish(*processes: subprocess.Popen) -> list[str]:
+    said = [process.communicate(timeout=240)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), said
+    return said
+
+
+def arrays(run: Path) -> dict[str, np.ndarray]:
+    """The arrays of the latest checkpoint by path."""
+    state = load_run(run, Devices("data=1"))[3]
+    with Checkpoints(run, read_only=True) as checkpoints:
+        state, _ = checkpoints.restore(state, checkpoints.latest())
+    leaves = jax.tree_util.tree_leaves_with_path(split_state(state))
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def assert_equal_runs(one: Path, other: Path) -> None:
+    """Up to rounding: sums over eight devices are made in another order where they lie in two processes."""
+    a, b = arrays(one), arrays(other)
+    assert a.keys() == b.keys()
+    for name in a:
+        close = 1e-4 * max(1e-2, np.abs(b[name]).max())
+        np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=close, err_msg=name)
+    rows, others = read_metrics(one), read_metrics(other)
+    assert [(row["step"], row["split"]) for row in rows] == [(row["step"], row["split"]) for row in others]
+    for row, expected in zip(rows, others, strict=True):
+        assert numbers(row) == pytest.approx(numbers(expected), rel=1e-3, abs=1e-4)
+    results = [json.loads((run / "results.json").read_text()) for run in (one, other)]
+    names = [name for name, value in results[0].items() if isinstance(value, float) and "distance" not in name]
+    assert results[0].keys() == results[1].keys()
+    for name in names:
+        assert results[0][name] == pytest.approx(results[1][name], rel=0.02, abs=1e-3)
+
+
+def numbers(row: dict[str, Any]) -> list[float]:
+    return [value for value in row.values() if isinstance(value, float)]
+
+
+READS = """
+import json, sys
+from jaxrec.data import splits
+read, seen = splits.Split.read, []
+def note(self, indices):
+    if len(self) > 1000 and len(indices) < 100:
+        seen.append(len(indices))
+        print("READ", len(indices))
+    return read(self, indices)
+splits.Split.read = note
+"""
+WRITES = """
+import builtins, os, sys
+runs = sys.argv[sys.argv.index("--runs") + 1]
+def watch(event, arguments):
+    if event == "open" and isinstance(arguments[0], str) and arguments[0].startswith(runs):
+        if isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            print("WROTE", arguments[0])
+    if event in ("os.mkdir", "os.rename", "os.remove") and str(arguments[0]).startswith(runs):
+        print("WROTE", arguments[0])
+sys.addaudithook(watch)
+"""
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_two_processes_train_the_run_of_one(task, tmp_path, cache):
+    options = ["--runs", tmp_path / "runs", *COMMON, *TASKS[task], "--steps", 6, "--eval-every", 3]
+    finish(start(8, *options, "--name", "one", cache=cache))
+    by_srun = task == "autoencoder"
+    said = finish(*start_two(*options, "--name", "two", cache=cache, script=READS + WRITES, by_srun=by_srun))
+    assert_equal_runs(tmp_path / "runs" / "two", tmp_path / "runs" / "one")
+    first, second = said
+    assert "on 8 x cpu" in first and "6/6" in first and "WROTE" in first
+    assert not re.search("WROTE|step|examples/s", second)
+    # Training batches of 64, of which each process reads its half.
+    for text in said:
+        sizes = [int(size) for size in re.findall(r"^READ (\d+)$", text, re.M)]
+        assert set(sizes) == {32} and len(sizes) >= 6
+    # And it goes on with one process, whose state is the one that was saved.
+    before = arrays(tmp_path / "runs" / "two")
+    finish(start(8, "--resume", "--runs", tmp_path / "runs", "--name", "two", "--steps", 8, cache=cache))
+    after = arrays(tmp_path / "runs" / "two")
+    assert before.keys() == after.keys()
+    steps = [row["step"] for row in read_metrics(tmp_path / "runs" / "two") if row["split"] == "train"]
+    assert steps == list(range(1, 9))
+
+
+def wait_for_checkpoint(run: Path, process: subprocess.Popen) -> None:
+    while process.poll() is None and not any(path.name.isdigit() for path in (run / "checkpoints").glob("*")):
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_lost_process_ends_the_others_and_the_run_goes_on_with_one(killed, tmp_path, cache):
+    options = [
+        "--runs",
+        tmp_path,
+        "--name",
+        "a",
+        *COMMON,
+        *TASKS["autoencoder"],
+        "--steps",
+        100_000,
+        "--save-every",
+        20,
+    ]
+    processes = start_two(*options, "--log-every", 20, cache=cache)
+    wait_for_checkpoint(tmp_path / "a", processes[0])
+    processes[killed].kill()
+    began = time.perf_counter()
+    last = processes[1 - killed].communicate(timeout=120)[0]
+    taken = time.perf_counter() - began
+    processes[killed].communicate()
+    assert processes[1 - killed].returncode == 2, last
+    sentence = "jaxrec: another process of this run has ended, see its own output; go on with --resume"
+    assert sentence in last
+    assert taken < 60
+    made = max(int(path.name) for path in (tmp_path / "a" / "checkpoints").iterdir() if path.name.isdigit())
+    finish(start(2, "--resume", "--runs", tmp_path, "--name", "a", "--steps", made + 2, cache=cache))
+    steps = [row["step"] for row in read_metrics(tmp_path / "a") if row["split"] == "train"]
+    assert len(steps) == len(set(steps)) and steps[-1] == made + 2
+
+
+@pytest.mark.parametrize(("told", "number"), [(1, signal.SIGTERM), (0, signal.SIGINT)])
+def test_a_signal_to_one_process_stops_all_after_the_same_step(told, number, tmp_path, cache):
+    options = ["--runs", tmp_path, "--name", "a", *COMMON, *TASKS["autoencoder"], "--steps", 100_000]
+    processes = start_two(*options, "--save-every", 20, cache=cache)
+    wait_for_checkpoint(tmp_path / "a", processes[0])
+    processes[told].send_signal(number)
+    said = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [128 + signal.SIGTERM] * 2, said
+    step = re.search(r"stopped by SIGTERM after step (\d+), state saved; go on with: ", said[0])
+    assert step is not None
+    assert (tmp_path / "a" / "checkpoints" / step[1]).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--coordinator", "here", "--processes", 2, "--process", 0], "--coordinator HOST:PORT, --processes N and"),
+        (["--coordinator", "localhost:1", "--processes", 2], "belong together"),
+        (["--coordinator", "localhost:1", "--processes", 2, "--process", 2], "expected 0 to 1"),
+        (["--processes", 2], "--processes and --process need --coordinator HOST:PORT"),
+        (["--coordinator", "auto"], "the processes did not come together"),
+    ],
+)
+def test_incomplete_settings_are_answered_in_one_sentence(options, sentence, tmp_path):
+    process = start(1, "--model", "cnn", "--runs", tmp_path, *options, cache=tmp_path)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 2
+    assert said.startswith("jaxrec: ") and sentence in said and said.count("\n") == 1
+    assert not (tmp_path / "cnn-digits-1").exists()
