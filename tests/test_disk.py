@@ -1,0 +1,132 @@
+"""A disk that fills up, or a folder that may no longer be written, in the middle of a run."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from conftest import small
+
+from jaxrec.errors import UserError
+from jaxrec.run.checkpoints import Checkpoints, split_state
+from jaxrec.run.devices import Devices
+from jaxrec.run.log import Log
+from jaxrec.run.report import read_metrics
+from jaxrec.run.trained import load_run
+from jaxrec.train import main
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run_it")]
+
+OPTIONS = ["--steps", 12, "--log-every", 1, "--eval-every", 4, "--save-every", 2, "--average", 0.9]
+ROOMS = [0, 4_000, 60_000, 200_000, 300_000, 420_000]
+"""Bytes left when the disk fills up: for nothing, some lines, some pictures, a checkpoint in part or whole."""
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A disk of 4 MiB."""
+    folder = Path(tempfile.mkdtemp())
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m,mode=1777", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        folder.rmdir()
+        pytest.skip("to mount a small disk takes root's rights")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+    folder.rmdir()
+
+
+def arrays(run: Path) -> list[np.ndarray]:
+    state = load_run(run, Devices())[3]
+    with Checkpoints(run, read_only=True) as checkpoints:
+        state, _ = checkpoints.restore(state, checkpoints.latest())
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(split_state(state))]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run with room enough."""
+    runs = tmp_path_factory.mktemp("runs")
+    with jax.numpy_dtype_promotion("standard"):
+        assert main(small("autoencoder", "--runs", runs, "--name", "a", *OPTIONS)) == 0
+    return runs / "a"
+
+
+def fill(disk: Path, room: int) -> None:
+    free = shutil.disk_usage(disk).free
+    with (disk / "filler").open("wb") as file:
+        file.write(b"x" * max(0, free - room))
+
+
+# Orbax leaves tasks behind that fail in the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_run_on_a_full_disk_says_so_and_goes_on_when_there_is_room(room, small_disk, whole, monkeypatch):
+    write = Log.write
+
+    def filling(log: Log, step: int, *rest: Any, **named: Any) -> None:
+        write(log, step, *rest, **named)
+        if step == 5:
+            fill(small_disk, room)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Log, "write", filling)
+        with pytest.raises(UserError) as error:
+            main(small("autoencoder", "--runs", small_disk, "--name", "a", *OPTIONS))
+    sentence, run = str(error.value), small_disk / "a"
+    assert "make room" in sentence and str(small_disk) in sentence and "\n" not in sentence
+    with Checkpoints(run, read_only=True) as checkpoints:
+        assert not checkpoints.damaged and checkpoints.latest() >= 2  # That of step 4 was still being written.
+    assert load_run(run, Devices())[4] >= 2
+    assert json.loads((run / "config.json").read_text())["steps"] == 12
+    (small_disk / "filler").unlink()
+    assert main(["--resume", "--runs", str(small_disk), "--name", "a"]) == 0
+    assert all(map(np.array_equal, arrays(run), arrays(whole)))
+    assert read_metrics(run) == read_metrics(whole)
+    assert not list(run.rglob("*.part"))
+
+
+OBEY_PERMISSIONS = """
+import ctypes, os, sys
+PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
+for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
+    ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+"""Takes from root the right to write anywhere."""
+
+
+def test_a_folder_that_may_no_longer_be_written(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONUNBUFFERED": "1"}
+    arguments = small("autoencoder", "--runs", tmp_path, "--name", "a", "--steps", 200_000, "--save-every", 20)
+    command = [sys.executable, "-c", OBEY_PERMISSIONS, "-m", "jaxrec.train", *arguments]
+    kind: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment}
+    process = subprocess.Popen(command, **kind)
+    checkpoints = tmp_path / "a" / "checkpoints"
+    try:
+        while process.poll() is None and not any(path.name.isdigit() for path in checkpoints.glob("*")):
+            time.sleep(0.05)
+        for each in (checkpoints, checkpoints.parent):
+            os.chmod(each, 0o555)
+        said = process.communicate(timeout=120)[0]
+        assert process.returncode == 2, said
+        last = said.rstrip().splitlines()[-1]
+        assert last.startswith("jaxrec: ") and "give permission" in last
+        for each in (checkpoints, checkpoints.parent):
+            os.chmod(each, 0o755)
+        saved = max(int(path.name) for path in checkpoints.iterdir() if path.name.isdigit())
+        command = [sys.executable, "-m", "jaxrec.train", "--resume", "--runs", str(tmp_path), "--name", "a"]
+        done = subprocess.run([*command, "--steps", str(saved + 3)], **kind, check=False)
+        assert done.returncode == 0, done.stdout
+        assert f"training steps {saved + 1} to {saved + 3}" in done.stdout
+    finally:
+        process.kill()
+        process.communicate()
