@@ -1,5 +1,6 @@
 """python -m jaxrec.generate RUN: pictures from a trained gan or vae; reconstructions from an autoencoder."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,6 +36,7 @@ def main(argv: list[str]) -> None:
     import numpy as np
 
     from jaxrec.config import Autoencoder, Classifier
+    from jaxrec.run import folder
     from jaxrec.run.devices import Devices
     from jaxrec.run.pictures import save_artifacts
     from jaxrec.run.setup import check_same_data, open_data
@@ -46,6 +48,8 @@ def main(argv: list[str]) -> None:
         raise UserError(f"'{run.name}' is a classifier, which draws no images; use python -m jaxrec.predict")
     task = task_of(config.task)
     out = Path(options.out) if options.out else run / "generated"
+    if not options.out:
+        folder.refuse_links(run)
     labels = None
     if isinstance(config.task, Autoencoder) and config.task.model != "vae":
         data = open_data(config)
@@ -82,7 +86,8 @@ def _write_each(out: Path, images: Any, names: list[str] | None) -> None:
     from PIL import Image
 
     for number, image in enumerate(np.round(images * 255).astype(np.uint8)):
-        suffix = f"-{names[number]}".replace("/", "_") if names else ""
+        # The name may be a stranger's.
+        suffix = "-" + re.sub(r"[^\w.-]+", "_", names[number])[:100] if names else ""
         Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(out / f"{number:05d}{suffix}.png")
 
 

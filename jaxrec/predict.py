@@ -88,6 +88,7 @@ def main(argv: list[str]) -> None:
     import numpy as np
 
     from jaxrec.config import GAN, Classifier
+    from jaxrec.run import folder
     from jaxrec.run.devices import Devices
     from jaxrec.run.pictures import save_artifacts
     from jaxrec.run.trained import load_run
@@ -97,6 +98,8 @@ def main(argv: list[str]) -> None:
     if isinstance(config.task, GAN):
         raise UserError(f"'{run.name}' is a gan, which draws images and reads none; use python -m jaxrec.generate")
     out = Path(options.out) if options.out else run / "predictions"
+    if not options.out:
+        folder.refuse_links(run)
     predict = jax.jit(task_of(config.task).predict)
     rows, shown = [], []
     for part in read_images(paths, tuple(dataset["image_shape"]), options.skip_bad):

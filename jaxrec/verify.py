@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     keep_programs(cache_dir() / "programs")
     devices = Devices()
     data = open_data(config, trains=True)
-    check_same_data(data, folder.read_json(run / "manifest.json")["dataset"])
+    check_same_data(data, folder.read_dataset(run))
     trainer = Trainer(config, data, devices)
     logged = {row["step"]: row["state"] for row in read_metrics(run) if "state" in row}
     if not logged:

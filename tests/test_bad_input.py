@@ -3,8 +3,10 @@
 import contextlib
 import json
 import logging
+import os
 import re
 import shutil
+import subprocess
 import sys
 from collections import namedtuple
 from pathlib import Path
@@ -388,3 +390,77 @@ def test_the_last_good_checkpoint_is_named(sentence, tmp_path):
     assert 0 < good < failed
     with Checkpoints(tmp_path / "wild", read_only=True) as checkpoints:
         assert good in checkpoints.steps()
+
+
+@pytest.mark.parametrize("place", ["metrics.jsonl", "config.json.part", "pictures", "checkpoints", "sums/9.json"])
+def test_nothing_is_written_through_a_link_out_of_the_folder(sentence, copied, tmp_path, place):
+    run, outside = copied("vae"), tmp_path / "outside"
+    outside.mkdir()
+    path = run / place
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    path.symlink_to(outside if "." not in place else outside / "new")
+    resume = sentence(train, "--resume", "--name", run.name, "--runs", run.parent, "--steps", 9)
+    assert f"'{path}' is a link out of the run's folder" in resume
+    if place != "checkpoints":
+        assert "is a link out of the run's folder" in sentence(generate, run)
+    assert not list(outside.iterdir())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda dataset: dataset.pop("image_shape"),
+        lambda dataset: dataset.update(image_shape=[8, 8]),
+        lambda dataset: dataset.update(image_shape=[8, 8, -1]),
+        lambda dataset: dataset.update(image_shape=[8, 8, 1e9]),
+        lambda dataset: dataset.update(class_names="0123456789"),
+        lambda dataset: dataset.update(class_names=[1, 2]),
+        lambda dataset: dataset.update(class_names=["0"]),
+        lambda dataset: dataset.update(fingerprint=None),
+        dict.clear,
+    ],
+)
+def test_a_manifest_that_describes_no_data(sentence, copied, change):
+    run = copied("vae")
+    manifest = json.loads((run / "manifest.json").read_text())
+    change(manifest["dataset"])
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    assert re.search("manifest.json' (is damaged|names 1 classes)", sentence(generate, run))
+
+
+def test_names_of_classes_stay_names_in_files(copied, tmp_path):
+    run = copied("gan")
+    manifest = json.loads((run / "manifest.json").read_text())
+    names = ["../../up", "/etc/x", "a\0b", "<b>", "x" * 300, "..", "", "\u202egnp", "a\nb", "~"]
+    manifest["dataset"]["class_names"] = names
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    generate.main([str(run), "--count", "10", "--separate", "--out", str(tmp_path / "out")])
+    assert len(list((tmp_path / "out").iterdir())) == 11
+    assert not list(tmp_path.glob("up*"))
+
+
+@pytest.mark.slow
+def test_reading_a_strangers_run_unpickles_nothing(trained, tmp_path):
+    """Every command that reads: settings, manifest, metrics, checkpoint, images."""
+    code = """
+import sys
+from jaxrec import evaluate, inspect, predict
+from jaxrec.run.report import write_report
+from pathlib import Path
+def watch(event, arguments):
+    if event == "pickle.find_class":
+        print("UNPICKLED", *arguments)
+sys.addaudithook(watch)
+run, image = sys.argv[1:]
+evaluate.main([run])
+inspect.main([run])
+predict.main([run, image, "--out", run + "-out"])
+write_report(Path(run))
+print("read all")
+"""
+    arguments = [shutil.copytree(trained("cnn"), tmp_path / "run"), images(tmp_path / "in", "a.png")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "read all" in done.stdout and "UNPICKLED" not in done.stdout

@@ -90,6 +90,39 @@ def read_config(run: Path) -> Train:
         raise UserError(f"'{path}' is damaged ({error}); restore it, or train again") from error
 
 
+def read_dataset(run: Path) -> dict[str, Any]:
+    """What a run's manifest says of its data set: ``name``, ``fingerprint``, ``image_shape``, ``class_names``.
+
+    Raises UserError where it says none of that.
+    """
+    path = run / "manifest.json"
+    manifest = read_json(path)
+    found = manifest.get("dataset") if isinstance(manifest, dict) else None
+    kinds = {"name": str, "fingerprint": str, "image_shape": list, "class_names": list}
+    if (
+        not isinstance(found, dict)
+        or any(not isinstance(found.get(name), kind) for name, kind in kinds.items())
+        or len(found["image_shape"]) != 3
+        or not all(type(side) is int and 0 < side < 2**16 for side in found["image_shape"])
+        or not all(isinstance(name, str) for name in found["class_names"])
+    ):
+        raise UserError(f"'{path}' is damaged (it describes no data set); restore it, or train again")
+    return found
+
+
+def refuse_links(run: Path) -> None:
+    """Raises UserError where a run's folder, which a stranger may have given, holds a link out of it.
+
+    To be called before anything is written there.
+    """
+    for path in run.rglob("*"):
+        if path.is_symlink() and not path.resolve().is_relative_to(run.resolve()):
+            raise UserError(
+                f"'{path}' is a link out of the run's folder, and nothing is written through it; "
+                "put there what it points to, or remove it"
+            )
+
+
 def check_same(saved: Train, given: Train) -> None:
     """Raises UserError where ``given`` would compute something else than the run that is to be resumed."""
     flat_saved, flat_given = (dict(_flat(to_dict(config))) for config in (saved, given))

@@ -137,6 +137,8 @@ def _train(config: Train, kind: "Callable[..., Trainer] | None", began: float) -
             f"run '{resumed.name}' is a population, of which the best member alone was saved: it cannot be resumed; "
             "train again under another --name"
         )
+    if resumed is not None:
+        folder.refuse_links(resumed)
     devices = Devices(config.mesh)
     devices.check_batch(config.batch_size)
     data = open_data(config, trains=True)
@@ -144,7 +146,7 @@ def _train(config: Train, kind: "Callable[..., Trainer] | None", began: float) -
     if resumed is not None:
         folder.check_same(folder.read_config(resumed), config)
         if (resumed / "manifest.json").exists():  # else it was killed before it wrote any
-            check_same_data(data, folder.read_json(resumed / "manifest.json")["dataset"])
+            check_same_data(data, folder.read_dataset(resumed))
     trainer = (kind or Trainer)(config, data, devices)
     state = trainer.initial()
     trainer.run = run = resumed or Path(processes.by_first(lambda: str(folder.create(config))))

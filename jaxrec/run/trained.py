@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxrec.config import Train
 from jaxrec.data import cache_dir
+from jaxrec.errors import UserError
 from jaxrec.run import folder
 from jaxrec.run.checkpoints import Checkpoints
 from jaxrec.run.devices import Devices, keep_programs
@@ -25,7 +26,12 @@ def load_run(path: str | Path, devices: Devices) -> tuple[Path, Train, dict[str,
     keep_programs(cache_dir() / "programs")
     run = folder.find(path)
     config = folder.read_config(run)
-    dataset = folder.read_json(run / "manifest.json")["dataset"]
+    dataset = folder.read_dataset(run)
+    if len(dataset["class_names"]) != config.task.classes:
+        raise UserError(
+            f"'{run / 'manifest.json'}' names {len(dataset['class_names'])} classes and the settings say "
+            f"{config.task.classes}; one of the two is damaged: restore it, or train again"
+        )
     blank = {"image": np.zeros((2, *dataset["image_shape"]), np.uint8), "label": np.zeros(2, np.int32)}
     state = initializer(config.task, devices)(jax.random.key(config.seed), blank)
     with Checkpoints(run, read_only=True) as checkpoints:
