@@ -60,10 +60,8 @@ def content(run: Path) -> dict[str, str]:
     state = load_run(run, Devices())[3]
     with Checkpoints(run, read_only=True) as checkpoints:
         state, progress = checkpoints.restore(state, checkpoints.latest())
-    model, train = split_state(state)
-    train["key"] = jax.random.key_data(train["key"])
     digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path((model, train)):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(split_state(state)):
         array = np.asarray(leaf)
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode() + array.tobytes())
     del progress["seconds"]

@@ -48,9 +48,8 @@ def arrays(run: Path) -> dict[str, np.ndarray]:
     state = load_run(run, Devices("data=1"))[3]
     with Checkpoints(run, read_only=True) as checkpoints:
         state, _ = checkpoints.restore(state, checkpoints.latest())
-    model, rest = split_state(state)
-    rest["key"] = jax.random.key_data(rest["key"])
-    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path((model, rest))}
+    leaves = jax.tree_util.tree_leaves_with_path(split_state(state))
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
 def difference(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:

@@ -37,9 +37,7 @@ def everything(run: Path) -> list[np.ndarray]:
     state = load_run(run, Devices())[3]
     with Checkpoints(run, read_only=True) as checkpoints:
         state, _ = checkpoints.restore(state, checkpoints.latest())
-    model, train = split_state(state)
-    train["key"] = jax.random.key_data(train["key"])
-    return [np.asarray(leaf) for leaf in jax.tree.leaves((model, train))]
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(split_state(state))]
 
 
 def kept(run: Path) -> list[int]:
