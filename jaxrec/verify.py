@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"run '{run.name}' is a population, whose states are not logged; verify runs of one member")
     config = folder.read_config(run)
     keep_programs(cache_dir() / "programs")
-    devices = Devices()
+    devices = Devices(config.mesh)
     data = open_data(config, trains=True)
     check_same_data(data, folder.read_dataset(run))
     trainer = Trainer(config, data, devices)

@@ -85,6 +85,8 @@ class Population(Trainer):
             raise UserError(
                 f"--on-nonfinite {config.on_nonfinite} is for one run: of many, a failing one is passed over; drop it"
             )
+        if devices.mesh.shape["model"] > 1:
+            raise UserError(f"--mesh {config.mesh} cuts a run's state, and of many runs each is held whole; drop model")
         if (config.steps or 0) <= halving:
             raise UserError(f"a run of {config.steps} steps cannot be cut for --halving {halving}; give more --steps")
         seeds = range(config.seed, config.seed + config.seeds)
