@@ -3,11 +3,13 @@
 import importlib.util
 import re
 import shlex
+import subprocess
 import types
 from pathlib import Path
 
 import jax
 import pytest
+import yaml
 
 from jaxrec.cli import parse
 from jaxrec.config import Classifier, Sweep, Train, to_dict
@@ -154,3 +156,32 @@ def test_every_public_name_is_documented(checker):
     names = {name for module in checker.modules() for name, _ in checker.public_names(module)}
     assert len(names) > 100
     assert checker.complaints(names) == []
+
+
+LAUNCH = sorted((ROOT / "scripts" / "launch").iterdir())
+
+
+@pytest.mark.parametrize("file", LAUNCH, ids=lambda file: file.name)
+def test_launch_files_are_read_and_their_commands_parse(file):
+    text = file.read_text("utf-8")
+    if file.suffix == ".py":
+        compile(text, file.name, "exec")
+        commands = [text.partition("scripts/launch/ray_train.py ")[2].splitlines()[0]]
+    elif file.suffix == ".yaml":
+        workers = yaml.safe_load(text)["spec"]["replicatedJobs"][0]["template"]["spec"]
+        assert workers["parallelism"] == workers["completions"] == 2
+        commands = [workers["template"]["spec"]["containers"][0]["command"][2]]
+    else:
+        assert subprocess.run(["bash", "-n", str(file)], check=False).returncode == 0
+        commands = [text]
+    if file.suffix != ".py":
+        commands = re.findall(r"-m jaxrec\.train (.*)", commands[0].replace("\\\n", " "))
+        assert commands
+    for command in commands:
+        # What the shell would fill in: no other options, and a number.
+        plain = re.sub(r'"\$\{begun\[@\]\}"|"\$@"|\$options"?', "", command)
+        plain = plain.replace('"$JOB_COMPLETION_INDEX"', "1")
+        config = read_arguments(shlex.split(plain))
+        assert config.runs != "runs" or file.name == "slurm.sbatch"
+        if file.suffix == ".yaml":
+            assert (config.processes, config.process) == (2, 1)
