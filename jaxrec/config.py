@@ -257,7 +257,7 @@ class Train:
     """Folder that holds the runs."""
     coordinator: str | None = None
     """HOST:PORT of the first of several processes, with --processes and --process; auto: as jax finds them, on a TPU
-    pod. srun and Open MPI's mpirun are known without it."""
+    pod. srun and Open MPI 4's mpirun are known without it."""
     processes: int | None = None
     """How many processes train together; 1: this one trains alone, whatever started it."""
     process: int | None = None

@@ -108,7 +108,7 @@ def _size(count: int) -> str:
 def _devices_named(mesh: str) -> int | None:
     """How many devices a mesh names; None where it takes those that are left."""
     sizes = [part.partition("=")[2] for part in mesh.split(",")]
-    return math.prod(map(int, sizes)) if all(size.isdigit() for size in sizes) else None
+    return math.prod(map(int, sizes)) if all(re.fullmatch("[1-9][0-9]{0,8}", size) for size in sizes) else None
 
 
 def main(argv: list[str]) -> None:

@@ -39,6 +39,7 @@ def main(argv: list[str]) -> int:
     config = folder.read_config(run)
     keep_programs(cache_dir() / "programs")
     devices = Devices(config.mesh)
+    devices.check_batch(config.batch_size)
     data = open_data(config, trains=True)
     check_same_data(data, folder.read_dataset(run))
     trainer = Trainer(config, data, devices)

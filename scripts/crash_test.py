@@ -34,9 +34,9 @@ from jaxrec.run.trained import load_run
 COMMON = ["--steps", "240", "--batch-size", "64", "--eval-every", "40", "--save-every", "10", "--log-every", "5"]
 COMMON += ["--average", "0.9", "--accumulate", "2", "--augment.translate", "0.1", "--augment.rotate", "8"]
 TASKS = {
-    "cnn": ["--model", "cnn", "--dropout", "0.3", "--cutmix", "1", "--patience", "5"],
+    "cnn": ["--model", "cnn", "--dropout", "0.3", "--cutmix", "1", "--patience", "2", "--min-delta", "0.05"],
     "cnn, streamed": ["--model", "cnn", "--dropout", "0.3", "--mixup", "0.2", "--memory-mb", "0"],
-    "autoencoder": ["--model", "autoencoder", "--noise", "0.2", "--patience", "5"],
+    "autoencoder": ["--model", "autoencoder", "--noise", "0.2", "--patience", "2", "--min-delta", "0.01"],
     "vae, streamed": ["--model", "vae", "--eval-samples", "3", "--memory-mb", "0"],
     "gan": ["--model", "gan", "--width", "8", "--diffaugment", "translation"],
 }

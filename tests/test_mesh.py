@@ -118,8 +118,6 @@ def test_a_run_goes_on_on_any_number_of_devices(tmp_path, monkeypatch):
         before = arrays(run)
         train(tmp_path, "moved", "--resume", "--steps", steps, "--mesh", mesh)
         assert json.loads((run / "config.json").read_text())["mesh"] == mesh
-        # What was restored is what was saved, to the bit: the first batch is the next one.
-        assert read_metrics(run)[0] == read_metrics(whole)[0]
         assert difference(arrays(run), before) > 1e-3
     # Every time the step is compiled for the run's first batch, which is read once more.
     restarted = [batch["index"] for batch in seen if "epoch" in batch]

@@ -147,7 +147,7 @@ def test_two_processes_train_the_run_of_one(task, tmp_path, cache):
     for text in said:
         sizes = [int(size) for size in re.findall(r"^READ (\d+)$", text, re.M)]
         assert set(sizes) == {32} and len(sizes) >= 6
-    # And it goes on with one process, whose state is the one that was saved.
+    # And it goes on with one process; restoring compares every array's hash with the one saved by two.
     before = arrays(tmp_path / "runs" / "two")
     finish(start(8, "--resume", "--runs", tmp_path / "runs", "--name", "two", "--steps", 8, cache=cache))
     after = arrays(tmp_path / "runs" / "two")
@@ -183,7 +183,9 @@ def test_a_lost_process_ends_the_others_and_the_run_goes_on_with_one(killed, tmp
     taken = time.perf_counter() - began
     processes[killed].communicate()
     assert processes[1 - killed].returncode == 2, last
-    sentence = "jaxrec: another process of this run has ended, see its own output; go on with --resume"
+    sentence = (
+        "jaxrec: another process of this run has ended, or jax has ended this one; the lines above say why; go on"
+    )
     assert sentence in last
     assert taken < 60
     made = max(int(path.name) for path in (tmp_path / "a" / "checkpoints").iterdir() if path.name.isdigit())
@@ -221,3 +223,39 @@ def test_incomplete_settings_are_answered_in_one_sentence(options, sentence, tmp
     assert process.returncode == 2
     assert said.startswith("jaxrec: ") and sentence in said and said.count("\n") == 1
     assert not (tmp_path / "cnn-digits-1").exists()
+
+
+def test_another_launcher_is_asked_for_the_address(tmp_path):
+    process = start(1, "--model", "cnn", "--runs", tmp_path, cache=tmp_path, PMI_SIZE="2")
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 2
+    assert said.startswith("jaxrec: PMI_SIZE is 2, but") and said.count("\n") == 1
+
+
+def test_processes_with_different_settings_end(tmp_path, cache):
+    port = free_port()
+    options = ["--runs", tmp_path, "--name", "a", *COMMON, *TASKS["autoencoder"], "--steps", 6]
+    processes = [
+        start(2, *options, "--seed", number, "--coordinator", f"localhost:{port}", "--processes", 2,
+              "--process", number, cache=cache)
+        for number in range(2)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], said
+    assert "jaxrec: in process 1 seed is 1, in the first 0; start all processes with the same options" in said[1]
+    assert "another process of this run has ended" in said[0]
+    assert not (tmp_path / "a" / "results.json").exists()
+
+
+def test_processes_have_as_many_devices_as_each_other(tmp_path, cache):
+    port = free_port()
+    options = ["--runs", tmp_path, "--name", "a", *COMMON, *TASKS["autoencoder"], "--steps", 6, "--batch-size", 60]
+    processes = [
+        start(2 - number, *options, "--coordinator", f"localhost:{port}", "--processes", 2, "--process", number,
+              cache=cache)
+        for number in range(2)
+    ]  # fmt: skip
+    for process in processes:
+        said = process.communicate(timeout=120)[0]
+        assert process.returncode == 2, said
+        assert "jaxrec: " in said

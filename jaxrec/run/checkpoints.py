@@ -251,6 +251,7 @@ class Checkpoints:
         for each in self._steps() if first() else ():
             if each >= step:
                 self.manager.delete(each)
+                self.scores.pop(each, None)
 
     def latest(self) -> int:
         """The step of the newest checkpoint; raises UserError where there is none."""

@@ -62,6 +62,9 @@ class Devices:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"jax finds no device to compute on ({reason}); check JAX_PLATFORMS") from error
         sizes = read_mesh(mesh, len(devices))
+        each = {sum(device.process_index == process for device in devices) for process in range(jax.process_count())}
+        if len(each) > 1:
+            raise UserError(f"the processes have {sorted(each)} devices; give each of them as many as the others")
         if jax.process_count() > 1 and math.prod(sizes) != len(devices):
             raise UserError(
                 f"--mesh {mesh} leaves out some of the {len(devices)} devices, which {jax.process_count()} processes "
@@ -88,9 +91,10 @@ class Devices:
     def check_batch(self, batch_size: int) -> None:
         """Raises UserError where a batch cannot be shared out evenly."""
         if batch_size < 1 or batch_size % self.mesh.size:
+            fits = max(size for size in range(1, self.mesh.size + 1) if batch_size % size == 0)
             raise UserError(
                 f"batch size {batch_size} cannot be shared by {self.mesh.size} devices; "
-                f"choose a multiple of {self.mesh.size} with --batch-size"
+                f"choose a multiple of {self.mesh.size} with --batch-size, or fewer devices with --mesh data={fits}"
             )
 
     def round_up(self, batch_size: int) -> int:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,10 @@ FREE_TO_CHANGE = (
 """Settings that may differ when a run is resumed; the others decide what is computed."""
 
 
+MOST_NUMBERS = 2**28
+"""Most numbers in an image that a run can have been trained on."""
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON whole or not at all."""
     part = path.with_name(path.name + ".part")
@@ -35,8 +40,10 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """The value in a JSON file of a run; raises UserError where it is missing or damaged."""
     try:
+        if path.exists() and not path.is_file():  # Reading a pipe would wait for ever.
+            raise ValueError("not a file")
         return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"'{path}' is missing or damaged ({error}); restore it, or train again") from error
 
 
@@ -103,11 +110,19 @@ def read_dataset(run: Path) -> dict[str, Any]:
         not isinstance(found, dict)
         or any(not isinstance(found.get(name), kind) for name, kind in kinds.items())
         or len(found["image_shape"]) != 3
-        or not all(type(side) is int and 0 < side < 2**16 for side in found["image_shape"])
+        or not all(type(side) is int and side > 0 for side in found["image_shape"])
+        or prod(found["image_shape"]) > MOST_NUMBERS
         or not all(isinstance(name, str) for name in found["class_names"])
     ):
         raise UserError(f"'{path}' is damaged (it describes no data set); restore it, or train again")
     return found
+
+
+def _leads_out(link: Path, run: Path) -> bool:
+    try:
+        return not link.resolve().is_relative_to(run.resolve())
+    except RuntimeError:  # Links in a circle, to Python before 3.13.
+        return True
 
 
 def refuse_links(run: Path) -> None:
@@ -116,7 +131,7 @@ def refuse_links(run: Path) -> None:
     To be called before anything is written there.
     """
     for path in run.rglob("*"):
-        if path.is_symlink() and not path.resolve().is_relative_to(run.resolve()):
+        if path.is_symlink() and _leads_out(path, run):
             raise UserError(
                 f"'{path}' is a link out of the run's folder, and nothing is written through it; "
                 "put there what it points to, or remove it"
@@ -125,7 +140,7 @@ def refuse_links(run: Path) -> None:
 
 def check_same(saved: Train, given: Train) -> None:
     """Raises UserError where ``given`` would compute something else than the run that is to be resumed."""
-    flat_saved, flat_given = (dict(_flat(to_dict(config))) for config in (saved, given))
+    flat_saved, flat_given = settings(saved), settings(given)
     # What the run itself was told comes before what follows from it, such as the number of classes.
     for name, value in sorted(flat_given.items(), key=lambda setting: setting[0].startswith("task.")):
         if name.split(".")[0] in FREE_TO_CHANGE or name == "task.optimizer.steps":
@@ -135,6 +150,11 @@ def check_same(saved: Train, given: Train) -> None:
                 f"this run was made with {name.removeprefix('task.')} = {flat_saved.get(name)}, now it is {value}; "
                 "resume it with the settings it has, or start another run with another --name"
             )
+
+
+def settings(config: Train) -> dict[str, Any]:
+    """The settings by name, such as ``task.optimizer.lr``."""
+    return dict(_flat(to_dict(config)))
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

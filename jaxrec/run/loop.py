@@ -100,6 +100,8 @@ class Stop:
         """Puts the former handlers back."""
         for each, handler in self._before.items():
             signal.signal(each, handler)
+        if self._several:
+            processes.end_on_sigterm()
 
 
 def train(config: Train, kind: "Callable[..., Trainer] | None" = None) -> int:
@@ -115,7 +117,7 @@ def train(config: Train, kind: "Callable[..., Trainer] | None" = None) -> int:
         return _train(config, kind, began)
     go_on = "go on with --resume on the processes that are left, or on other ones"
     processes.leave_together(go_on)
-    if kind is not None:
+    if kind is not None and processes.several():
         processes.abandon(UserError("many runs at once are trained by one process; give --processes 1"), go_on)
     try:
         return _train(config, kind, began)
@@ -143,6 +145,8 @@ def _train(config: Train, kind: "Callable[..., Trainer] | None", began: float) -
     devices.check_batch(config.batch_size)
     data = open_data(config, trains=True)
     config = replace(complete(config, data), resume=False)
+    same = {name: value for name, value in folder.settings(config).items() if name not in ("runs", "data_dir")}
+    processes.agree({**same, "the data set": data.dataset.fingerprint, "jax": jax.__version__})
     if resumed is not None:
         folder.check_same(folder.read_config(resumed), config)
         if (resumed / "manifest.json").exists():  # else it was killed before it wrote any

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
@@ -23,6 +24,8 @@ JOINING = 300
 """Seconds that a process waits for the others to be started."""
 ENDING = 3600
 """Seconds that a process which is done waits for the others: the first one may train a judge and draw the report."""
+OTHER_LAUNCHERS = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+"""What other launchers leave there, of whom jax learns no address."""
 LAUNCHERS = (
     ("SLURM_NTASKS", {"SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"}),
     ("OMPI_COMM_WORLD_SIZE", {"OMPI_MCA_orte_hnp_uri"}),
@@ -43,7 +46,15 @@ def join(config: Train) -> None:
     given = (config.coordinator, config.processes, config.process)
     if jax.distributed.is_initialized():  # by a launcher in Python, such as Ray's
         return
-    if config.processes == 1 or (given == (None, None, None) and not _launched()):
+    if config.processes == 1:
+        return
+    if given == (None, None, None) and not _launched():
+        for count in OTHER_LAUNCHERS:
+            if os.environ.get(count, "1") != "1":
+                raise UserError(
+                    f"{count} is {os.environ[count]}, but this launcher does not say where the processes meet; give "
+                    "--coordinator HOST:PORT, --processes and --process, or --processes 1 to train in each alone"
+                )
         return
     settings: dict[str, Any] = {}
     if config.coordinator not in (None, "auto"):
@@ -62,6 +73,10 @@ def join(config: Train) -> None:
         settings |= {"process_id": config.process, "cluster_detection_method": "deactivate"}
     elif (config.processes, config.process) != (None, None):
         raise UserError("--processes and --process need --coordinator HOST:PORT; give the three together")
+    _say_when_aborted(
+        f"the processes did not come together within {JOINING} s; check that all were started and reach "
+        f"{config.coordinator or 'the first one'}"
+    )
     try:
         jax.distributed.initialize(
             **settings,
@@ -116,7 +131,12 @@ def by_first(make: Callable[[], T]) -> T:
 
 def arrays_by_first(tree: Any) -> Any:
     """The first process's numpy arrays in every process, which gives arrays of the same shapes."""
-    return multihost_utils.broadcast_one_to_all(tree) if several() else tree
+    if not several():
+        return tree
+    # As bytes: they are added up with zeros, which would make 0.0 of -0.0.
+    sent = jax.tree.map(lambda x: np.frombuffer(x.tobytes(), np.uint8), tree)
+    got = multihost_utils.broadcast_one_to_all(sent)
+    return jax.tree.map(lambda x, like: np.frombuffer(x.tobytes(), like.dtype).reshape(like.shape), got, tree)
 
 
 def summed(counts: np.ndarray) -> np.ndarray:
@@ -128,14 +148,29 @@ def summed(counts: np.ndarray) -> np.ndarray:
     return np.sum([np.frombuffer(piece.tobytes(), np.int64).reshape(counts.shape) for piece in pieces], axis=0)
 
 
-def leave_together(go_on: str) -> None:
-    """From here on this process, one of several, ends in one sentence when another is lost.
+def agree(what: dict[str, Any]) -> None:
+    """Raises UserError in a process for which ``what``, by name, is not what it is in the first."""
+    if not several():
+        return
+    theirs = by_first(lambda: what)
+    for name, value in json.loads(json.dumps(what)).items():
+        if theirs.get(name) != value:
+            raise UserError(
+                f"in process {jax.process_index()} {name} is {value!r:.60}, in the first {theirs.get(name)!r:.60}; "
+                "start all processes with the same options, data and versions"
+            )
 
-    jax ends it by SIGABRT, from a thread that waits for nobody.
-    """
+
+def leave_together(go_on: str) -> None:
+    """From here on this process, one of several, ends in one sentence when another is lost."""
+    _say_when_aborted(_lost(go_on))
+
+
+def _say_when_aborted(sentence: str) -> None:
+    """jax ends a process whose others are lost by SIGABRT, from a thread that waits for nobody."""
 
     def ended(_: int) -> None:
-        print(_lost(go_on), file=sys.stderr, flush=True)
+        print(f"jaxrec: {sentence}", file=sys.stderr, flush=True)
         os._exit(2)
 
     global _on_abort
@@ -146,14 +181,20 @@ def leave_together(go_on: str) -> None:
 _on_abort: Any = None
 
 
+def end_on_sigterm() -> None:
+    """Lets SIGTERM end this process, one of several, at once; jax's preemption service would keep it to itself."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def _lost(go_on: str) -> str:
-    return f"jaxrec: another process of this run has ended, see its own output; {go_on}"
+    return f"another process of this run has ended, or jax has ended this one; the lines above say why; {go_on}"
 
 
 def abandon(error: BaseException, go_on: str) -> NoReturn:
     """Ends this process, one of several, over an error: at once, for to end in order it would wait for the others."""
     if isinstance(error, jax.errors.JaxRuntimeError):
-        print(f"{_lost(go_on)} ({str(error).strip().splitlines()[0][:200]})", file=sys.stderr, flush=True)
+        print(f"jaxrec: {_lost(go_on)} ({str(error).strip().splitlines()[0][:200]})", file=sys.stderr, flush=True)
     elif isinstance(error, UserError):
         print(f"jaxrec: {error}", file=sys.stderr, flush=True)
     elif not isinstance(error, KeyboardInterrupt):

@@ -129,7 +129,8 @@ def _accumulate(
     size = jax.tree.leaves(examples)[0].shape[0]
     if size % parts:
         raise UserError(f"a batch of {size} cannot be accumulated in {parts} equal parts; choose a multiple of {parts}")
-    split = jax.tree.map(lambda x: x.reshape(parts, size // parts, *x.shape[1:]), examples)
+    # Each part takes every parts-th example, so that on a mesh each device keeps its own.
+    split = jax.tree.map(lambda x: x.reshape(size // parts, parts, *x.shape[1:]).swapaxes(0, 1), examples)
     keys = jax.random.split(key, parts)
     grads, (metrics, stats) = gradient(params, stats, jax.tree.map(lambda x: x[0], split), keys[0])
 

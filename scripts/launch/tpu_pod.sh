@@ -7,6 +7,8 @@
 # bucket or Filestore). jaxrec has to be installed on the hosts: pip install 'jaxrec[tpu]', or -e '.[tpu]' in a clone.
 set -euo pipefail
 : "${NAME:?the name of the TPU slice}" "${ZONE:?its zone}" "${RUNS:?a folder that every host sees}"
-printf -v options ' %q' "$@"
+printf -v runs '%q' "$RUNS"
+options=
+if (($#)); then printf -v options ' %q' "$@"; fi
 gcloud compute tpus tpu-vm ssh "$NAME" --zone "$ZONE" --worker all \
-  --command "python3 -m jaxrec.train --coordinator auto --runs $RUNS$options"
+  --command "python3 -m jaxrec.train --coordinator auto --runs $runs$options"
