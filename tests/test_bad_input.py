@@ -19,7 +19,9 @@ from PIL import Image
 
 from jaxrec import evaluate, generate, inspect, predict, train
 from jaxrec.cli import run_command
+from jaxrec.run import loop
 from jaxrec.run.checkpoints import Checkpoints
+from jaxrec.run.report import write_report
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run_it")]
 
@@ -356,9 +358,14 @@ def test_no_room_for_a_later_checkpoint(sentence, tmp_path, monkeypatch):
         assert train.main(["--resume", "--name", "full", "--runs", str(tmp_path)]) == 0
 
 
-def test_a_disk_that_fills_up_in_the_end(sentence, copied):
+def test_a_disk_that_fills_up_in_the_end(sentence, copied, monkeypatch):
     run = copied("autoencoder")
-    (run / "report.html.part").symlink_to("/dev/full")
+
+    def report(run: Path) -> Path:
+        (run / "report.html.part").symlink_to("/dev/full")
+        return write_report(run)
+
+    monkeypatch.setattr(loop, "write_report", report)
     said = sentence(train, "--resume", "--name", run.name, "--runs", run.parent)
     assert "failed (No space left on device)" in said
     assert f"then go on with --name autoencoder --runs {run.parent} --resume" in said
