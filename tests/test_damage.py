@@ -31,7 +31,7 @@ def test_fingerprints_tell_every_bit_apart_and_no_layout():
         "b": jnp.arange(8, dtype=jnp.int32),
         "c": jnp.array([True, False]),
         "d": jnp.arange(4, dtype=jnp.bfloat16),
-        "key": jax.random.key(3),
+        "key": jax.random.key_data(jax.random.key(3)),
     }
     first = jax.device_get(fingerprints(tree))
     assert set(first) == set(tree)

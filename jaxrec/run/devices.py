@@ -149,8 +149,6 @@ def place(tree: Any, like: Any) -> Any:
 
 def fetch(tree: Any) -> Any:
     """Numpy arrays, and keys, of what lies on the devices of all processes, which take part together."""
-    if jax.process_count() == 1:
-        return jax.device_get(tree)
     replicated = NamedSharding(jax.tree.leaves(tree)[0].sharding.mesh, PartitionSpec())
 
     def take(leaf: jax.Array) -> Any:

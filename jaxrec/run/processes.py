@@ -196,7 +196,7 @@ def abandon(error: BaseException, go_on: str) -> NoReturn:
     if isinstance(error, jax.errors.JaxRuntimeError):
         print(f"jaxrec: {_lost(go_on)} ({str(error).strip().splitlines()[0][:200]})", file=sys.stderr, flush=True)
     elif isinstance(error, UserError):
-        print(f"jaxrec: {error}", file=sys.stderr, flush=True)
+        print(f"jaxrec: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
     elif not isinstance(error, KeyboardInterrupt):
         traceback.print_exception(error)
         os._exit(1)
