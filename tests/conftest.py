@@ -13,10 +13,13 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jaxrec.run import judge
-from jaxrec.run.devices import tune_compiler
+from jaxrec.run.checkpoints import Checkpoints, split_state
+from jaxrec.run.devices import Devices, tune_compiler
+from jaxrec.run.trained import load_run
 from jaxrec.train import main
 
 tune_compiler()  # As the commands do.
@@ -36,6 +39,21 @@ def small(model: str, *options: object) -> list[str]:
     usual = {"--steps": "6", "--batch-size": "64", "--eval-every": "3", "--log-every": "2"}
     arguments = [part for option, value in usual.items() if option not in given for part in (option, value)]
     return ["--model", model, *SMALL.get(model, []), "--no-tune-allocator", *arguments, *map(str, options)]
+
+
+def arrays(run: Path) -> dict[str, np.ndarray]:
+    """All arrays of a run's latest checkpoint, by path."""
+    state = load_run(run, Devices("data=1"))[3]
+    with Checkpoints(run, read_only=True) as checkpoints:
+        state, _ = checkpoints.restore(state, checkpoints.latest())
+    leaves = jax.tree_util.tree_leaves_with_path(split_state(state))
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def same_arrays(run: Path, other: Path) -> bool:
+    """Whether two runs' latest checkpoints hold the same numbers."""
+    one, two = arrays(run), arrays(other)
+    return one.keys() == two.keys() and all(np.array_equal(one[name], two[name]) for name in one)
 
 
 @pytest.fixture(scope="module")

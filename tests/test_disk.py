@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import pytest
-from conftest import small
+from conftest import same_arrays, small
 
 from jaxrec.errors import UserError
-from jaxrec.run.checkpoints import Checkpoints, split_state
+from jaxrec.run.checkpoints import Checkpoints
 from jaxrec.run.devices import Devices
 from jaxrec.run.log import Log
 from jaxrec.run.report import read_metrics
@@ -42,13 +41,6 @@ def small_disk() -> Iterator[Path]:
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
     folder.rmdir()
-
-
-def arrays(run: Path) -> list[np.ndarray]:
-    state = load_run(run, Devices())[3]
-    with Checkpoints(run, read_only=True) as checkpoints:
-        state, _ = checkpoints.restore(state, checkpoints.latest())
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(split_state(state))]
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +81,7 @@ def test_a_run_on_a_full_disk_says_so_and_goes_on_when_there_is_room(room, small
     assert json.loads((run / "config.json").read_text())["steps"] == 12
     (small_disk / "filler").unlink()
     assert main(["--resume", "--runs", str(small_disk), "--name", "a"]) == 0
-    assert all(map(np.array_equal, arrays(run), arrays(whole)))
+    assert same_arrays(run, whole)
     assert read_metrics(run) == read_metrics(whole)
     assert not list(run.rglob("*.part"))
 

@@ -9,18 +9,17 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from conftest import small
+from conftest import arrays, small
 from jax.sharding import PartitionSpec
 
 from jaxrec.config import PRESETS, AnyTask, Augment, Optimizer, Train
 from jaxrec.errors import UserError
 from jaxrec.run import devices, setup
-from jaxrec.run.checkpoints import Checkpoints, split_state
+from jaxrec.run.checkpoints import split_state
 from jaxrec.run.devices import Devices, bytes_per_device, read_mesh
 from jaxrec.run.evaluation import scalars
 from jaxrec.run.loop import Trainer
 from jaxrec.run.report import read_metrics
-from jaxrec.run.trained import load_run
 from jaxrec.train import main
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run_it")]
@@ -41,15 +40,6 @@ TOLERANCE = 1e-4
 def train(runs: Path, name: str, *options: object) -> Path:
     assert main([*map(str, options), "--runs", str(runs), "--name", name]) == 0
     return runs / name
-
-
-def arrays(run: Path) -> dict[str, np.ndarray]:
-    """The arrays of the latest checkpoint by path."""
-    state = load_run(run, Devices("data=1"))[3]
-    with Checkpoints(run, read_only=True) as checkpoints:
-        state, _ = checkpoints.restore(state, checkpoints.latest())
-    leaves = jax.tree_util.tree_leaves_with_path(split_state(state))
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
 def difference(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:

@@ -10,13 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from conftest import small
+from conftest import same_arrays, small
 
 from jaxrec.config import Train
 from jaxrec.data import cache_dir
 from jaxrec.errors import UserError
 from jaxrec.run import evaluation, folder, judge, setup
-from jaxrec.run.checkpoints import Checkpoints, split_state
+from jaxrec.run.checkpoints import Checkpoints
 from jaxrec.run.devices import Devices
 from jaxrec.run.log import Log
 from jaxrec.run.report import read_metrics
@@ -30,14 +30,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run_it")]
 
 def rows(run: Path, split: str) -> list[dict]:
     return [row for row in read_metrics(run) if row["split"] == split]
-
-
-def everything(run: Path) -> list[np.ndarray]:
-    """All arrays of a run's latest checkpoint."""
-    state = load_run(run, Devices())[3]
-    with Checkpoints(run, read_only=True) as checkpoints:
-        state, _ = checkpoints.restore(state, checkpoints.latest())
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(split_state(state))]
 
 
 def kept(run: Path) -> list[int]:
@@ -125,7 +117,7 @@ def test_streamed_and_resident_images_give_the_same_run_and_another_seed_another
     other = train(tmp_path, "other", *options, "--seed", 1)
     assert len(read_metrics(here)) > 25
     assert read_metrics(here) == read_metrics(there)
-    assert all(map(np.array_equal, everything(here), everything(there)))
+    assert same_arrays(here, there)
     assert read_metrics(here) != read_metrics(other)
 
 
@@ -149,7 +141,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch, caps
     assert 5 <= max(kept(part)) < 9
     command = out.partition("go on with: python -m jaxrec.train ")[2].split("\n")[0]
     assert main([*command.split(), "--memory-mb", "0"]) == 0
-    assert all(map(np.array_equal, everything(whole), everything(part)))
+    assert same_arrays(whole, part)
     assert read_metrics(whole) == read_metrics(part)
     assert (whole / "results.json").read_text() == (part / "results.json").read_text()
 
@@ -158,7 +150,7 @@ def test_a_finished_run_is_lengthened_but_not_shortened(tmp_path):
     run = train(tmp_path, "a", "--optimizer.schedule", "constant", "--optimizer.warmup", 0, "--steps", 4)
     assert main(["--name", "a", "--runs", str(tmp_path), "--resume", "--steps", "7"]) == 0
     longer = train(tmp_path, "b", "--optimizer.schedule", "constant", "--optimizer.warmup", 0, "--steps", 7)
-    assert all(map(np.array_equal, everything(run), everything(longer)))
+    assert same_arrays(run, longer)
     with pytest.raises(UserError, match="has made 7 steps already; give more than 5"):
         main(["--name", "a", "--runs", str(tmp_path), "--resume", "--steps", "5"])
     assert json.loads((run / "config.json").read_text())["steps"] == 7
@@ -243,6 +235,6 @@ def test_a_run_stopped_while_it_evaluates_goes_on_as_if_it_had_not_been(tmp_path
     assert "stopped by SIGTERM after step 4" in capsys.readouterr().out
     assert not rows(part, "validation")
     assert main(["--name", "part", "--runs", str(tmp_path), "--resume"]) == 0
-    assert all(map(np.array_equal, everything(whole), everything(part)))
+    assert same_arrays(whole, part)
     assert read_metrics(whole) == read_metrics(part)
     assert kept(whole) == kept(part)
