@@ -38,8 +38,9 @@ def run_command(command: Callable[[list[str]], int | None]) -> None:
     0: done. 2: a mistake of the user's, said in one sentence. 130 and 143: stopped by SIGINT or SIGTERM. 1: nobody
     reads the output any more.
     """
-    # Orbax and jax remark on what is meant to be so: a folder opened for reading alone, a machine without a GPU.
-    logging.disable(logging.WARNING)
+    # Orbax and jax remark on what is meant to be so: a folder opened for reading alone, a machine without a GPU. Orbax
+    # also logs a traceback of each error before raising it.
+    logging.disable(logging.ERROR)
     code = None
     try:
         code = command(sys.argv[1:])

@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,6 +69,11 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 def hashes_of(model: Any, train: Any = None) -> dict[str, jax.Array]:
     """The hash of each array of ``split_state``, by its path."""
     return fingerprints({"model": model} | ({} if train is None else {"train": train}))
+
+
+def _needed(state: State) -> int:
+    """Bytes that a checkpoint takes at most."""
+    return 2**16 + sum(leaf.nbytes for leaf in jax.tree.leaves(split_state(state)))
 
 
 def _sums(file: Path) -> list[int]:
@@ -134,6 +139,8 @@ class Checkpoints:
                 preservation_policy=None if self.read_only else LatestAndBest(self.scores),
                 read_only=self.read_only,
                 create=False,
+                # Threads that wait for a folder which could not be made keep the process from ending.
+                async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
                 multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes={0})
                 if several()
                 else ocp.options.MultiprocessingOptions(),
@@ -191,8 +198,7 @@ class Checkpoints:
 
     def check_room(self, state: State) -> None:
         """Raises UserError where the disk has no room for a checkpoint; Orbax fails far less clearly."""
-        needed = 2**16 + sum(leaf.nbytes for leaf in jax.tree.leaves(split_state(state)))
-        by_first(lambda: self._check_room(needed))
+        by_first(lambda: self._check_room(_needed(state)))
 
     def _check_room(self, needed: int) -> None:
         free = shutil.disk_usage(self.folder).free
@@ -208,9 +214,8 @@ class Checkpoints:
         # Orbax notices what is missing or cut short, and a changed number not.
         hashes = {name: int(value) for name, value in jax.device_get(hashes_of(model, train)).items()}
         self.wait()
-        self.check_room(state)
-        if several():
-            model, train = fetch((model, train))
+        # Orbax writes numpy arrays twice as fast as jax's, and keeps a little memory for each of jax's it has written.
+        model, train = fetch((model, train)) if several() else jax.device_get((model, train))
         record = {"progress": dict(progress), "hashes": hashes, "score": score}
         arguments = ocp.args.Composite(
             model=ocp.args.StandardSave(model),
@@ -219,7 +224,11 @@ class Checkpoints:
         )
         if score is not None:
             self.scores[step] = score
-        if first():
+        by_first(lambda: self._save(step, arguments, _needed(state)))
+
+    def _save(self, step: int, arguments: ocp.args.Composite, needed: int) -> None:
+        self._check_room(needed)
+        with self._writing():
             if step in self._steps():  # saved without a score, by a run that was stopped while it evaluated
                 self.manager.delete(step)
             (self.sums / f"{step}.json").unlink(missing_ok=True)
@@ -230,9 +239,14 @@ class Checkpoints:
         by_first(self._wait)
 
     def _wait(self) -> None:
-        try:
+        with self._writing():
             self.manager.wait_until_finished()
             self._seal()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
