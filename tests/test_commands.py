@@ -186,6 +186,7 @@ def test_evaluate_prints_a_table_and_takes_another_split(cnn, capsys):
 def test_evaluate_a_gan_gives_the_figures_of_its_training(trained, capsys, monkeypatch):
     run = trained("gan")
     monkeypatch.setenv("JAXREC_CACHE", str(run.parent / "cache"))
+    capsys.readouterr()  # the training's lines, where this is the first test to ask for it
     evaluate.main([str(run), "--json"])
     results = json.loads((run / "results.json").read_text())
     given = json.loads(capsys.readouterr().out)
