@@ -31,7 +31,9 @@ from jaxrec.run.checkpoints import Checkpoints, split_state
 from jaxrec.run.devices import Devices
 from jaxrec.run.trained import load_run
 
-COMMON = ["--steps", "240", "--batch-size", "64", "--eval-every", "40", "--save-every", "10", "--log-every", "5"]
+EVAL_EVERY = 40
+COMMON = ["--steps", "240", "--batch-size", "64", "--eval-every", str(EVAL_EVERY), "--save-every", "10"]
+COMMON += ["--log-every", "5"]
 COMMON += ["--average", "0.9", "--accumulate", "2", "--augment.translate", "0.1", "--augment.rotate", "8"]
 TASKS = {
     "cnn": ["--model", "cnn", "--dropout", "0.3", "--cutmix", "1", "--patience", "2", "--min-delta", "0.05"],
@@ -76,6 +78,12 @@ def content(run: Path) -> dict[str, str]:
 
 def phase(said: str, run: Path) -> str:
     """What a process was at when it had said so much."""
+    # The row of a step is written before its evaluation, and that of the evaluation after it.
+    rows = (run / "metrics.jsonl").read_text().splitlines() if "step compiled" in said else []
+    if rows and rows[-1].startswith("{") and rows[-1].endswith("}"):
+        row = json.loads(rows[-1])
+        if row["split"] == "train" and row["step"] % EVAL_EVERY == 0 and "test:" not in said:
+            return "evaluating"  # perhaps while the checkpoint before is still being written
     if any(".orbax-checkpoint-tmp" in path.name for path in (run / "checkpoints").glob("*")):
         return "saving"
     for sign, name in (("test:", "report"), ("step compiled", "training"), ("run folder", "compiling")):
