@@ -2,10 +2,11 @@
 
     python scripts/soak.py                   the mean of the first and of the last tenth of 30 minutes
     python scripts/soak.py --minutes 1
+    python scripts/soak.py --every 50        ten times as many evaluations and checkpoints
 
-The run logs, evaluates, draws pictures and saves far more often than usual. The first tenth begins when the first
-evaluations and checkpoints are through. Exit code 1 where memory grew by more than a twentieth, files or threads by
-more than one, or a program was compiled after that. Linux.
+The run logs, evaluates, draws pictures and saves every few seconds. The first tenth begins when the first evaluations
+and checkpoints are through. Exit code 1 where memory grew by more than a twentieth, files or threads by more than one,
+or a program was compiled after that. Linux.
 """
 
 import argparse
@@ -23,8 +24,9 @@ import jax
 from jaxrec.cli import run_command
 from jaxrec.train import main as train
 
+LOG_EVERY = 20
 ARGUMENTS = ["--model", "cnn", "--width", "0.5", "--steps", "100000000", "--batch-size", "64", "--average", "0.99"]
-ARGUMENTS += ["--log-every", "20", "--eval-every", "100", "--save-every", "50", "--memory-mb", "0", "--name", "soak"]
+ARGUMENTS += ["--log-every", str(LOG_EVERY), "--memory-mb", "0", "--name", "soak"]
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
@@ -42,6 +44,7 @@ def main() -> int:
     """Reads the command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--every", type=int, default=500, help="steps from one evaluation and checkpoint to the next")
     options = parser.parse_args()
     samples: list[dict[str, float]] = []
     compiled: list[float] = []
@@ -66,14 +69,17 @@ def main() -> int:
         threading.Thread(target=watch, args=(Path(folder) / "soak",), daemon=True).start()
         shown, sys.stdout = sys.stdout, nowhere
         try:
-            code = train([*ARGUMENTS, "--runs", folder])
+            every = ["--eval-every", str(options.every), "--save-every", str(options.every)]
+            code = train([*ARGUMENTS, *every, "--runs", folder])
         finally:
             sys.stdout = shown
-        steps = (Path(folder) / "soak" / "metrics.jsonl").read_text().count('"train"') * 20
+        rows = (Path(folder) / "soak" / "metrics.jsonl").read_text()
+    steps, saves = rows.count('"train"') * LOG_EVERY, rows.count('"validation"')
     tenth = max(1, len(samples) // 10)
     again = sum(moment > began[0] for moment in compiled)
     print(
-        f"{steps} steps in {options.minutes:g} minutes, stopped with exit code {code}; {again} programs compiled anew"
+        f"{steps} steps and {saves} evaluations and checkpoints in {options.minutes:g} minutes, stopped with exit code "
+        f"{code}; {again} programs compiled anew"
     )
     flat = code == 128 + signal.SIGTERM and not again
     for name, allowed in (("memory", 1.05), ("files", 1.0), ("threads", 1.0)):

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from conftest import small
 
 from jaxrec import verify
+from jaxrec.config import AnyTask
 from jaxrec.errors import UserError
 from jaxrec.run.checkpoints import Checkpoints, split_state
 from jaxrec.run.devices import Devices
@@ -20,6 +22,7 @@ from jaxrec.run.fingerprint import digest, fingerprints
 from jaxrec.run.folder import read_config
 from jaxrec.run.loop import Trainer
 from jaxrec.run.report import read_metrics
+from jaxrec.tasks.state import State
 from jaxrec.train import main
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run_it")]
@@ -76,11 +79,16 @@ def run(tmp_path_factory, as_users_run_it, rising_loss) -> Path:
     return runs / "whole"
 
 
+@cache
+def blank(task: AnyTask) -> State:
+    """A state of the runs' shapes."""
+    examples = {"image": np.zeros((2, 8, 8, 1), np.uint8), "label": np.zeros(2, np.int32)}
+    return initializer(task, Devices())(jax.random.key(0), examples)
+
+
 def restored(run: Path) -> tuple[int, list[np.ndarray]]:
     """Step and arrays of the newest whole checkpoint."""
-    config = read_config(run)
-    blank = {"image": np.zeros((2, 8, 8, 1), np.uint8), "label": np.zeros(2, np.int32)}
-    state = initializer(config.task, Devices())(jax.random.key(0), blank)
+    state = blank(read_config(run).task)
     with Checkpoints(run, read_only=True) as checkpoints:
         step, (state, _) = checkpoints.newest_whole(lambda step: checkpoints.restore(state, step))
     return step, [np.asarray(leaf) for leaf in jax.tree.leaves(split_state(state))]
@@ -212,9 +220,7 @@ def test_an_untouched_run_is_verified(run, capsys):
 def tampered(run: Path, copy: Path, change: Any) -> None:
     """A copy of the run in which the state at step 9 was changed and saved as if it were the run's own."""
     shutil.copytree(run, copy)
-    config = read_config(run)
-    blank = {"image": np.zeros((2, 8, 8, 1), np.uint8), "label": np.zeros(2, np.int32)}
-    state = initializer(config.task, Devices())(jax.random.key(0), blank)
+    state = blank(read_config(run).task)
     with Checkpoints(copy) as checkpoints:
         state, progress = checkpoints.restore(state, 9)
         checkpoints.save(9, change(state), progress, None)

@@ -210,6 +210,20 @@ def test_incomplete_settings_are_answered_in_one_sentence(options, sentence, tmp
     assert not (tmp_path / "cnn-digits-1").exists()
 
 
+def test_a_process_that_finds_no_others_ends_in_one_sentence(tmp_path):
+    hurried = "from jaxrec.run import processes\nprocesses.JOINING = 3"
+    alone = [
+        start(1, "--model", "cnn", "--runs", tmp_path, "--coordinator", f"localhost:{free_port()}", "--processes", 2,
+              "--process", number, cache=tmp_path, script=hurried)
+        for number in range(2)
+    ]  # fmt: skip
+    for process in alone:
+        said = process.communicate(timeout=120)[0]
+        assert process.returncode == 2, said
+        assert "jaxrec: the processes did not come together within 3 s; check that all were started" in said
+    assert not list(tmp_path.glob("cnn*"))
+
+
 def test_another_launcher_is_asked_for_the_address(tmp_path):
     process = start(1, "--model", "cnn", "--runs", tmp_path, cache=tmp_path, PMI_SIZE="2")
     said = process.communicate(timeout=60)[0]
