@@ -119,26 +119,48 @@ def watch(event, arguments):
         print("WROTE", arguments[0])
 sys.addaudithook(watch)
 """
+FAILS = """
+from types import SimpleNamespace
+import jax.numpy as jnp
+from jaxrec import tasks
+from jaxrec.run import setup
+def train_step(state, batch):
+    after, metrics = tasks.task_of(state.config).train_step(state, batch)
+    fails = (after.step == 5) & (state.hyper["lr"] > 0.6e-3)
+    return after, {**metrics, "loss": metrics["loss"] + jnp.where(fails, jnp.nan, 0)}
+setup.task_of = lambda _: SimpleNamespace(train_step=train_step)
+"""
+"""The loss is not finite at step 5, until the learning rate of .001 is lowered."""
+JUDGES = "from jaxrec.run import judge; judge.LEAST_STEPS, judge.EPOCHS = 20, 1"
+ENDS: dict[str, tuple[list[object], str]] = {
+    "cnn": (["--optimizer.lr", "1e-3", "--on-nonfinite", "rollback"], FAILS),
+    "autoencoder": (["--patience", 1, "--min-delta", 10], ""),
+    "gan": ([], JUDGES),
+}
+"""What else the processes have to agree on, to go back and to stop early, and what is run before."""
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_two_processes_train_the_run_of_one(task, tmp_path, cache):
-    options = ["--runs", tmp_path / "runs", *COMMON, *TASKS[task], "--steps", 6, "--eval-every", 3]
-    finish(start(8, *options, "--name", "one", cache=cache))
+    ends, script = ENDS[task]
+    options = ["--runs", tmp_path / "runs", *COMMON, *TASKS[task], *ends, "--steps", 6, "--eval-every", 3]
+    finish(start(8, *options, "--name", "one", cache=cache, script=script))
     by_srun = task == "autoencoder"
-    said = finish(*start_two(*options, "--name", "two", cache=cache, script=READS + WRITES, by_srun=by_srun))
+    said = finish(*start_two(*options, "--name", "two", cache=cache, script=script + READS + WRITES, by_srun=by_srun))
     assert_equal_runs(tmp_path / "runs" / "two", tmp_path / "runs" / "one")
     first, second = said
     assert "on 8 x cpu" in first and "6/6" in first and "WROTE" in first
     assert not re.search("WROTE|step|examples/s", second)
+    assert ("back to step 3 with 0.5 of the learning rate" in first) == (task == "cnn")
     # Training batches of 64, of which each process reads its half.
     for text in said:
         sizes = [int(size) for size in re.findall(r"^READ (\d+)$", text, re.M)]
         assert set(sizes) == {32} and len(sizes) >= 6
     # And it goes on with one process; restoring compares every array's hash with the one saved by two.
-    finish(start(8, "--resume", "--runs", tmp_path / "runs", "--name", "two", "--steps", 8, cache=cache))
+    resume = ["--resume", "--runs", tmp_path / "runs", "--name", "two", "--steps", 8]
+    finish(start(8, *resume, cache=cache, script=script))
     steps = [row["step"] for row in read_metrics(tmp_path / "runs" / "two") if row["split"] == "train"]
-    assert steps == list(range(1, 9))
+    assert steps == list(range(1, 7 if task == "autoencoder" else 9))
 
 
 def wait_for_checkpoint(run: Path, process: subprocess.Popen) -> None:
