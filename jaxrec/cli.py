@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
@@ -48,12 +49,16 @@ def run_command(command: Callable[[list[str]], int | None]) -> None:
     except UserError as error:
         print(f"jaxrec: {' '.join(str(error).split())}", file=sys.stderr)
         code = 2
-    except KeyboardInterrupt:
-        code = 130
-    except BrokenPipeError:
+    except KeyboardInterrupt as stopped:
+        number = signal.Signals(*stopped.args) if stopped.args else signal.SIGINT
+        print(f"jaxrec: stopped at once by {number.name}", file=sys.stderr)
+        code = 128 + number
+    except OSError as error:
+        code = 1 if isinstance(error, BrokenPipeError) else 2
+        if code == 2:
+            print(f"jaxrec: {error}; make room or give permission", file=sys.stderr)
         # Python flushes once more at its end, and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
     sys.exit(code or 0)
 
 
@@ -100,7 +105,8 @@ def check_numbers(config: Any) -> None:
         for range_expected, range_fits, names in RANGES:
             if {option, name} & set(names.split()):
                 expected, fits = range_expected, range_fits
-        if not math.isfinite(value) or not fits(value):
+        too_large = isinstance(value, int) and abs(value) > 2**53
+        if too_large or not math.isfinite(value) or not fits(value):
             raise UserError(f"{option} {value} is out of range; expected {expected}")
 
 

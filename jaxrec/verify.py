@@ -1,11 +1,12 @@
 """python -m jaxrec.verify RUN: makes steps of a run again and compares the states with those it logged and saved."""
 
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Annotated, Any
 
 import tyro
 
-from jaxrec.cli import parse, run_command
+from jaxrec.cli import check_numbers, parse, run_command
 from jaxrec.errors import UserError
 
 
@@ -22,6 +23,7 @@ class Verify:
 def main(argv: list[str]) -> int:
     """Prints what was compared and the first difference of each window; returns the exit code."""
     options = parse(Verify, argv, "jaxrec.verify")
+    check_numbers(options)
     import jax
 
     from jaxrec.data import cache_dir
@@ -31,7 +33,7 @@ def main(argv: list[str]) -> int:
     from jaxrec.run.fingerprint import digest
     from jaxrec.run.loop import Trainer
     from jaxrec.run.report import read_metrics
-    from jaxrec.run.setup import check_same_data, open_data, unharmed
+    from jaxrec.run.setup import CompiledStep, check_same_data, complete, open_data, unharmed
 
     run = folder.find(options.run)
     if (run / "members.json").exists():
@@ -42,11 +44,16 @@ def main(argv: list[str]) -> int:
     devices.check_batch(config.batch_size)
     data = open_data(config, trains=True)
     check_same_data(data, folder.read_dataset(run))
-    trainer = Trainer(config, data, devices)
     logged = {row["step"]: row["state"] for row in read_metrics(run) if "state" in row}
     if not logged:
         raise UserError(f"run '{run.name}' has logged no step yet; let it train on")
-    program, clean, compared = trainer._compile(trainer.initial()), True, 0
+    clean, compared = True, 0
+
+    @cache
+    def steps_of(length: int) -> tuple[Trainer, CompiledStep]:
+        """What makes the steps of a run of that length, on which the learning rate depends."""
+        trainer = Trainer(complete(replace(config, steps=length), data), data, devices)
+        return trainer, trainer._compile(trainer.initial())
 
     def differs(step: int, what: str) -> None:
         nonlocal clean
@@ -56,10 +63,17 @@ def main(argv: list[str]) -> int:
     with Checkpoints(run, read_only=True) as checkpoints:
         for step, damage in checkpoints.damaged.items():
             differs(step, damage)
-        starts = sorted(checkpoints.steps())
-        if not any(checkpoints.record(step)["progress"]["rollbacks"] for step in starts):
-            starts = [0, *starts]  # After a rollback, the beginning's learning rate is not the run's.
+        saved = sorted(checkpoints.steps())
+        progress: Any = checkpoints.record(saved[-1])["progress"]
+        lengths = dict(progress["schedules"])
+        # After a rollback, the beginning's learning rate is not the run's.
+        starts = [*([] if progress["rollbacks"] else [0]), *saved]
+        if saved[-1] >= max(logged) + config.log_every:
+            differs(saved[-1], f"it was saved, and the log ends at step {max(logged)}")
         for start, following in zip(starts, [*starts[1:], max(logged)], strict=True):
+            begun = max(step for step in lengths if step <= start)
+            following = min([following, *(step for step in lengths if step > start)])
+            trainer, program = steps_of(lengths[begun])
             state = trainer.initial()
             if start:
                 try:
@@ -68,6 +82,7 @@ def main(argv: list[str]) -> int:
                     differs(start, str(error))
                     continue
             hashes = jax.device_get(hashes_of(*split_state(state)))
+            compared += start in logged
             if start in logged and digest(hashes) != logged[start]:
                 differs(start, f"the checkpoint's state is {digest(hashes)}, the run logged {logged[start]}")
             end, watch, agrees = min(following, start + options.steps), unharmed(devices, state), True
@@ -79,11 +94,13 @@ def main(argv: list[str]) -> int:
                     agrees = found == logged[made]
                     if not agrees:
                         differs(made, f"made again from step {start}, the state is {found}, not {logged[made]}")
-            if end in checkpoints.steps() and end > start:
-                saved, found = checkpoints.record(end)["hashes"], jax.device_get(hashes_of(*split_state(state)))
-                if changed := [name for name, value in found.items() if saved.get(name) != int(value)]:
+            if end in saved and end > start:
+                hashes, found = checkpoints.record(end)["hashes"], jax.device_get(hashes_of(*split_state(state)))
+                if changed := [name for name, value in found.items() if hashes.get(name) != int(value)]:
                     differs(end, f"{changed[0]} and {len(changed) - 1} more arrays differ from the checkpoint's")
             print(f"steps {start} to {end} made again")
+    if clean and not compared:
+        raise UserError(f"run '{run.name}' has logged no step after a checkpoint: there is nothing to compare")
     print(f"{compared} logged states compared: {'all are as logged' if clean else 'some differ'}")
     return int(not clean)
 

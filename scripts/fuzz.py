@@ -138,7 +138,7 @@ def attempts(
             answers["read"] += 1
         except UserError as error:
             answers["refused" if len(str(error).splitlines()) == 1 else "refused in many lines"] += 1
-        except Exception as error:
+        except (Exception, Hang) as error:
             answers["FAILED"] += 1
             if answers["FAILED"] <= 5:
                 kept = Path(tempfile.gettempdir(), f"fuzz-{kind}-{number}")
@@ -151,9 +151,13 @@ def attempts(
     return set(answers) <= {"read", "refused"}
 
 
+class Hang(BaseException):
+    """No answer in time. Readers take any Exception for a damaged file."""
+
+
 def hang(*_: Any) -> None:
     """Ends a reader that takes too long."""
-    raise TimeoutError(f"no answer within {PATIENCE} s")
+    raise Hang(f"no answer within {PATIENCE} s")
 
 
 def main() -> int:

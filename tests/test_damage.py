@@ -1,5 +1,6 @@
 """Damaged checkpoints are noticed, named and passed over; changed numbers are found; runs are verified."""
 
+import os
 import re
 import shutil
 from functools import cache
@@ -212,9 +213,54 @@ def test_a_resumed_run_notices_changed_numbers_where_no_sums_were_written(run, t
     assert all(map(np.array_equal, restored(copy)[1], restored(run)[1]))
 
 
+def test_damaged_sums_condemn_no_checkpoint(run, tmp_path, capsys):
+    whole = restored(run)[1]
+    for number, content in enumerate([b"[]", b"[" * 200_000, b"{}", b"\xff", b'{"files": [], "sum": 0}', None]):
+        copy = shutil.copytree(run, tmp_path / str(number))
+        path = copy / "sums" / "9.json"
+        text = path.read_text()
+        digit = text.rindex("1")
+        path.write_bytes((text[:digit] + "2" + text[digit + 1 :]).encode() if content is None else content)
+        step, arrays = restored(copy)
+        assert step == 9 and all(map(np.array_equal, arrays, whole))
+        assert capsys.readouterr().err == ""
+
+
+def test_sums_are_of_the_checkpoints_own_files(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / "sums" / "9.json").unlink()
+    os.mkfifo(copy / "sums" / "9.json")
+    (copy / "checkpoints" / "\u00b2").mkdir()  # A digit, to Python.
+    assert restored(copy)[0] == 9
+
+
+def test_a_checkpoint_of_another_step_is_damaged(run, tmp_path, capsys):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / "checkpoints" / "9").rename(copy / "checkpoints" / "99")
+    assert restored(copy)[0] == 6
+    assert "checkpoint 99 in" in capsys.readouterr().err
+
+
 def test_an_untouched_run_is_verified(run, capsys):
     assert verify.main([str(run)]) == 0
-    assert "9 logged states compared: all are as logged" in capsys.readouterr().out
+    # Those of nine steps and of the evaluations and checkpoints after two of them.
+    assert "11 logged states compared: all are as logged" in capsys.readouterr().out
+
+
+def test_a_run_that_was_made_longer_is_verified(run, tmp_path, capsys):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    assert main(["--runs", str(tmp_path), "--name", "copy", "--resume", "--steps", "14"]) == 0
+    assert verify.main([str(copy)]) == 0
+    assert re.search(r"1\d logged states compared: all are as logged", capsys.readouterr().out)
+
+
+def test_verifying_nothing_is_no_verification(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    with pytest.raises(UserError, match=r"^--steps 0 is out of range; expected 1 or more"):
+        verify.main([str(copy), "--steps", "0"])
+    lines = (copy / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (copy / "metrics.jsonl").write_text("".join(lines[:3]))
+    assert verify.main([str(copy)]) == 1
 
 
 def tampered(run: Path, copy: Path, change: Any) -> None:

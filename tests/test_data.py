@@ -1,6 +1,8 @@
 """Sets by name, their splits, and batches as a function of (seed, step)."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -339,6 +341,33 @@ def test_prepared_images_of_several_sizes(odd):
     np.testing.assert_array_equal(examples["image"][:, 0, 0, 0], examples["label"])
     first = open_dataset("odd_set:1.0.0", data_dir=str(odd), test_split="train").image_shape
     assert first in {(10, 20, 3), (10, 30, 3)}
+
+
+def test_features_of_foreign_code_are_not_imported(odd, tmp_path, monkeypatch):
+    folder = shutil.copytree(odd, tmp_path / "sets") / "odd_set" / "1.0.0"
+    (tmp_path / "payload.py").write_text("raise SystemExit('the payload was run')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for key in ("pythonClassName", "type"):
+        text = (odd / "odd_set" / "1.0.0" / "features.json").read_text()
+        text = re.sub(r'"pythonClassName": "[^"]*Image"', f'"{key}": "payload.Image"', text)
+        assert "payload.Image" in text
+        (folder / "features.json").write_text(text)
+        with pytest.raises(UserError, match=r"features\.json asks for the code 'payload\.Image'; expected"):
+            open_dataset("odd_set", data_dir=str(tmp_path / "sets"))
+
+
+@pytest.mark.parametrize("what", ["features.json", "dataset_info.json", "record", "missing record"])
+def test_damaged_prepared_sets(odd, tmp_path, what):
+    folder = shutil.copytree(odd, tmp_path / "sets") / "odd_set" / "1.0.0"
+    record = next(folder.glob("*train*"))
+    if what == "missing record":
+        record.unlink()
+    elif what == "record":
+        record.write_bytes(record.read_bytes()[:100])
+    else:
+        (folder / what).write_text("[" if what == "features.json" else "[]")
+    with pytest.raises(UserError, match=r"^dataset 'odd_set' in .* is damaged \(.*\); prepare it again$"):
+        open_dataset("odd_set", data_dir=str(tmp_path / "sets"), test_split="train").splits["test"].load()
 
 
 def test_examples_without_labels(odd):

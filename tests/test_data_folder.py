@@ -1,5 +1,7 @@
 """Image files of every kind, and folders of them as sets."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
@@ -138,11 +140,13 @@ def lying_header(path):
 
 
 BAD = {
-    "text": (lambda path: path.write_text("hello"), "its content is no image Pillow knows"),
-    "empty": (lambda path: path.write_bytes(b""), "its content is no image Pillow knows"),
+    "text": (lambda path: path.write_text("hello"), "its content is none of PNG, JPEG"),
+    "empty": (lambda path: path.write_bytes(b""), "its content is none of PNG, JPEG"),
     "truncated": (truncated, "truncated"),
     "bomb": (bomb, "decompression bomb"),
     "lying": (lying_header, "decompression bomb"),
+    "PostScript": (lambda path: Image.new("RGB", (8, 8)).save(path, "EPS"), "its content is none of PNG, JPEG"),
+    "pipe": (os.mkfifo, "not a file"),
 }
 
 

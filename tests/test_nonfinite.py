@@ -66,7 +66,7 @@ def test_skip_leaves_the_update_out_and_counts_it(where, tmp_path, monkeypatch, 
 
     def note(checkpoints, step, state, *rest):
         saved[step] = jax.device_get(hashes_of(split_state(state)[0]))
-        save(checkpoints, step, state, *rest)
+        return save(checkpoints, step, state, *rest)
 
     monkeypatch.setattr(Checkpoints, "save", note)
     rows = train(tmp_path, "run", "--on-nonfinite", "skip", "--save-every", 1)
@@ -96,6 +96,29 @@ def test_rollback_lowers_the_rate_and_goes_on(tmp_path, monkeypatch, capsys):
         record: Any = checkpoints.record(step)["progress"]
     assert (step, record["rollbacks"]) == (STEPS, 1)
     assert ROLLBACK_FACTOR == 0.5
+
+
+def test_rollback_goes_to_the_only_checkpoint_where_the_step_after_it_fails(tmp_path, monkeypatch, capsys):
+    rate = float(np.float32(1e-3))
+    injected(monkeypatch, "loss", lambda step, state: (step == 5) & (state.hyper["lr"] > 0.6 * rate))
+    usual = ["--steps", 6, "--log-every", 1, "--eval-every", 4, "--save-every", 4, "--optimizer.lr", rate]
+    assert main(small("gan", "--runs", tmp_path, "--name", "run", *usual, "--on-nonfinite", "rollback")) == 0
+    assert "the loss is not finite at step 5: back to step 4 with 0.5 of the learning" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("how", ["stop", "rollback"])
+def test_what_is_not_finite_takes_no_checkpoints_place(how, tmp_path, monkeypatch, capsys):
+    injected(monkeypatch, "gradient", lambda step, state: (step == 8) & (state.hyper["lr"] > 0.6e-3))
+    options = ["--validation", 0, "--save-every", 4, "--steps", 8, "--optimizer.lr", 1e-3, "--on-nonfinite", how]
+    if how == "stop":
+        message = "the parameters are not finite after step 8; the last good checkpoint is of step 4: lower"
+        with pytest.raises(UserError, match=message):
+            train(tmp_path, "run", *options)
+    else:
+        assert [row["step"] for row in train(tmp_path, "run", *options)] == list(range(1, 9))
+        assert "not finite after step 8: back to step 4 with 0.5 of" in capsys.readouterr().out
+    with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
+        assert checkpoints.latest() == (4 if how == "stop" else 8)
 
 
 def test_rollback_without_a_checkpoint_begins_again_and_gives_up_at_last(tmp_path, monkeypatch, capsys):

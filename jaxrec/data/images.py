@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     import PIL.Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")
+"""What an image's content may be, whatever its name: of all that Pillow knows, PostScript would be run as a program."""
 ORIENTATION = 0x0112
 """EXIF tag; from 5 on, the image lies on its side."""
 
 
 def convert_image(image: "PIL.Image.Image", shape: tuple[int, int, int]) -> np.ndarray:
-    """Any Pillow image as uint8 of the shape [H, W, C], C being 1 (grey) or 3 (RGB).
+    """A Pillow image as uint8 of the shape [H, W, C], C being 1 (grey) or 3 (RGB).
 
     The EXIF orientation is applied, transparency laid over white, 16-bit grey scaled to 8 bits, and of an animation
     the first frame taken. An image of another size is resized (bilinear) until it covers H x W and cropped about its
@@ -93,10 +95,12 @@ def _opened(path: str | Path) -> "Iterator[PIL.Image.Image]":
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
+        if Path(path).exists() and not Path(path).is_file():  # Reading a pipe would wait for ever.
+            raise OSError(0, "not a file")
+        with Image.open(path, formats=FORMATS) as image:
             yield image
     except Exception as error:  # Pillow's decoders raise a dozen kinds on broken files
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
-            reason = "its content is no image Pillow knows"
+            reason = f"its content is none of {', '.join(FORMATS)}"
         raise UserError(f"{path} is not a readable image ({reason}); replace it or remove it") from error

@@ -2,14 +2,18 @@
 
 import hashlib
 import io
+import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxrec.data.images import convert_image, has_colour, upright_size
+from jaxrec.data.images import FORMATS, convert_image, has_colour, upright_size
 from jaxrec.data.splits import Shape, Source
 from jaxrec.errors import UserError, nearest
 
@@ -52,23 +56,28 @@ def open_prepared(name: str, folder: Path, image_size: int | None) -> Source:
             f"`python scripts/prepare_dataset.py {name} --data-dir {folder}` prepares after "
             f"`pip install 'jaxrec[prepare]'`{hint}"
         )
-    # Not tfds.builder: official classes may import TensorFlow, reach for the network and hide the folder's features.
-    builder: Any = tfds.builder_from_directory(sets[name])
+    whole = partial(_whole, name, sets[name])
+    with whole():
+        _refuse_code(sets[name])
+        # Not tfds.builder: official classes may import TensorFlow, reach for the network and hide the features.
+        builder: Any = tfds.builder_from_directory(sets[name])
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         raise UserError(
             f"dataset '{name}' in {folder} is stored as {builder.info.file_format.value}, expected array_record: "
             f"remove {sets[name]} and prepare it again with `python scripts/prepare_dataset.py {name}`"
         )
     image_key, label_key = _features(name, builder.info.features)
-    # Decoded here by Pillow, so that pixels do not depend on whether OpenCV is installed.
-    records = builder.as_data_source("+".join(builder.info.splits), decoders={image_key: tfds.decode.SkipDecoding()})
-    shape = _image_shape(builder.info.features[image_key].shape, records, image_key, image_size)
+    with whole():
+        # Decoded here by Pillow, so that pixels do not depend on whether OpenCV is installed.
+        skip = {image_key: tfds.decode.SkipDecoding()}
+        records = builder.as_data_source("+".join(builder.info.splits), decoders=skip)
+        shape = _image_shape(builder.info.features[image_key].shape, records, image_key, image_size)
+        identity = _identity(builder, records, image_key)
 
     def read(rows: np.ndarray) -> dict[str, np.ndarray]:
-        from PIL import Image
-
-        examples = records.__getitems__(rows.tolist())
-        images = [convert_image(Image.open(io.BytesIO(example[image_key])), shape) for example in examples]
+        with whole():
+            examples = records.__getitems__(rows.tolist())
+            images = [convert_image(_image(example[image_key]), shape) for example in examples]
         labels = np.array([example[label_key] for example in examples], np.int32)
         if (labels < 0).any():
             raise UserError(f"dataset '{name}' has examples without a label in this split: choose another split")
@@ -79,9 +88,41 @@ def open_prepared(name: str, folder: Path, image_size: int | None) -> Source:
         sizes={split: info.num_examples for split, info in builder.info.splits.items()},
         image_shape=shape,
         class_names=tuple(builder.info.features[label_key].names),
-        identity=_identity(builder, records, image_key),
+        identity=identity,
         version=_version(sets[name]),
     )
+
+
+@contextmanager
+def _whole(name: str, folder: Path) -> Iterator[None]:
+    """Raises UserError where the set's files are not what was prepared."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # array_record, protobuf and Pillow raise a dozen kinds on broken files
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise UserError(f"dataset '{name}' in {folder} is damaged ({reason}); prepare it again") from error
+
+
+def _refuse_code(folder: Path) -> None:
+    """Raises UserError where a set's features are classes of another package's, which tfds would import."""
+    path = folder / "features.json"
+
+    def check(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        for key, value in pairs:
+            named = key in ("pythonClassName", "type") and "." in str(value)
+            if named and not str(value).startswith("tensorflow_datasets."):
+                raise UserError(f"{path} asks for the code '{value}'; expected features of tensorflow_datasets alone")
+        return dict(pairs)
+
+    json.loads(path.read_text("utf-8"), object_pairs_hook=check)
+
+
+def _image(encoded: bytes) -> Any:
+    from PIL import Image
+
+    return Image.open(io.BytesIO(encoded), formats=FORMATS)
 
 
 def _features(name: str, features) -> tuple[str, str]:
@@ -102,12 +143,10 @@ def _features(name: str, features) -> tuple[str, str]:
 
 def _image_shape(stated: tuple, records, image_key: str, image_size: int | None) -> Shape:
     """The stated shape, what it leaves open taken from the first images; image_size overrules the size."""
-    from PIL import Image
-
     height, width, channels = stated
     if None in stated:
         examples = records.__getitems__(list(range(min(100, len(records)))))
-        first = [Image.open(io.BytesIO(example[image_key])) for example in examples]
+        first = [_image(example[image_key]) for example in examples]
         if None in (height, width):
             height, width = upright_size(first[0])
         channels = channels or (3 if any(map(has_colour, first)) else 1)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
@@ -19,7 +21,7 @@ from orbax.checkpoint import checkpoint_managers
 from jaxrec.errors import UserError
 from jaxrec.run.devices import fetch, place
 from jaxrec.run.fingerprint import fingerprints
-from jaxrec.run.folder import write_json
+from jaxrec.run.folder import read_json, write_json
 from jaxrec.run.processes import arrays_by_first, by_first, first, several
 from jaxrec.tasks.state import State
 
@@ -117,6 +119,7 @@ class Checkpoints:
 
     def __init__(self, run: Path, *, read_only: bool = False) -> None:
         self.folder, self.sums, self.read_only = run / "checkpoints", run / "sums", read_only
+        self.replaced = run / "replaced"
         self.scores: dict[int, float] = {}
         by_first(self._open)
 
@@ -124,7 +127,8 @@ class Checkpoints:
         if self.read_only and not self.folder.is_dir():
             name = self.folder.parent.name
             raise UserError(f"run '{name}' has no checkpoint yet; let it train until its first, or start it again")
-        there = [int(path.name) for path in self.folder.glob("*") if path.name.isdigit()]
+        self._put_back()
+        there = [int(path.name) for path in self.folder.glob("*") if re.fullmatch("[0-9]+", path.name)]
         self.damaged = {step: damage for step in there if (damage := self._damage(step))}
         if self.damaged and len(self.damaged) == len(there):
             raise UserError(f"{self.damaged[max(there)]}, and so is every other; put them back, or train again")
@@ -157,30 +161,48 @@ class Checkpoints:
         (self.folder / str(step)).rename(aside / f"{step}-{time.time_ns()}")
 
     def _damage(self, step: int) -> str | None:
-        """What is wrong with a checkpoint's files, as far as their sums are known."""
+        """What is wrong with a checkpoint's files, as far as their sums are known; the arrays' hashes know the rest."""
         try:
-            known = json.loads((self.sums / f"{step}.json").read_text("utf-8"))
-        except (OSError, ValueError):  # killed before they were written
+            record = read_json(self.sums / f"{step}.json")
+            known = record["files"]
+            whole = record["sum"] == _sum(known)
+        except (UserError, KeyError, TypeError, AttributeError):  # killed before they were written, or damaged itself
             return None
-        for name, sums in known.items():
-            file = self.folder / str(step) / name
-            if not file.is_file() or _sums(file) != sums:
-                what = "is not what was saved" if file.is_file() else "is missing"
+        files = self._files(step)
+        for name, sums in known.items() if whole else ():
+            if name not in files or _sums(files[name]) != sums:
+                what = "is not what was saved" if name in files else "is missing"
                 return f"checkpoint {step} in '{self.folder}' is damaged ({name} {what})"
         return None
 
+    def _files(self, step: int) -> dict[str, Path]:
+        """A checkpoint's files by name."""
+        folder = self.folder / str(step)
+        return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+
     def _seal(self) -> None:
         """Writes the sums of what has been saved since, and drops those of what has been deleted."""
-        kept = {str(step): self.folder / str(step) for step in self.manager.all_steps()}
+        kept = self.manager.all_steps()
         self.sums.mkdir(exist_ok=True)
         for path in self.sums.glob("*.json"):
-            if path.stem not in kept:
+            if path.stem not in map(str, kept):
                 path.unlink()
-        for name, folder in kept.items():
-            path = self.sums / f"{name}.json"
+        for step in kept:
+            path = self.sums / f"{step}.json"
             if not path.exists():
-                files = sorted(file for file in folder.rglob("*") if file.is_file())
-                write_json(path, {file.relative_to(folder).as_posix(): _sums(file) for file in files})
+                files = {name: _sums(file) for name, file in self._files(step).items()}
+                write_json(path, {"files": files, "sum": _sum(files)})
+        if self.replaced.exists():
+            shutil.rmtree(self.replaced)
+
+    def _put_back(self) -> None:
+        """Puts a checkpoint back that a killed process had moved away to write it anew."""
+        if self.read_only or not self.replaced.exists():
+            return
+        for old in self.replaced.iterdir():
+            if not (self.folder / old.name).exists():
+                old.rename(self.folder / old.name)
+        shutil.rmtree(self.replaced)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -208,14 +230,20 @@ class Checkpoints:
                 "make room, or choose another place with --runs"
             )
 
-    def save(self, step: int, state: State, progress: dict[str, Any], score: float | None) -> None:
-        """Saves in the background; ``score`` is what the best checkpoint has least of (None: no candidate)."""
+    def save(self, step: int, state: State, progress: dict[str, Any], score: float | None) -> bool:
+        """Saves in the background; ``score`` is what the best checkpoint has least of (None: no candidate).
+
+        Where a number of the state is not finite nothing is saved, and False returned.
+        """
         model, train = split_state(state)
         # Orbax notices what is missing or cut short, and a changed number not.
         hashes = {name: int(value) for name, value in jax.device_get(hashes_of(model, train)).items()}
         self.wait()
         # Orbax writes numpy arrays twice as fast as jax's, and keeps a little memory for each of jax's it has written.
         model, train = fetch((model, train)) if several() else jax.device_get((model, train))
+        numbers = [leaf for leaf in jax.tree.leaves((model, train)) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+        if not all(np.isfinite(leaf).all() for leaf in numbers):
+            return False
         record = {"progress": dict(progress), "hashes": hashes, "score": score}
         arguments = ocp.args.Composite(
             model=ocp.args.StandardSave(model),
@@ -225,12 +253,15 @@ class Checkpoints:
         if score is not None:
             self.scores[step] = score
         by_first(lambda: self._save(step, arguments, _needed(state)))
+        return True
 
     def _save(self, step: int, arguments: ocp.args.Composite, needed: int) -> None:
         self._check_room(needed)
         with self._writing():
             if step in self._steps():  # saved without a score, by a run that was stopped while it evaluated
-                self.manager.delete(step)
+                self.replaced.mkdir()
+                (self.folder / str(step)).rename(self.replaced / str(step))
+                self.manager.reload()
             (self.sums / f"{step}.json").unlink(missing_ok=True)
             self.manager.save(step, args=arguments)
 
@@ -303,7 +334,7 @@ class Checkpoints:
         try:
             found: Any = self.manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
             record = found["progress"]
-            if record.pop("sum") == _sum(record):
+            if record.pop("sum") == _sum(record) and record["progress"]["step"] == step:
                 return record
         except (OSError, ValueError, KeyError, AttributeError, TypeError):
             pass

@@ -22,11 +22,13 @@ class Log:
     Without a ``run`` it writes and says nothing: of several processes, the first alone does.
     """
 
-    def __init__(self, run: Path | None, steps: int, start: int, *, tensorboard: bool = False) -> None:
+    def __init__(
+        self, run: Path | None, steps: int, start: int, *, unevaluated: bool = False, tensorboard: bool = False
+    ) -> None:
         self.path = Path(os.devnull) if run is None else run / "metrics.jsonl"
         self.steps = steps
         self.console = Console(highlight=False, quiet=run is None)
-        self._drop_after(start)
+        self._drop_after(start, unevaluated)
         self._file = self.path.open("a", encoding="utf-8")
         self._bar = None
         self._start = self._shown = start
@@ -36,17 +38,17 @@ class Log:
 
             self._writer = SummaryWriter(str(run / "tensorboard"))
 
-    def _drop_after(self, step: int) -> None:
-        """Leaves out what an interrupted run logged past the checkpoint it is resumed from, and a line cut short."""
+    def _drop_after(self, step: int, unevaluated: bool = False) -> None:
+        """Leaves out what an interrupted run logged past the checkpoint it is resumed from, and lines that are none.
+
+        Where ``unevaluated``, the evaluation of ``step`` is past it too.
+        """
         if not self.path.is_file():
             return
         kept = []
-        for line in self.path.read_text("utf-8").splitlines():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if row["step"] <= step:
+        for line in self.path.read_text("utf-8", errors="replace").splitlines():
+            row = read_row(line)
+            if row is not None and row["step"] <= step - (unevaluated and row["split"] == "validation"):
                 kept.append(line + "\n")
         part = self.path.with_name(self.path.name + ".part")
         part.write_text("".join(kept), "utf-8")
@@ -125,6 +127,16 @@ class Log:
             self._shown = step
             left = (self.steps - step) * self.batch_size / max(rate, 1e-9)
             self.say(f"step {step}/{self.steps}  {shown}  {rate:,.0f} examples/s  {math.ceil(left)} s left")
+
+
+def read_row(line: str) -> dict[str, Any] | None:
+    """A line of metrics.jsonl; None where it is none, such as one cut short by a crash."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    whole = isinstance(row, dict) and type(row.get("step")) is int and isinstance(row.get("split"), str)
+    return row if whole else None
 
 
 def scores_line(metrics: dict[str, Any]) -> str:

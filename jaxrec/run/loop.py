@@ -56,11 +56,11 @@ ROLLBACKS, ROLLBACK_FACTOR = 3, 0.5
 
 
 class NonFinite(UserError):
-    """The loss is not finite, for the reason given; no checkpoint from step ``spoiled`` on is good."""
+    """Step ``failed`` had a loss that is not finite, for the reason given."""
 
-    def __init__(self, reason: str, spoiled: int) -> None:
+    def __init__(self, reason: str, failed: int) -> None:
         super().__init__(reason)
-        self.spoiled = spoiled
+        self.failed = failed
 
 
 class Stop:
@@ -73,16 +73,16 @@ class Stop:
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         self._calls, self._several = 0, processes.several()
-        self._interrupted = False
+        self._at_once = False
         handled = (signal.SIGINT,) if self._several else (signal.SIGINT, signal.SIGTERM)
         if threading.current_thread() is not threading.main_thread():
             handled = ()  # Python lets the main thread alone handle signals; Ray trains in another.
         self._before = {each: signal.signal(each, self._note) for each in handled}
 
     def _note(self, number: int, _: Any) -> None:
-        if self._interrupted:
-            raise KeyboardInterrupt
-        self._interrupted = True
+        if self._at_once:
+            raise KeyboardInterrupt(number)
+        self._at_once = True
         if self._several:
             os.kill(os.getpid(), signal.SIGTERM)
         else:
@@ -96,12 +96,16 @@ class Stop:
                 self.signal = signal.SIGTERM
         return self.signal is not None
 
+    def at_once(self) -> None:
+        """From here on, where all is saved, the first signal ends the process."""
+        self._at_once = True
+        if self._several:
+            processes.end_on_sigterm()
+
     def restore(self) -> None:
         """Puts the former handlers back."""
         for each, handler in self._before.items():
             signal.signal(each, handler)
-        if self._several:
-            processes.end_on_sigterm()
 
 
 def train(config: Train, kind: "Callable[..., Trainer] | None" = None) -> int:
@@ -194,7 +198,7 @@ class Trainer:
         self.evaluator = Evaluator(config.task, devices)
         self.draw = jax.jit(self.task.artifacts, out_shardings=devices.replicated)
         self.progress: dict[str, Any] = {"step": 0, "best": None, "waited": 0, "seconds": 0.0}
-        self.progress |= {"skipped": 0, "rollbacks": 0, "unevaluated": False}
+        self.progress |= {"skipped": 0, "rollbacks": 0, "unevaluated": False, "schedules": []}
 
     def initial(self) -> Any:
         """The state at step 0."""
@@ -211,9 +215,12 @@ class Trainer:
             raise UserError(
                 f"run '{self.run.name}' has made {start} steps already; give more than {steps} with --steps"
             )
+        if not self.progress["schedules"] or self.progress["schedules"][-1][1] != steps:
+            self.progress["schedules"] = [*self.progress["schedules"], [start, steps]]
         self._write_config()
         self.checkpoints.check_room(self._shown(state))
-        with Log(self.run if processes.first() else None, steps, start, tensorboard=config.tensorboard) as log:
+        run, unevaluated = self.run if processes.first() else None, self.progress["unevaluated"]
+        with Log(run, steps, start, unevaluated=unevaluated, tensorboard=config.tensorboard) as log:
             self._introduce(log, self._shown(state))
             clock = time.perf_counter()
             step = self._compile(state)
@@ -233,7 +240,7 @@ class Trainer:
                 log.say(f"stopped by {self.stop.signal.name} after step {self.progress['step']}, {self._saved()}")
                 return 128 + self.stop.signal
             # All is saved: from here a signal ends the process at once, and a resumed run takes the figures.
-            self.stop.restore()
+            self.stop.at_once()
             seconds = {"compile": compiling, "train": time.perf_counter() - self.clock}
             self._finish(log, state, seconds, began)
         return 0
@@ -332,7 +339,8 @@ class Trainer:
                 self._save(made, state, score)
 
     def _save(self, made: int, state: Any, score: float | None) -> None:
-        self.checkpoints.save(made, state, self.progress, score)
+        if not self.checkpoints.save(made, state, self.progress, score):
+            self._give_up(f"the parameters are not finite after step {made}", made + 1)
 
     def _waited_enough(self) -> bool:
         return 0 < self.config.patience <= self.progress["waited"]
@@ -340,15 +348,22 @@ class Trainer:
     def _check(self, watch: Watch) -> None:
         self.progress["skipped"] = self.skipped + int(watch.skipped)
         if watch.failed >= 0:
-            # The step before made the parameters that this one failed with.
-            self._give_up(f"the loss is not finite at step {watch.failed}", int(watch.failed) - 1)
+            self._give_up(f"the loss is not finite at step {watch.failed}", int(watch.failed))
 
-    def _give_up(self, reason: str, spoiled: int) -> None:
-        if self.config.on_nonfinite == "rollback" and self.progress["rollbacks"] < ROLLBACKS:
-            raise NonFinite(reason, spoiled)
-        kept = [step for step in self.checkpoints.steps() if step < spoiled]
-        good = f"the last good checkpoint is of step {max(kept)}" if kept else "no good checkpoint had been saved"
-        tried = f", after {ROLLBACKS} rollbacks" if self.config.on_nonfinite == "rollback" else ""
+    def _good(self, failed: int) -> int | None:
+        """The checkpoint to go back to from a step that failed."""
+        kept = self.checkpoints.steps()
+        # The step before made the parameters that this one failed with: they are finite, and a last resort.
+        good = [step for step in kept if step < failed - 1] or [step for step in kept if step < failed]
+        return max(good, default=None)
+
+    def _give_up(self, reason: str, failed: int, *, for_good: bool = False) -> None:
+        if not for_good and self.config.on_nonfinite == "rollback" and self.progress["rollbacks"] < ROLLBACKS:
+            raise NonFinite(reason, failed)
+        kept = self._good(failed)
+        good = "no good checkpoint had been saved" if kept is None else f"the last good checkpoint is of step {kept}"
+        count = self.progress["rollbacks"]
+        tried = f", after {count} rollback{'s' * (count > 1)}" if count else ""
         raise UserError(
             f"{reason}{tried}; {good}: lower --optimizer.lr or set --optimizer.clip 1, and train under another --name"
         )
@@ -358,8 +373,9 @@ class Trainer:
         self.checkpoints.wait()
         count = self.progress["rollbacks"] + 1
         first = state = self.initial()
-        progress = {**self.progress, "step": 0, "best": None, "waited": 0}
-        self.checkpoints.drop_from(failure.spoiled)
+        progress = {**self.progress, "step": 0, "best": None, "waited": 0, "unevaluated": False}
+        good = self._good(failure.failed)
+        self.checkpoints.drop_from(0 if good is None else good + 1)
         if self.checkpoints.steps():
             _, (state, progress) = self.checkpoints.newest_whole(partial(self.checkpoints.restore, first))
         self.progress = {**progress, "rollbacks": count}
@@ -402,7 +418,7 @@ class Trainer:
         if self.data.validation is None:
             return None
         metrics = self._validated(state, self.data.validation)
-        log.write(made, "validation", metrics)
+        log.write(made, "validation", metrics, state=digest(jax.device_get(self._hashes(state))))
         score, progress = metrics["loss"], self.progress
         if not math.isfinite(score):
             self._give_up(f"the loss on the validation split is not finite at step {made}", made)
@@ -416,7 +432,7 @@ class Trainer:
         """Writes the figures on the test split and returns those of the state that is shown."""
         results = test_results(self.config, self.data, self.evaluator, state, step)
         if results["loss"] is None:
-            self._give_up("the loss on the test split is not finite", step)
+            self._give_up("the loss on the test split is not finite", step + 1, for_good=True)
         if processes.first():
             folder.write_json(self.run / "results.json", results)
         log.say(f"test: {scores_line(results)}")

@@ -192,7 +192,8 @@ class Population(Trainer):
 
     def _save(self, made: int, state: Any, score: float | None) -> None:
         self._write_config()
-        super()._save(made, self._shown(state), None)
+        # Where it is not finite nothing is saved, and the member is passed over when its loss shows it.
+        self.checkpoints.save(made, self._shown(state), self.progress, None)
 
     def _check(self, watch: list[Watch]) -> None:
         for member, step in zip(self.remaining, np.concatenate([each.failed for each in watch]), strict=True):

@@ -14,6 +14,7 @@ from urllib.parse import quote
 from PIL import Image
 
 from jaxrec.errors import UserError
+from jaxrec.run.log import read_row
 from jaxrec.run.pictures import STEP_NAME, curves, timeline
 
 EMBEDDED = 1_500_000
@@ -76,15 +77,8 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     are read as floats.
     """
     path = run / "metrics.jsonl"
-    rows = []
-    for line in path.read_text("utf-8", errors="replace").splitlines() if path.exists() else ():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
+    lines = path.read_text("utf-8", errors="replace").splitlines() if path.is_file() else ()
+    return [row for line in lines if (row := read_row(line)) is not None]
 
 
 def write_report(run: Path) -> Path:
