@@ -18,6 +18,7 @@ from conftest import SMALL, small
 from PIL import Image
 
 from jaxrec import evaluate, generate, inspect, predict, train
+from jaxrec.cli import run_command
 from jaxrec.data import convert_image
 from jaxrec.errors import UserError
 from jaxrec.run.devices import Devices
@@ -308,7 +309,8 @@ def test_inspect_lists_every_array(trained, capsys):
     assert f"{sum(int(np.prod(shape)) for shape in shapes):,} parameters" in out
 
 
-def test_a_terminated_run_saves_and_goes_on(tmp_path, capsys):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_terminated_run_saves_and_goes_on(number, tmp_path, capsys):
     arguments = small("autoencoder", "--steps", 10**6, "--eval-every", 10**6, "--log-every", 1)
     arguments += ["--optimizer.schedule", "constant", "--runs", str(tmp_path), "--name", "long"]
     process = subprocess.Popen(
@@ -318,10 +320,10 @@ def test_a_terminated_run_saves_and_goes_on(tmp_path, capsys):
     deadline = time.monotonic() + 120
     while not (rows.exists() and rows.read_text()) and time.monotonic() < deadline:
         time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     out, _ = process.communicate(timeout=120)
-    assert process.returncode == 143
-    found = re.search(r"stopped by SIGTERM after step (\d+), state saved", out)
+    assert process.returncode == 128 + number
+    found = re.search(rf"stopped by {number.name} after step (\d+), state saved", out)
     assert found, out
     step = int(found[1])
     assert read_metrics(tmp_path / "long")[-1]["step"] == step
@@ -329,6 +331,24 @@ def test_a_terminated_run_saves_and_goes_on(tmp_path, capsys):
     steps = [row["step"] for row in read_metrics(tmp_path / "long") if row["split"] == "train"]
     assert steps == list(range(1, step + 4))
     assert f"training steps {step + 1} to {step + 3}" in capsys.readouterr().out
+
+
+def test_a_command_stopped_at_once_says_so(capsys):
+    def stopped(_: list[str]) -> None:
+        raise KeyboardInterrupt(signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(stopped)
+    assert ended.value.code == 143
+    assert capsys.readouterr().err == "jaxrec: stopped at once by SIGTERM\n"
+
+
+def test_an_output_without_room_is_answered_in_one_sentence(trained):
+    command = [sys.executable, "-m", "jaxrec.inspect", str(trained("cnn"))]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, env=environment(), stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "jaxrec: [Errno 28] No space left on device; make room or give permission\n"
 
 
 def test_runs_without_a_name_are_numbered(tmp_path):

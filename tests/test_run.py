@@ -9,13 +9,14 @@ from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from conftest import same_arrays, small
 
 from jaxrec.config import Train
 from jaxrec.data import cache_dir
 from jaxrec.errors import UserError
-from jaxrec.run import evaluation, folder, judge, setup
+from jaxrec.run import evaluation, folder, judge, loop, setup
 from jaxrec.run.checkpoints import Checkpoints
 from jaxrec.run.devices import Devices
 from jaxrec.run.log import Log
@@ -215,7 +216,16 @@ def test_the_manifest_stands_without_git(monkeypatch):
     assert folder.manifest({}, [], 0)["versions"]["python"] == sys.version.split()[0]
 
 
-def test_a_run_stopped_while_it_evaluates_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch, capsys):
+class Killed(BaseException):
+    """Nothing is done after it."""
+
+
+def killed(*_: Any, **__: Any) -> None:
+    raise Killed
+
+
+@pytest.mark.parametrize("then", ["", "killed before it saves", "killed while it saves"])
+def test_a_run_stopped_while_it_evaluates_goes_on_as_if_it_had_not_been(then, tmp_path, monkeypatch, capsys):
     options = ["--steps", 9, "--log-every", 1, "--eval-every", 4, "--average", 0.9, "--patience", 3]
     whole = train(tmp_path, "whole", *options)
     batches, calls = evaluation.eval_batches, []
@@ -234,7 +244,44 @@ def test_a_run_stopped_while_it_evaluates_goes_on_as_if_it_had_not_been(tmp_path
     part = tmp_path / "part"
     assert "stopped by SIGTERM after step 4" in capsys.readouterr().out
     assert not rows(part, "validation")
+    if then:
+        with monkeypatch.context() as patch:
+            patch.setattr(*((Checkpoints, "save") if "before" in then else (ocp.CheckpointManager, "save")), killed)
+            patch.setattr(Checkpoints, "__exit__", lambda *_: None)
+            with pytest.raises(Killed):
+                main(["--name", "part", "--runs", str(tmp_path), "--resume"])
+        assert len(rows(part, "validation")) == 1
+        assert (part / "checkpoints" / "4").exists() == ("before" in then)
+        capsys.readouterr()
     assert main(["--name", "part", "--runs", str(tmp_path), "--resume"]) == 0
+    assert "training steps 5 to 9" in capsys.readouterr().out
     assert same_arrays(whole, part)
     assert read_metrics(whole) == read_metrics(part)
     assert kept(whole) == kept(part)
+    assert not list((part / "replaced").glob("*"))
+
+
+def test_a_second_signal_ends_the_run_at_once(tmp_path, monkeypatch):
+    numbers, write = [signal.SIGTERM, signal.SIGINT], Log.write
+
+    def twice(log: Log, step: int, *rest: Any, **named: Any) -> None:
+        write(log, step, *rest, **named)
+        if step == 2:
+            for number in numbers:
+                os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Log, "write", twice)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        main(small("autoencoder", "--runs", tmp_path, "--name", "run", "--log-every", 1))
+    assert stopped.value.args == (signal.SIGINT,)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_while_the_figures_are_taken_ends_the_run_at_once(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "test_results", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            main(small("autoencoder", "--runs", tmp_path, "--name", "run"))
+    assert stopped.value.args == (signal.SIGTERM,)
+    assert main(["--name", "run", "--runs", str(tmp_path), "--resume"]) == 0
+    assert (tmp_path / "run" / "report.html").exists()

@@ -192,17 +192,17 @@ class Checkpoints:
             if not path.exists():
                 files = {name: _sums(file) for name, file in self._files(step).items()}
                 write_json(path, {"files": files, "sum": _sum(files)})
-        if self.replaced.exists():
-            shutil.rmtree(self.replaced)
+        for old in self.replaced.glob("*"):
+            if int(old.name) in kept:
+                shutil.rmtree(old)
 
     def _put_back(self) -> None:
         """Puts a checkpoint back that a killed process had moved away to write it anew."""
-        if self.read_only or not self.replaced.exists():
-            return
-        for old in self.replaced.iterdir():
-            if not (self.folder / old.name).exists():
+        for old in () if self.read_only else self.replaced.glob("*"):
+            if (self.folder / old.name).exists():
+                shutil.rmtree(old)
+            else:
                 old.rename(self.folder / old.name)
-        shutil.rmtree(self.replaced)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -259,7 +259,7 @@ class Checkpoints:
         self._check_room(needed)
         with self._writing():
             if step in self._steps():  # saved without a score, by a run that was stopped while it evaluated
-                self.replaced.mkdir()
+                self.replaced.mkdir(exist_ok=True)
                 (self.folder / str(step)).rename(self.replaced / str(step))
                 self.manager.reload()
             (self.sums / f"{step}.json").unlink(missing_ok=True)
