@@ -219,6 +219,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(told, number, tmp
     [
         (["--coordinator", "here", "--processes", 2, "--process", 0], "--coordinator HOST:PORT, --processes N and"),
         (["--coordinator", "localhost:1", "--processes", 2], "belong together"),
+        (["--coordinator", "localhost:99999", "--processes", 2, "--process", 0], "belong together"),
         (["--coordinator", "localhost:1", "--processes", 2, "--process", 2], "expected 0 to 1"),
         (["--processes", 2], "--processes and --process need --coordinator HOST:PORT"),
         (["--coordinator", "auto"], "the processes did not come together"),

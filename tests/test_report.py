@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
@@ -232,6 +233,16 @@ def test_report_escapes_every_name(tmp_path) -> None:
     assert "<h1>&lt;b&gt;bold&lt;_b&gt;</h1>" in page
 
 
+def test_report_says_which_pictures_cannot_be_read(tmp_path) -> None:
+    run = _run(tmp_path)
+    Image.new("RGB", (8, 8)).save(run / "pictures" / "postscript.png", "EPS")
+    os.mkfifo(run / "pictures" / "pipe.png")
+    page = write_report(run).read_text()
+    for name, reason in (("postscript", "its content is none of PNG"), ("pipe", "not a file")):
+        assert re.search(rf"{name}\.png is not a readable image \({reason}", page)
+    assert page.count("<img ") == 1
+
+
 def test_report_of_an_empty_folder(tmp_path) -> None:
     page = write_report(tmp_path).read_text()
     _Tags(page)
@@ -270,6 +281,9 @@ def test_metrics_with_torn_lines_and_nan(tmp_path) -> None:
         '{"step": 1, "loss": NaN}',
         '{"step": 2, "lo{"step": 2, "loss": 3.0}',
         "7",
+        '{"loss": 2.0}',
+        '{"step": "2", "loss": 2.0}',
+        "[" * 100_000,
         '{"step": 3, "loss": 1.5}',
         '{"st',
     ]

@@ -64,13 +64,13 @@ def strict_pillow() -> Iterator[None]:
 
 def decode_file(path: str | Path, shape: tuple[int, int, int]) -> np.ndarray:
     """``read_image`` for worker threads, to be called inside ``strict_pillow`` or on files already probed."""
-    with _opened(path) as image:
+    with open_image(path) as image:
         return convert_image(image, shape)
 
 
 def probe_file(path: str | Path) -> tuple[tuple[int, int], bool]:
     """(height, width) and whether there is colour, from a file's header; raises UserError like ``read_image``."""
-    with _opened(path) as image:
+    with open_image(path) as image:
         return upright_size(image), has_colour(image)
 
 
@@ -91,7 +91,8 @@ def has_colour(image: "PIL.Image.Image") -> bool:
 
 
 @contextmanager
-def _opened(path: str | Path) -> "Iterator[PIL.Image.Image]":
+def open_image(path: str | Path) -> "Iterator[PIL.Image.Image]":
+    """An image file, not decoded yet; raises UserError where it cannot be read or, inside, decoded."""
     from PIL import Image, UnidentifiedImageError
 
     try:

@@ -63,6 +63,7 @@ def create(config: Train) -> Path:
         raise UserError(f"run folder '{run}' is there already; go on with it by --resume, or choose another --name")
     # In one go: a process that is killed leaves no folder that could neither be resumed nor begun again.
     part = run.with_name(f".{name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)  # In a container every process may have the number of one that was killed.
     try:
         part.mkdir(parents=True)
         write_json(part / "config.json", to_dict(replace(config, name=name)))

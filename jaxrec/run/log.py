@@ -48,7 +48,7 @@ class Log:
         kept = []
         for line in self.path.read_text("utf-8", errors="replace").splitlines():
             row = read_row(line)
-            if row is not None and row["step"] <= step - (unevaluated and row["split"] == "validation"):
+            if row is not None and row["step"] <= step - (unevaluated and row.get("split") == "validation"):
                 kept.append(line + "\n")
         part = self.path.with_name(self.path.name + ".part")
         part.write_text("".join(kept), "utf-8")
@@ -135,8 +135,7 @@ def read_row(line: str) -> dict[str, Any] | None:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    whole = isinstance(row, dict) and type(row.get("step")) is int and isinstance(row.get("split"), str)
-    return row if whole else None
+    return row if isinstance(row, dict) and type(row.get("step")) is int else None
 
 
 def scores_line(metrics: dict[str, Any]) -> str:

@@ -13,6 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from jaxrec.data.images import open_image
+from jaxrec.errors import UserError
+
 GAP = 2
 LINE = 15
 FRAMES = 24
@@ -207,14 +210,19 @@ def timeline(folder: Path, name: str) -> Path | None:
     frames = []
     for index in np.linspace(0, len(kept) - 1, min(len(kept), FRAMES)).round().astype(int):
         step, path = kept[index]
-        with Image.open(path) as opened:
-            picture = opened.convert("RGB")
+        try:
+            with open_image(path) as opened:
+                picture = opened.convert("RGB")
+        except UserError:  # damaged since
+            continue
         # Two dozen larger frames would outgrow what the report embeds.
         picture.thumbnail((288, 288), Image.Resampling.BOX)
         frame = Image.new("RGB", (picture.width, picture.height + 20), "white")
         frame.paste(picture, (0, 0))
         ImageDraw.Draw(frame).text((2, picture.height + 3), f"step {step}", INK, font=_font(13))
         frames.append(frame)
+    if len(frames) < 2:
+        return None
     # One palette for all frames: a palette of its own for each would flicker.
     palette = Image.fromarray(np.concatenate([np.asarray(frame) for frame in frames])).quantize(64)
     frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]

@@ -59,7 +59,7 @@ def join(config: Train) -> None:
     settings: dict[str, Any] = {}
     if config.coordinator not in (None, "auto"):
         host, _, port = str(config.coordinator).rpartition(":")
-        if None in given or not host or not port.isdigit():
+        if None in given or not host or not port.isdecimal() or not 0 < int(port) < 2**16:
             raise UserError(
                 "--coordinator HOST:PORT, --processes N and --process I belong together, such as --coordinator "
                 f"10.0.0.1:1234 --processes 2 --process 0; got {', '.join(map(str, given))}"

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from PIL import Image
-
+from jaxrec.data.images import open_image
 from jaxrec.errors import UserError
 from jaxrec.run.log import read_row
 from jaxrec.run.pictures import STEP_NAME, curves, timeline
@@ -290,10 +289,14 @@ def _pictures(folder: Path) -> str:
                 f"<figure><figcaption>{escape(caption)} Too large for this page: {link}.</figcaption></figure>"
             )
             continue
+        try:
+            with open_image(path) as picture:
+                span = ' class="full"' if picture.width > 1.5 * picture.height else ""
+        except UserError as error:
+            figures.append(f"<figure><figcaption>{escape(str(error))}</figcaption></figure>")
+            continue
         data = base64.b64encode(path.read_bytes()).decode("ascii")
         image = f'<img alt="{escape(path.stem)}" src="data:image/{path.suffix[1:]};base64,{data}">'
-        with Image.open(path) as picture:
-            span = ' class="full"' if picture.width > 1.5 * picture.height else ""
         figures.append(f"<figure{span}>{image}<figcaption>{escape(caption)}</figcaption></figure>")
     if not figures:
         return '<p class="note">No pictures have been drawn yet.</p>'
