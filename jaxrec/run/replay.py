@@ -1,0 +1,98 @@
+"""Makes steps of a run again and compares the states with those it logged and saved."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxrec.data import cache_dir
+from jaxrec.errors import UserError
+from jaxrec.run import folder
+from jaxrec.run.checkpoints import Checkpoints, hashes_of, split_state
+from jaxrec.run.devices import Devices, keep_programs
+from jaxrec.run.fingerprint import digest
+from jaxrec.run.loop import Trainer
+from jaxrec.run.report import read_metrics
+from jaxrec.run.setup import CompiledStep, check_same_data, complete, open_data, unharmed
+from jaxrec.tasks.state import State
+
+Difference = tuple[int, str]
+"""A step, and what is other there than it was."""
+
+
+def _hashes(state: State) -> dict[str, Any]:
+    return jax.device_get(hashes_of(*split_state(state)))
+
+
+class Replay:
+    """A run's steps, to be made again; ``compared`` counts the logged states that were compared so far.
+
+    Raises UserError where the run is a population, has logged nothing, or its data set has changed.
+    """
+
+    def __init__(self, run: Path) -> None:
+        if (run / "members.json").exists():
+            raise UserError(f"run '{run.name}' is a population, whose states are not logged; verify runs of one member")
+        self.run, self.config, self.compared = run, folder.read_config(run), 0
+        keep_programs(cache_dir() / "programs")
+        self.devices = Devices(self.config.mesh)
+        self.devices.check_batch(self.config.batch_size)
+        self.data = open_data(self.config, trains=True)
+        check_same_data(self.data, folder.read_dataset(run))
+        self.logged = {row["step"]: row["state"] for row in read_metrics(run) if "state" in row}
+        if not self.logged:
+            raise UserError(f"run '{run.name}' has logged no step yet; let it train on")
+        self._steps_of = cache(self._compile)
+
+    def _compile(self, length: int) -> tuple[Trainer, CompiledStep]:
+        """What makes the steps of a run of that length, on which the learning rate depends."""
+        trainer = Trainer(complete(replace(self.config, steps=length), self.data), self.data, self.devices)
+        return trainer, trainer._compile(trainer.initial())
+
+    def missing(self, checkpoints: Checkpoints) -> list[Difference]:
+        """The newest checkpoint where the log ends before it."""
+        saved, last = max(checkpoints.steps()), max(self.logged)
+        return [(saved, f"it was saved, and the log ends at step {last}")] * (saved >= last + self.config.log_every)
+
+    def windows(self, checkpoints: Checkpoints, most: int) -> Iterator[tuple[int, int, Iterator[Difference]]]:
+        """First step, last step and differences of up to ``most`` steps from the start and from each checkpoint on."""
+        saved = sorted(checkpoints.steps())
+        progress: Any = checkpoints.record(saved[-1])["progress"]
+        lengths = dict(progress["schedules"])
+        # After a rollback, the beginning's learning rate is not the run's.
+        starts = [*([] if progress["rollbacks"] else [0]), *saved]
+        for start, following in zip(starts, [*starts[1:], max(self.logged)], strict=True):
+            length = lengths[max(step for step in lengths if step <= start)]
+            end = min(following, start + most, *(step for step in lengths if step > start))
+            yield start, end, self._made_again(checkpoints, length, start, end)
+
+    def _made_again(self, checkpoints: Checkpoints, length: int, start: int, end: int) -> Iterator[Difference]:
+        trainer, program = self._steps_of(length)
+        state = trainer.initial()
+        if start:
+            try:
+                state, _ = checkpoints.restore(state, start)
+            except UserError as error:
+                yield start, str(error)
+                return
+        if start in self.logged and (what := self._differs(start, state)):
+            yield start, f"the checkpoint's state is {what}"
+        watch, agrees = unharmed(self.devices, state), True
+        for made, batch in trainer._batches(start, end):
+            state, watch, _ = program(state, watch, batch)
+            if made in self.logged and agrees and (what := self._differs(made, state)):
+                agrees = False
+                yield made, f"made again from step {start}, the state is {what}"
+        if end in checkpoints.steps() and end > start:
+            saved, found = checkpoints.record(end)["hashes"], _hashes(state)
+            if changed := [name for name, value in found.items() if saved.get(name) != int(value)]:
+                yield end, f"{changed[0]} and {len(changed) - 1} more arrays differ from the checkpoint's"
+
+    def _differs(self, step: int, state: State) -> str:
+        """How a state's digest differs from the logged one's; "" where it does not."""
+        self.compared += 1
+        found = digest(_hashes(state))
+        return "" if found == self.logged[step] else f"{found}, the run logged {self.logged[step]}"
