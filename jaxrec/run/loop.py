@@ -384,7 +384,7 @@ class Trainer:
         """Writes the figures on the test split and returns those of the state that is shown."""
         results = test_results(self.config, self.data, self.evaluator, state, step)
         if results["loss"] is None:
-            self._give_up("the loss on the test split is not finite", step + 1, for_good=True)
+            self._give_up("the loss on the test split is not finite", step, for_good=True)
         if processes.first():
             folder.write_json(self.run / "results.json", results)
         log.say(f"test: {scores_line(results)}")
