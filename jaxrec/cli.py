@@ -105,8 +105,9 @@ def check_numbers(config: Any) -> None:
         for range_expected, range_fits, names in RANGES:
             if {option, name} & set(names.split()):
                 expected, fits = range_expected, range_fits
-        too_large = isinstance(value, int) and abs(value) > 2**53
-        if too_large or not math.isfinite(value) or not fits(value):
+        if isinstance(value, int) and abs(value) > 2**53:  # more than a float can tell from its neighbours
+            expected, fits = "at most 2**53", lambda value: False
+        if not fits(value) or not math.isfinite(value):
             raise UserError(f"{option} {value} is out of range; expected {expected}")
 
 

@@ -56,11 +56,15 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
+def joining(port: int, number: int) -> list[object]:
+    """The options of one of two processes."""
+    return ["--coordinator", f"localhost:{port}", "--processes", 2, "--process", number]
+
+
 def start_two(*arguments: object, cache: Path, script: str = "", by_srun: bool = False) -> list[subprocess.Popen]:
     port, processes = free_port(), []
     for number in range(2):
-        options: list[object] = ["--coordinator", f"localhost:{port}", "--processes", 2, "--process", number]
-        around = {}
+        options, around = joining(port, number), {}
         if by_srun:
             around = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
             around |= {"SLURM_PROCID": str(number), "SLURM_LOCALID": str(number), "JAX_COORDINATOR_PORT": str(port)}
@@ -236,10 +240,9 @@ def test_incomplete_settings_are_answered_in_one_sentence(options, sentence, tmp
 def test_a_process_that_finds_no_others_ends_in_one_sentence(tmp_path):
     hurried = "from jaxrec.run import processes\nprocesses.JOINING = 3"
     alone = [
-        start(1, "--model", "cnn", "--runs", tmp_path, "--coordinator", f"localhost:{free_port()}", "--processes", 2,
-              "--process", number, cache=tmp_path, script=hurried)
+        start(1, "--model", "cnn", "--runs", tmp_path, *joining(free_port(), number), cache=tmp_path, script=hurried)
         for number in range(2)
-    ]  # fmt: skip
+    ]
     for process in alone:
         said = process.communicate(timeout=120)[0]
         assert process.returncode == 2, said
@@ -257,11 +260,7 @@ def test_another_launcher_is_asked_for_the_address(tmp_path):
 def test_processes_with_different_settings_end(tmp_path, cache):
     port = free_port()
     options = ["--runs", tmp_path, "--name", "a", *COMMON, *TASKS["autoencoder"], "--steps", 6]
-    processes = [
-        start(2, *options, "--seed", number, "--coordinator", f"localhost:{port}", "--processes", 2,
-              "--process", number, cache=cache)
-        for number in range(2)
-    ]  # fmt: skip
+    processes = [start(2, *options, "--seed", number, *joining(port, number), cache=cache) for number in range(2)]
     said = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [2, 2], said
     assert "jaxrec: in process 1 seed is 1, in the first 0; start all processes with the same options" in said[1]
@@ -272,12 +271,8 @@ def test_processes_with_different_settings_end(tmp_path, cache):
 def test_processes_have_as_many_devices_as_each_other(tmp_path, cache):
     port = free_port()
     options = ["--runs", tmp_path, "--name", "a", *COMMON, *TASKS["autoencoder"], "--steps", 6, "--batch-size", 60]
-    processes = [
-        start(2 - number, *options, "--coordinator", f"localhost:{port}", "--processes", 2, "--process", number,
-              cache=cache)
-        for number in range(2)
-    ]  # fmt: skip
+    processes = [start(2 - number, *options, *joining(port, number), cache=cache) for number in range(2)]
     for process in processes:
         said = process.communicate(timeout=120)[0]
         assert process.returncode == 2, said
-        assert "jaxrec: " in said
+        assert "jaxrec: the processes have [1, 2] devices; give each of them as many as the others" in said

@@ -192,13 +192,12 @@ class Checkpoints:
             if not path.exists():
                 files = {name: _sums(file) for name, file in self._files(step).items()}
                 write_json(path, {"files": files, "sum": _sum(files)})
-        for old in self.replaced.glob("*"):
-            if int(old.name) in kept:
-                shutil.rmtree(old)
+        for step in kept:
+            shutil.rmtree(self.replaced / str(step), ignore_errors=True)
 
     def _put_back(self) -> None:
         """Puts a checkpoint back that a killed process had moved away to write it anew."""
-        for old in () if self.read_only else self.replaced.glob("*"):
+        for old in () if self.read_only else self.replaced.glob("[0-9]*"):
             if (self.folder / old.name).exists():
                 shutil.rmtree(old)
             else:
@@ -239,7 +238,7 @@ class Checkpoints:
         # Orbax notices what is missing or cut short, and a changed number not.
         hashes = {name: int(value) for name, value in jax.device_get(hashes_of(model, train)).items()}
         self.wait()
-        # Orbax writes numpy arrays twice as fast as jax's, and keeps a little memory for each of jax's it has written.
+        # Of jax's arrays Orbax would leave a little memory behind with every save.
         model, train = fetch((model, train)) if several() else jax.device_get((model, train))
         numbers = [leaf for leaf in jax.tree.leaves((model, train)) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
         if not all(np.isfinite(leaf).all() for leaf in numbers):

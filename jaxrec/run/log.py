@@ -48,7 +48,9 @@ class Log:
         kept = []
         for line in self.path.read_text("utf-8", errors="replace").splitlines():
             row = read_row(line)
-            if row is not None and row["step"] <= step - (unevaluated and row.get("split") == "validation"):
+            if row is None or row["step"] > step:
+                continue
+            if not (unevaluated and row["step"] == step and row.get("split") == "validation"):
                 kept.append(line + "\n")
         part = self.path.with_name(self.path.name + ".part")
         part.write_text("".join(kept), "utf-8")

@@ -167,8 +167,7 @@ class Trainer:
             raise UserError(
                 f"run '{self.run.name}' has made {start} steps already; give more than {steps} with --steps"
             )
-        if not self.progress["schedules"] or self.progress["schedules"][-1][1] != steps:
-            self.progress["schedules"] = [*self.progress["schedules"], [start, steps]]
+        self._note_schedule()
         self._write_config()
         self.checkpoints.check_room(self._shown(state))
         run, unevaluated = self.run if processes.first() else None, self.progress["unevaluated"]
@@ -196,6 +195,12 @@ class Trainer:
             seconds = {"compile": compiling, "train": time.perf_counter() - self.clock}
             self._finish(log, state, seconds, began)
         return 0
+
+    def _note_schedule(self) -> None:
+        """Notes of how many steps the run is to be from here on, on which the learning rate depends."""
+        noted = self.progress["schedules"]
+        if not noted or noted[-1][1] != self.config.steps:
+            self.progress["schedules"] = [*noted, [self.progress["step"], self.config.steps]]
 
     def _saved(self) -> str:
         again = f"python -m jaxrec.train --name {self.run.name} --runs {self.config.runs} --resume"
@@ -331,6 +336,7 @@ class Trainer:
         if self.checkpoints.steps():
             _, (state, progress) = self.checkpoints.newest_whole(partial(self.checkpoints.restore, first))
         self.progress = {**progress, "rollbacks": count}
+        self._note_schedule()
         factor = ROLLBACK_FACTOR**count
         rates = {name: value * factor for name, value in first.hyper.items() if name.endswith("lr")}
         log.go_back(self.progress["step"])

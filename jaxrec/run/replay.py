@@ -55,15 +55,18 @@ class Replay:
     def missing(self, checkpoints: Checkpoints) -> list[Difference]:
         """The newest checkpoint where the log ends before it."""
         saved, last = max(checkpoints.steps()), max(self.logged)
-        return [(saved, f"it was saved, and the log ends at step {last}")] * (saved >= last + self.config.log_every)
+        if saved < last + self.config.log_every:
+            return []
+        return [(saved, f"it was saved, and the log ends at step {last}")]
 
     def windows(self, checkpoints: Checkpoints, most: int) -> Iterator[tuple[int, int, Iterator[Difference]]]:
         """First step, last step and differences of up to ``most`` steps from the start and from each checkpoint on."""
         saved = sorted(checkpoints.steps())
-        progress: Any = checkpoints.record(saved[-1])["progress"]
-        lengths = dict(progress["schedules"])
-        # After a rollback, the beginning's learning rate is not the run's.
-        starts = [*([] if progress["rollbacks"] else [0]), *saved]
+        progress: dict[int, Any] = {step: checkpoints.record(step)["progress"] for step in saved}
+        lengths = dict(progress[saved[-1]]["schedules"])
+        # The learning rate of what lies before a rollback is not that of the steps made after it.
+        rollbacks = {0: 0} | {step: progress[step]["rollbacks"] for step in saved}
+        starts = [step for step in rollbacks if rollbacks[step] == rollbacks[saved[-1]]]
         for start, following in zip(starts, [*starts[1:], max(self.logged)], strict=True):
             length = lengths[max(step for step in lengths if step <= start)]
             end = min(following, start + most, *(step for step in lengths if step > start))

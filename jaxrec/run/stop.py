@@ -11,7 +11,7 @@ from jaxrec.run import processes
 
 
 class Stop:
-    """Notes SIGINT and SIGTERM, so that a run can save its state before it ends; a second SIGINT ends it at once.
+    """Notes SIGINT and SIGTERM, so that a run can save its state before it ends; a second signal ends it at once.
 
     Of several processes one may get the signal: jax's preemption service then tells all of them at the same call of
     ``due``, and only SIGINT is handled here, by passing it on as SIGTERM, which that service waits for.
