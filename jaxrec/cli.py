@@ -53,6 +53,13 @@ def run_command(command: Callable[[list[str]], int | None]) -> None:
         number = signal.Signals(*stopped.args) if stopped.args else signal.SIGINT
         print(f"jaxrec: stopped at once by {number.name}", file=sys.stderr)
         code = 128 + number
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not str(error).startswith("RESOURCE_EXHAUSTED"):  # as XLA says it
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        advice = "give a smaller --batch-size, more --accumulate, or a smaller model"
+        print(f"jaxrec: the memory does not suffice ({reason}); {advice}", file=sys.stderr)
+        code = 2
     except OSError as error:
         code = 1 if isinstance(error, BrokenPipeError) else 2
         if code == 2:

@@ -10,8 +10,10 @@ import subprocess
 import sys
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import small
@@ -277,14 +279,21 @@ def test_damaged_runs(sentence, copied):
     assert "hold Autoencoder 'colour', which this version of jaxrec does not know" in sentence(inspect, run)
 
 
+@pytest.mark.parametrize("zeros", [np.zeros, jnp.zeros])
+def test_what_fits_into_no_memory(sentence, zeros):
+    said = sentence(SimpleNamespace(main=lambda _: zeros((2**45,), np.float32)))
+    assert said.startswith("the memory does not suffice") and "--batch-size" in said
+
+
 def test_a_checkpoint_of_another_model(sentence, copied, trained, tmp_path):
     run = copied("autoencoder")
     config = json.loads((run / "config.json").read_text())
-    config["task"]["code"] = 7
-    (run / "config.json").write_text(json.dumps(config))
     said = "is of another model: its net/"
-    for arguments in ((evaluate, run), (train, "--resume", "--name", "autoencoder", "--runs", run.parent)):
-        assert said in sentence(*arguments)
+    for code in (7, 10**12):  # More than any memory holds.
+        config["task"]["code"] = code
+        (run / "config.json").write_text(json.dumps(config))
+        assert said in sentence(evaluate, run)
+        assert said in sentence(train, "--resume", "--name", "autoencoder", "--runs", run.parent)
     run = copied("cnn")
     shutil.rmtree(run / "checkpoints")
     shutil.copytree(trained("autoencoder") / "checkpoints", run / "checkpoints")
@@ -454,6 +463,7 @@ import sys
 from jaxrec import evaluate, inspect, predict
 from jaxrec.run.report import write_report
 from pathlib import Path
+from types import SimpleNamespace
 def watch(event, arguments):
     if event == "pickle.find_class":
         print("UNPICKLED", *arguments)

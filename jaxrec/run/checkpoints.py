@@ -28,16 +28,21 @@ from jaxrec.tasks.state import State
 T = TypeVar("T")
 
 
-def split_state(state: State) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The state as (model, train): what inference needs, and what going on with the training needs besides."""
-    key = jax.random.key_data(state.key)
-    model, train = {}, {"step": state.step, "key": key, "hyper": state.hyper, "opt_state": {}}
+def model_of(state: State) -> dict[str, Any]:
+    """What inference needs of a state: each player's ``params``, ``stats`` and, where there is one, ``average``."""
+    model: dict[str, Any] = {}
     for name, player in state.players.items():
         model[name] = {"params": player.params, "stats": player.stats}
         if player.average is not None:
             model[name]["average"] = player.average
-        train["opt_state"][name] = player.opt_state
-    return model, train
+    return model
+
+
+def split_state(state: State) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The state as (model, train): ``model_of`` it, and what going on with the training needs besides."""
+    optimizers = {name: player.opt_state for name, player in state.players.items()}
+    key = jax.random.key_data(state.key)
+    return model_of(state), {"step": state.step, "key": key, "hyper": state.hyper, "opt_state": optimizers}
 
 
 def join_state(state: State, model: dict[str, Any], train: dict[str, Any] | None = None) -> State:
@@ -370,7 +375,7 @@ class Checkpoints:
                 self._set_aside(failed)
             self.manager.reload()
 
-    def _check_fits(self, step: int, model: dict[str, Any]) -> None:
+    def check_fits(self, step: int, model: dict[str, Any]) -> None:
         """Raises UserError where the model saved at ``step`` has other arrays; Orbax fails far less clearly."""
         saved, expected = saved_shapes(self.folder.parent, step), _shapes(model)
         for name in sorted(saved.keys() | expected.keys()):
@@ -384,9 +389,10 @@ class Checkpoints:
     def _restore(self, state: State, step: int, items: tuple[str, ...]) -> dict[str, Any]:
         placed: dict[str, Any] = dict(zip(("model", "train"), split_state(state), strict=True))
         placed = {name: placed[name] for name in items}
+        by_first(lambda: self.check_fits(step, placed["model"]))
         # Of several processes the first reads the arrays into its own memory and gives them to the others.
-        blank: Any = {name: jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), placed[name]) for name in items}
-        found = blank if several() else jax.tree.map(ocp.utils.to_shape_dtype_struct, placed)
+        blank = (lambda leaf: np.zeros(leaf.shape, leaf.dtype)) if several() else ocp.utils.to_shape_dtype_struct
+        found = jax.tree.map(blank, placed)
 
         def read() -> None:
             found.update(self._read(step, found))
@@ -395,7 +401,6 @@ class Checkpoints:
         return place(arrays_by_first(found), placed) if several() else found
 
     def _read(self, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
-        self._check_fits(step, wanted["model"])
         record = self._record(step)
         arguments: Any = {
             name: ocp.args.PyTreeRestore(tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree))

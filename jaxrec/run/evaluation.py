@@ -98,7 +98,7 @@ def plain(metrics: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def initializer(config: AnyTask, devices: Devices, *, members: bool = False) -> Callable[[jax.Array, Any], State]:
+def initializer(config: AnyTask, devices: Devices, *, members: bool = False) -> jax.stages.Wrapped:
     """The task's ``(key, batch) -> State``, compiled once and put on the devices; of ``members``, keys to states."""
 
     def init(key: jax.Array, batch: Any) -> State:

@@ -1,6 +1,5 @@
 """Opens a finished run again, for evaluation, prediction and generation."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from jaxrec.config import Train
 from jaxrec.data import cache_dir
 from jaxrec.errors import UserError
 from jaxrec.run import folder
-from jaxrec.run.checkpoints import Checkpoints
+from jaxrec.run.checkpoints import Checkpoints, model_of
 from jaxrec.run.devices import Devices, keep_programs
 from jaxrec.run.evaluation import initializer
 from jaxrec.tasks.state import State
@@ -33,8 +32,14 @@ def load_run(path: str | Path, devices: Devices) -> tuple[Path, Train, dict[str,
             f"{config.task.classes}; one of the two is damaged: restore it, or train again"
         )
     blank = {"image": np.zeros((2, *dataset["image_shape"]), np.uint8), "label": np.zeros(2, np.int32)}
-    state = initializer(config.task, devices)(jax.random.key(config.seed), blank)
+    initialize, key = initializer(config.task, devices), jax.random.key(config.seed)
+    # Of shapes alone: damaged settings may ask for more than the memory holds.
+    model = model_of(initialize.trace(key, blank).out_info)
     with Checkpoints(run, read_only=True) as checkpoints:
-        best = checkpoints.best() if config.patience else None
-        step, state = checkpoints.newest_whole(partial(checkpoints.restore_model, state), best)
+
+        def read(step: int) -> State:
+            checkpoints.check_fits(step, model)
+            return checkpoints.restore_model(initialize(key, blank), step)
+
+        step, state = checkpoints.newest_whole(read, checkpoints.best() if config.patience else None)
         return run, config, dataset, state, step
