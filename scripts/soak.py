@@ -4,9 +4,10 @@
     python scripts/soak.py --minutes 1
     python scripts/soak.py --every 50        ten times as many evaluations and checkpoints
 
-The run logs, evaluates, draws pictures and saves every few seconds. The first tenth begins when the first evaluations
-and checkpoints are through. Exit code 1 where memory grew by more than a twentieth, files or threads by more than one,
-or a program was compiled after that. Linux.
+The run logs, evaluates, draws pictures and saves every few seconds. The first tenth begins with the hundredth
+checkpoint: by then tensorstore, which starts threads as there are files to be written at once and keeps them, has most
+of those that it will ever have, about one an array. Exit code 1 where memory grew by more than a twentieth, files or
+threads by more than one, or a program was compiled after that. Linux.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from jaxrec.train import main as train
 LOG_EVERY = 20
 ARGUMENTS = ["--model", "cnn", "--width", "0.5", "--steps", "100000000", "--batch-size", "64", "--average", "0.99"]
 ARGUMENTS += ["--log-every", str(LOG_EVERY), "--memory-mb", "0", "--name", "soak"]
+WARM = 100
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
@@ -57,7 +59,7 @@ def main() -> int:
     began: list[float] = []
 
     def watch(run: Path) -> None:
-        while not (run / "metrics.jsonl").exists() or (run / "metrics.jsonl").read_text().count("validation") < 3:
+        while not (run / "metrics.jsonl").exists() or (run / "metrics.jsonl").read_text().count("validation") < WARM:
             time.sleep(0.2)
         began.append(time.monotonic())
         while time.monotonic() < began[0] + 60 * options.minutes:

@@ -63,6 +63,15 @@ def as_users_run_it() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def compile_quickly() -> Iterator[None]:
+    """For files that compile hundreds of programs of which each runs for milliseconds."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of a run of the given model on digits, trained in this process, once."""

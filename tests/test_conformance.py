@@ -51,13 +51,7 @@ ROWS = {**FIXED, **RANDOM}
 each_row = pytest.mark.parametrize("row", [*FIXED, *(pytest.param(row, marks=pytest.mark.slow) for row in RANDOM)])
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
-    """Hundreds of programs are compiled here and each runs for milliseconds."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 # One row: its batches, its states and its step, compiled once for all tests.

@@ -34,9 +34,9 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def collected():
-    """What Orbax leaves of a failed restoration to the garbage collector must not fail a later test."""
+    """What Orbax leaves of a failed restoration to the garbage collector must not fail another file's tests."""
     yield
     gc.collect()
 

@@ -10,6 +10,8 @@ from jax.sharding import PartitionSpec
 
 from jaxrec.models import convolutions, layers
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 
 
