@@ -1,5 +1,6 @@
 """Every test runs on eight simulated CPU devices, with strict promotion of dtypes."""
 
+import gc
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -61,6 +62,17 @@ def as_users_run_it() -> Iterator[None]:
     """Commands run outside the tests' strict promotion, under which optax's own Adam raises."""
     with jax.numpy_dtype_promotion("standard"):
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs() -> Iterator[None]:
+    """A file's programs are of no use to the next, and the garbage collector would look through all of them each time.
+
+    Collected here, what they leave behind (Orbax's failed reads warn of it) is laid at no other file's door.
+    """
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="module")

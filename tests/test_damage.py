@@ -1,6 +1,5 @@
 """Damaged checkpoints are noticed, named and passed over; changed numbers are found; runs are verified."""
 
-import gc
 import os
 import re
 import shutil
@@ -30,15 +29,9 @@ from jaxrec.train import main
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.usefixtures("as_users_run_it"),
+    # Of a failed restoration Orbax leaves the other reads to the garbage collector.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def collected():
-    """What Orbax leaves of a failed restoration to the garbage collector must not fail another file's tests."""
-    yield
-    gc.collect()
 
 
 def test_fingerprints_tell_every_bit_apart_and_no_layout():
