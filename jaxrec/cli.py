@@ -14,16 +14,18 @@ from typing import Any
 
 import tyro
 
-from jaxrec.errors import UserError, nearest
+from jaxrec.errors import UserError, nearest, too_little_memory
 
 RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     (
         "1 or more",
         lambda value: value >= 1,
-        "--steps batch_size image_size log_every eval_every save_every accumulate patch code latents "
+        "--steps batch_size image_size log_every eval_every save_every accumulate patch "
         "discriminator_steps train_samples eval_samples fuse_steps seeds members processes",
     ),
-    ("a number above 0", lambda value: value > 0, "epochs lr width"),
+    ("1 to 65536", lambda value: 1 <= value <= 2**16, "code latents"),
+    ("a number above 0", lambda value: value > 0, "epochs lr"),
+    ("above 0, and at most 65536", lambda value: 0 < value <= 2**16, "width"),
     ("0 or more, and less than 1", lambda value: 0 <= value < 1, "validation momentum beta2 average dropout scale"),
     ("0 to 1", lambda value: 0 <= value <= 1, "warmup label_smoothing resized_crop kl_warmup"),
     ("0 to 10", lambda value: 0 <= value <= 10, "magnitude"),
@@ -54,11 +56,10 @@ def run_command(command: Callable[[list[str]], int | None]) -> None:
         print(f"jaxrec: stopped at once by {number.name}", file=sys.stderr)
         code = 128 + number
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not str(error).startswith("RESOURCE_EXHAUSTED"):  # as XLA says it
+        said = too_little_memory(error)
+        if said is None:
             raise
-        reason = str(error).strip().partition("\n")[0]
-        advice = "give a smaller --batch-size, more --accumulate, or a smaller model"
-        print(f"jaxrec: the memory does not suffice ({reason}); {advice}", file=sys.stderr)
+        print(f"jaxrec: {said}", file=sys.stderr)
         code = 2
     except OSError as error:
         code = 1 if isinstance(error, BrokenPipeError) else 2

@@ -1,6 +1,7 @@
 """python -m jaxrec.inspect RUN: settings, parameters and checkpoints of a run; needs no device."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -25,7 +26,7 @@ class Inspect:
 
 def saved_arrays(run: Path) -> tuple[int, dict[str, tuple[int, ...]]]:
     """The newest checkpoint's step and the shapes of its model's arrays by path, from its metadata alone."""
-    steps = [int(path.name) for path in (run / "checkpoints").glob("*") if path.name.isdigit()]
+    steps = [int(path.name) for path in (run / "checkpoints").glob("*") if re.fullmatch("[0-9]+", path.name)]
     if not steps:
         raise UserError(f"run '{run.name}' has no checkpoint yet; let it train until its first")
     import jax
@@ -43,6 +44,7 @@ def main(argv: list[str]) -> None:
 
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     options = parse(Inspect, argv, "jaxrec.inspect")
     run = folder.find(options.run)
@@ -55,7 +57,7 @@ def main(argv: list[str]) -> None:
         module = f"{name} {list(shape)}" if options.leaves else name.rpartition("/")[0]
         groups.setdefault(module, []).append(shape)
     for module, shapes in groups.items():
-        table.add_row(module.replace("[", "\\["), str(len(shapes)), f"{sum(map(prod, shapes)):,}")
+        table.add_row(Text(module), str(len(shapes)), f"{sum(map(prod, shapes)):,}")
     console.print(table)
     parameters = sum(prod(shape) for name, shape in arrays.items() if name.split("/")[1] == "params")
     console.print(f"{parameters:,} parameters")

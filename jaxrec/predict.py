@@ -132,7 +132,8 @@ def _write(out: Path, rows: list[dict[str, Any]]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with (out / "predictions.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
-    with (out / "predictions.csv").open("w", encoding="utf-8", newline="") as file:
+    # File names need not be UTF-8; written so, they are the bytes that they were.
+    with (out / "predictions.csv").open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.DictWriter(file, _columns(rows), extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
@@ -141,12 +142,16 @@ def _write(out: Path, rows: list[dict[str, Any]]) -> None:
 def _print(rows: list[dict[str, Any]], out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+    def shown(cell: Any) -> Text:
+        text = f"{cell:.4g}" if isinstance(cell, float) else cell
+        return Text(text.encode("utf-8", "backslashreplace").decode())
 
     columns = _columns(rows)
     table = Table(*columns)
     for row in rows[:50]:
-        cells = (row[name] for name in columns)
-        table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else cell.replace("[", "\\[") for cell in cells))
+        table.add_row(*(shown(row[name]) for name in columns))
     console = Console()
     console.print(table)
     more = f"; the first 50 of {len(rows)} are shown" if len(rows) > 50 else ""

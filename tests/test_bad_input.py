@@ -78,6 +78,8 @@ def sentence(monkeypatch, capsys):
         ("--optimizer.lr nan", "--optimizer.lr nan is out of range"),
         ("--optimizer.weight-decay -1", "--optimizer.weight-decay -1.0 is out of range"),
         ("--width -2", "--width -2.0 is out of range"),
+        ("--width 1e30", "--width 1e+30 is out of range; expected above 0, and at most 65536"),
+        ("--model autoencoder --code 9007199254740992", "is out of range; expected 1 to 65536"),
         ("--dropout 1", "--dropout 1.0 is out of range"),
         ("--augment.crop -1", "--augment.crop -1 is out of range"),
         ("--augment.scale 1", "--augment.scale 1.0 is out of range"),
@@ -285,15 +287,48 @@ def test_what_fits_into_no_memory(sentence, zeros):
     assert said.startswith("the memory does not suffice") and "--batch-size" in said
 
 
+def test_a_run_that_no_memory_holds_leaves_no_folder(sentence, tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes.")
+
+    monkeypatch.setattr(loop.Trainer, "_steps", full)
+    assert "Out of memory allocating 7 bytes" in sentence(train, *small("cnn", "--runs", tmp_path, "--name", "a"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_damaged_metadata(sentence, copied):
+    run = copied("autoencoder")
+    shutil.rmtree(run / "sums")
+    path = run / "checkpoints" / "6" / "model" / "_METADATA"
+    text = path.read_text()
+    for content in (text.replace("tree_metadata", "tree_netadata"), "[]", "", text[:50]):
+        path.write_text(content)
+        for command in (inspect, evaluate):
+            assert "is damaged (its metadata cannot be read)" in sentence(command, run)
+    path.unlink()
+    os.mkfifo(path)
+    for command in (inspect, evaluate):
+        assert "is damaged (its metadata cannot be read)" in sentence(command, run)
+
+
+def test_the_only_checkpoint_while_it_is_written_anew(sentence, copied):
+    run = copied("autoencoder")
+    (run / "checkpoints").rename(run / "replaced")
+    (run / "checkpoints").mkdir()
+    assert "go on with it by --resume" in sentence(evaluate, run)
+
+
 def test_a_checkpoint_of_another_model(sentence, copied, trained, tmp_path):
     run = copied("autoencoder")
     config = json.loads((run / "config.json").read_text())
+    config["task"]["code"] = 7
+    (run / "config.json").write_text(json.dumps(config))
     said = "is of another model: its net/"
-    for code in (7, 10**12):  # More than any memory holds.
-        config["task"]["code"] = code
-        (run / "config.json").write_text(json.dumps(config))
-        assert said in sentence(evaluate, run)
-        assert said in sentence(train, "--resume", "--name", "autoencoder", "--runs", run.parent)
+    for arguments in ((evaluate, run), (train, "--resume", "--name", "autoencoder", "--runs", run.parent)):
+        assert said in sentence(*arguments)
+    config["task"]["width"] = 2**16  # More than any memory holds.
+    (run / "config.json").write_text(json.dumps(config))
+    assert said in sentence(evaluate, run)
     run = copied("cnn")
     shutil.rmtree(run / "checkpoints")
     shutil.copytree(trained("autoencoder") / "checkpoints", run / "checkpoints")
@@ -453,6 +488,18 @@ def test_names_of_classes_stay_names_in_files(copied, tmp_path):
     generate.main([str(run), "--count", "10", "--separate", "--out", str(tmp_path / "out")])
     assert len(list((tmp_path / "out").iterdir())) == 11
     assert not list(tmp_path.glob("up*"))
+
+
+def test_names_of_files_stay_names_in_tables(copied, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "500")
+    folder = images(tmp_path / "a\\[", "b.png", "red].png")
+    (folder / "b.png").rename(folder / os.fsdecode(b"\xff.png"))
+    (copied("cnn") / "checkpoints" / "\u00b2").mkdir()  # A digit, to Python.
+    inspect.main([str(tmp_path / "copies" / "cnn")])
+    predict.main([str(tmp_path / "copies" / "cnn"), str(folder), "--out", str(tmp_path / "out")])
+    said = capsys.readouterr().out
+    assert "a\\[/\\udcff.png" in said and "a\\[/red].png" in said
+    assert b"\xff.png" in (tmp_path / "out" / "predictions.csv").read_bytes()
 
 
 @pytest.mark.slow

@@ -60,10 +60,12 @@ def saved_shapes(run: Path, step: int) -> dict[str, tuple[int, ...]]:
     """The shapes of a saved model's arrays by path, such as ``net/params/conv1/kernel``, from metadata alone."""
     item = run / "checkpoints" / str(step) / "model"
     try:
+        if any(not path.is_file() and not path.is_dir() for path in item.rglob("*")):
+            raise OSError("a pipe, which would be waited for")
         with ocp.StandardCheckpointer() as checkpointer:
             metadata: Any = checkpointer.metadata(item)
         return _shapes(metadata.item_metadata.tree)
-    except (OSError, ValueError, AttributeError) as error:
+    except Exception as error:  # Orbax raises a dozen kinds on damaged files.
         raise UserError(f"checkpoint {step} in '{item.parents[1]}' is damaged (its metadata cannot be read)") from error
 
 
@@ -78,8 +80,8 @@ def hashes_of(model: Any, train: Any = None) -> dict[str, jax.Array]:
 
 
 def _needed(state: State) -> int:
-    """Bytes that a checkpoint takes at most: each array is two files, and the end of each file's last block is lost."""
-    return 2**16 + sum(leaf.nbytes + 2**13 for leaf in jax.tree.leaves(split_state(state)))
+    """Bytes that a checkpoint takes at most."""
+    return 2**16 + sum(leaf.nbytes for leaf in jax.tree.leaves(split_state(state)))
 
 
 def _sums(file: Path) -> list[int]:
@@ -142,12 +144,7 @@ class Checkpoints:
             self.folder.mkdir(exist_ok=True)
         self.manager = ocp.CheckpointManager(
             self.folder,
-            item_handlers={
-                # A file an array: Orbax's OCDBT, which has fewer, leaves some 20 KiB in memory with every save.
-                "model": ocp.PyTreeCheckpointHandler(use_ocdbt=False),
-                "train": ocp.PyTreeCheckpointHandler(use_ocdbt=False),
-                "progress": ocp.JsonCheckpointHandler(),
-            },
+            item_names=("model", "train", "progress"),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=None if self.read_only else LatestAndBest(self.scores),
                 read_only=self.read_only,
@@ -254,8 +251,8 @@ class Checkpoints:
             return False
         record = {"progress": dict(progress), "hashes": hashes, "score": score}
         arguments = ocp.args.Composite(
-            model=ocp.args.PyTreeSave(model),
-            train=ocp.args.PyTreeSave(train),
+            model=ocp.args.StandardSave(model),
+            train=ocp.args.StandardSave(train),
             progress=ocp.args.JsonSave({**record, "sum": _sum(record)}),
         )
         if score is not None:
@@ -271,6 +268,7 @@ class Checkpoints:
                 (self.folder / str(step)).rename(self.replaced / str(step))
                 self.manager.reload()
             (self.sums / f"{step}.json").unlink(missing_ok=True)
+            self.damaged.pop(step, None)  # The one of this step that was moved away is made anew.
             self.manager.save(step, args=arguments)
 
     def wait(self) -> None:
@@ -309,6 +307,11 @@ class Checkpoints:
     def latest(self) -> int:
         """The step of the newest checkpoint; raises UserError where there is none."""
         steps = self.steps()
+        if not steps and any(self.replaced.glob("[0-9]*")):
+            raise UserError(
+                f"run '{self.folder.parent.name}' was killed while its only checkpoint was written anew; "
+                "go on with it by --resume, which puts the former one back"
+            )
         if not steps:
             raise UserError(f"there is no checkpoint in '{self.folder}' yet; start the run again under another --name")
         return max(steps)
@@ -402,10 +405,7 @@ class Checkpoints:
 
     def _read(self, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
         record = self._record(step)
-        arguments: Any = {
-            name: ocp.args.PyTreeRestore(tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree))
-            for name, tree in wanted.items()
-        }
+        arguments: Any = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
         try:
             found: Any = self.manager.restore(step, args=ocp.args.Composite(**arguments))
             hashes = jax.device_get(hashes_of(**{name: found[name] for name in wanted}))

@@ -54,7 +54,7 @@ class Replay:
 
     def missing(self, checkpoints: Checkpoints) -> list[Difference]:
         """The newest checkpoint where the log ends before it."""
-        saved, last = max(checkpoints.steps()), max(self.logged)
+        saved, last = checkpoints.latest(), max(self.logged)
         if saved < last + self.config.log_every:
             return []
         return [(saved, f"it was saved, and the log ends at step {last}")]
