@@ -5,9 +5,9 @@
     python scripts/soak.py --every 50        ten times as many evaluations and checkpoints
 
 The run logs, evaluates, draws pictures and saves every few seconds. The first tenth begins with the hundredth
-checkpoint: by then tensorstore, which starts threads as there are files to be written at once and keeps them, has most
-of those that it will ever have, about one an array. Exit code 1 where memory grew by more than a twentieth, files or
-threads by more than one, or a program was compiled after that. Linux.
+checkpoint: by then tensorstore, which starts threads as there is to be written at once and keeps them, has most of
+those that it will ever have. Exit code 1 where memory grew by more than a twentieth, files or threads by more than one,
+or a program was compiled after that. Linux.
 """
 
 import argparse
