@@ -262,6 +262,12 @@ def test_a_run_that_was_made_longer_is_verified(run, tmp_path, capsys):
     assert main(["--runs", str(tmp_path), "--name", "copy", "--resume", "--steps", "14"]) == 0
     assert verify.main([str(copy)]) == 0
     assert re.search(r"1\d logged states compared: all are as logged", capsys.readouterr().out)
+    for path in (copy / "checkpoints").iterdir():  # As if it had been killed before it saved again.
+        if int(path.name) > 9:
+            shutil.rmtree(path)
+    shutil.copytree(run / "checkpoints" / "9", copy / "checkpoints" / "9", dirs_exist_ok=True)
+    assert verify.main([str(copy)]) == 0
+    assert "steps 9 to 14 made again" in capsys.readouterr().out
 
 
 def test_verifying_nothing_is_no_verification(run, tmp_path):

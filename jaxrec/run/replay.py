@@ -64,6 +64,8 @@ class Replay:
         saved = sorted(checkpoints.steps())
         progress: dict[int, Any] = {step: checkpoints.record(step)["progress"] for step in saved}
         lengths = dict(progress[saved[-1]]["schedules"])
+        if lengths[max(lengths)] != self.config.steps:  # made longer from there on, and not saved since
+            lengths[saved[-1]] = self.config.steps
         # The learning rate of what lies before a rollback is not that of the steps made after it.
         rollbacks = {0: 0} | {step: progress[step]["rollbacks"] for step in saved}
         starts = [step for step in rollbacks if rollbacks[step] == rollbacks[saved[-1]]]
