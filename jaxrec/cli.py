@@ -14,7 +14,7 @@ from typing import Any
 
 import tyro
 
-from jaxrec.errors import UserError, nearest, too_little_memory
+from jaxrec.errors import UserError, enough_memory, nearest
 
 RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     (
@@ -46,7 +46,8 @@ def run_command(command: Callable[[list[str]], int | None]) -> None:
     logging.disable(logging.ERROR)
     code = None
     try:
-        code = command(sys.argv[1:])
+        with enough_memory():
+            code = command(sys.argv[1:])
         sys.stdout.flush()
     except UserError as error:
         print(f"jaxrec: {' '.join(str(error).split())}", file=sys.stderr)
@@ -55,12 +56,6 @@ def run_command(command: Callable[[list[str]], int | None]) -> None:
         number = signal.Signals(*stopped.args) if stopped.args else signal.SIGINT
         print(f"jaxrec: stopped at once by {number.name}", file=sys.stderr)
         code = 128 + number
-    except (MemoryError, RuntimeError) as error:
-        said = too_little_memory(error)
-        if said is None:
-            raise
-        print(f"jaxrec: {said}", file=sys.stderr)
-        code = 2
     except OSError as error:
         code = 1 if isinstance(error, BrokenPipeError) else 2
         if code == 2:

@@ -1,7 +1,8 @@
 """The one exception a user is meant to read: what is wrong, what was expected, what to do."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class UserError(Exception):
@@ -14,10 +15,14 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean '{found[0]}'?" if found else ""
 
 
-def too_little_memory(error: BaseException) -> str | None:
-    """What to say of an error of memory that did not suffice, numpy's or XLA's; None for any other error."""
-    xla = isinstance(error, RuntimeError) and str(error).startswith("RESOURCE_EXHAUSTED")
-    if not xla and not isinstance(error, MemoryError):
-        return None
-    reason = str(error).strip().partition("\n")[0]
-    return f"the memory does not suffice ({reason}); give a smaller --batch-size, more --accumulate, or a smaller model"
+@contextlib.contextmanager
+def enough_memory() -> Iterator[None]:
+    """Turns errors of memory that does not suffice, numpy's and XLA's, into a ``UserError``."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not str(error).startswith("RESOURCE_EXHAUSTED"):
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        advice = "give a smaller --batch-size, more --accumulate, or a smaller model"
+        raise UserError(f"the memory does not suffice ({reason}); {advice}") from error

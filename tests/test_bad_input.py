@@ -510,7 +510,6 @@ import sys
 from jaxrec import evaluate, inspect, predict
 from jaxrec.run.report import write_report
 from pathlib import Path
-from types import SimpleNamespace
 def watch(event, arguments):
     if event == "pickle.find_class":
         print("UNPICKLED", *arguments)

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxrec.config import GAN, Autoencoder, Train, to_dict
 from jaxrec.data import Split, cache_dir
-from jaxrec.errors import UserError, too_little_memory
+from jaxrec.errors import UserError, enough_memory
 from jaxrec.run import folder, processes
 from jaxrec.run.checkpoints import Checkpoints, hashes_of, split_state
 from jaxrec.run.devices import Devices, fetch, keep_programs, tune_allocator
@@ -113,7 +113,7 @@ def _train(config: Train, kind: "Callable[..., Trainer] | None", began: float) -
     trainer.config = replace(config, name=run.name)
     trainer.stop = stop = Stop()
     try:
-        with Checkpoints(run) as trainer.checkpoints:
+        with enough_memory(), Checkpoints(run) as trainer.checkpoints:
             # A run that was killed before its first checkpoint begins again.
             if trainer.checkpoints.steps():
                 read = partial(trainer.checkpoints.restore, state)
@@ -121,17 +121,12 @@ def _train(config: Train, kind: "Callable[..., Trainer] | None", began: float) -
             return trainer.train(state, began)
     except BrokenPipeError:
         raise
-    except (UserError, OSError, MemoryError, RuntimeError) as error:
-        no_memory = too_little_memory(error)
-        if isinstance(error, RuntimeError) and no_memory is None:
-            raise
+    except (UserError, OSError) as error:
         begun = any(path.name.isdigit() for path in (run / "checkpoints").glob("*"))
         if not begun and resumed is None and processes.first():
             shutil.rmtree(run, ignore_errors=True)
         if isinstance(error, UserError):
             raise
-        if not isinstance(error, OSError):
-            raise UserError(no_memory) from error
         go_on = f"go on with --name {run.name} --runs {config.runs} --resume"
         again = "train again under another --name" if (run / "members.json").exists() else go_on
         advice = f"then {again if begun else 'start again'}"

@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxrec.config import Train
-from jaxrec.errors import UserError, too_little_memory
+from jaxrec.errors import UserError
 
 T = TypeVar("T")
 HEARTBEAT = 20
@@ -193,8 +193,6 @@ def _lost(go_on: str) -> str:
 
 def abandon(error: BaseException, go_on: str) -> NoReturn:
     """Ends this process, one of several, over an error: at once, for to end in order it would wait for the others."""
-    if (said := too_little_memory(error)) is not None:
-        error = UserError(said)
     if isinstance(error, jax.errors.JaxRuntimeError):
         print(f"jaxrec: {_lost(go_on)} ({str(error).strip().splitlines()[0][:200]})", file=sys.stderr, flush=True)
     elif isinstance(error, UserError):
