@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from conftest import small
 
+from jaxrec import verify
 from jaxrec.errors import UserError
 from jaxrec.run import setup
 from jaxrec.run.checkpoints import Checkpoints, hashes_of, split_state
+from jaxrec.run.log import Log
 from jaxrec.run.loop import ROLLBACK_FACTOR
 from jaxrec.run.report import read_metrics
 from jaxrec.tasks import task_of
@@ -94,8 +96,38 @@ def test_rollback_lowers_the_rate_and_goes_on(tmp_path, monkeypatch, capsys):
     with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
         step = checkpoints.latest()
         record: Any = checkpoints.record(step)["progress"]
-    assert (step, record["rollbacks"]) == (STEPS, 1)
+    assert (step, record["rollbacks"]) == (STEPS, [4])
+    assert [row["rollbacks"] for row in rows] == [0] * 4 + [1] * 8
     assert ROLLBACK_FACTOR == 0.5
+
+
+@pytest.mark.parametrize("good", [0, 4, 8])
+def test_a_run_that_went_back_is_verified_saved_since_or_killed_before(good, tmp_path, monkeypatch, capsys):
+    rate, write = float(np.float32(1e-3)), Log.write
+    # A quarter of the rate is low enough; it goes back twice.
+    injected(monkeypatch, "loss", lambda step, state: (step == good + 2) & (state.hyper["lr"] > 0.3 * rate))
+
+    def killed(log: Log, step: int, *rest: Any, **state: Any) -> None:
+        write(log, step, *rest, **state)
+        if step == good + 3:
+            raise KeyboardInterrupt
+
+    options = ["--on-nonfinite", "rollback", "--optimizer.lr", rate, "--save-every", 4]
+    assert len(train(tmp_path, "run", *options)) == STEPS
+    assert verify.main([str(tmp_path / "run")]) == 0
+    if not good:
+        return
+    monkeypatch.setattr(Log, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, "killed", *options)
+    monkeypatch.setattr(Log, "write", write)
+    capsys.readouterr()
+    assert verify.main([str(tmp_path / "killed")]) == 0
+    assert f"steps {good} to {good + 3} made again" in capsys.readouterr().out
+    metrics = tmp_path / "killed" / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace('"rollbacks": 2', '"rollbacks": 1'))
+    assert verify.main([str(tmp_path / "killed")]) == 1
+    assert f"step {good + 1}: made again from step {good}, the state is " in capsys.readouterr().out
 
 
 def test_rollback_goes_to_the_only_checkpoint_where_the_step_after_it_fails(tmp_path, monkeypatch, capsys):

@@ -150,7 +150,7 @@ class Trainer:
         self.evaluator = Evaluator(config.task, devices)
         self.draw = jax.jit(self.task.artifacts, out_shardings=devices.replicated)
         self.progress: dict[str, Any] = {"step": 0, "best": None, "waited": 0, "seconds": 0.0}
-        self.progress |= {"skipped": 0, "rollbacks": 0, "unevaluated": False, "schedules": []}
+        self.progress |= {"skipped": 0, "rollbacks": [], "unevaluated": False, "schedules": []}
 
     def initial(self) -> Any:
         """The state at step 0."""
@@ -315,11 +315,11 @@ class Trainer:
         return max(good, default=None)
 
     def _give_up(self, reason: str, failed: int, *, for_good: bool = False) -> None:
-        if not for_good and self.config.on_nonfinite == "rollback" and self.progress["rollbacks"] < ROLLBACKS:
+        if not for_good and self.config.on_nonfinite == "rollback" and self._rollbacks() < ROLLBACKS:
             raise NonFinite(reason, failed)
         kept = self._good(failed)
         good = "no good checkpoint had been saved" if kept is None else f"the last good checkpoint is of step {kept}"
-        count = self.progress["rollbacks"]
+        count = self._rollbacks()
         tried = f", after {count} rollback{'s' * (count > 1)}" if count else ""
         raise UserError(
             f"{reason}{tried}; {good}: lower --optimizer.lr or set --optimizer.clip 1, and train under another --name"
@@ -328,19 +328,28 @@ class Trainer:
     def _go_back(self, log: Log, failure: NonFinite) -> State:
         """The state to go on from: the last good checkpoint's, or the first, with lower learning rates."""
         self.checkpoints.wait()
-        count = self.progress["rollbacks"] + 1
         first = state = self.initial()
         progress = {**self.progress, "step": 0, "best": None, "waited": 0, "unevaluated": False}
         good = self._good(failure.failed)
         self.checkpoints.drop_from(0 if good is None else good + 1)
         if self.checkpoints.steps():
             _, (state, progress) = self.checkpoints.newest_whole(partial(self.checkpoints.restore, first))
-        self.progress = {**progress, "rollbacks": count}
+        step = progress["step"]
+        # Of the steps gone back to; how often it went back from its last checkpoint on, the log tells.
+        self.progress = {**progress, "rollbacks": [*self.progress["rollbacks"], step]}
         self._note_schedule()
-        factor = ROLLBACK_FACTOR**count
+        log.go_back(step)
+        factor = ROLLBACK_FACTOR ** self._rollbacks()
+        log.say(f"{failure}: back to step {step} with {factor:g} of the learning rate")
+        return self._slowed(state, first, self._rollbacks())
+
+    def _rollbacks(self) -> int:
+        return len(self.progress["rollbacks"])
+
+    def _slowed(self, state: State, first: State, rollbacks: int) -> State:
+        """``state`` with the learning rates of the ``first`` one lowered as after so many rollbacks."""
+        factor = ROLLBACK_FACTOR**rollbacks
         rates = {name: value * factor for name, value in first.hyper.items() if name.endswith("lr")}
-        log.go_back(self.progress["step"])
-        log.say(f"{failure}: back to step {self.progress['step']} with {factor:g} of the learning rate")
         return state.replace(hyper=self.devices.copy({**state.hyper, **rates}))
 
     def _hashes(self, state: Any) -> Any:
@@ -349,8 +358,9 @@ class Trainer:
     def _log(self, log: Log, made: int, metrics: Any, watch: Watch, hashes: Any) -> None:
         metrics, watch, hashes = jax.device_get((metrics, watch, hashes))
         self._check(watch)
-        skipped = {"skipped": self.progress["skipped"]} if self.config.on_nonfinite == "skip" else {}
-        log.write(made, "train", scalars(metrics) | skipped, state=digest(hashes))
+        counts = {"skip": {"skipped": self.progress["skipped"]}, "rollback": {"rollbacks": self._rollbacks()}}
+        counted = counts.get(self.config.on_nonfinite, {})
+        log.write(made, "train", scalars(metrics) | counted, state=digest(hashes))
 
     def _pictures(self, state: State, split: Split, step: int | None) -> None:
         examples = split.read(np.arange(at_once(PICTURE_EXAMPLES, 2**22, split)))

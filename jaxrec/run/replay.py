@@ -42,7 +42,9 @@ class Replay:
         self.devices.check_batch(self.config.batch_size)
         self.data = open_data(self.config, trains=True)
         check_same_data(self.data, folder.read_dataset(run))
-        self.logged = {row["step"]: row["state"] for row in read_metrics(run) if "state" in row}
+        rows = [row for row in read_metrics(run) if "state" in row]
+        self.logged = {row["step"]: row["state"] for row in rows}
+        self.rollbacks = max((row.get("rollbacks", 0) for row in rows), default=0)
         if not self.logged:
             raise UserError(f"run '{run.name}' has logged no step yet; let it train on")
         self._steps_of = cache(self._compile)
@@ -66,17 +68,21 @@ class Replay:
         lengths = dict(progress[saved[-1]]["schedules"])
         if lengths[max(lengths)] != self.config.steps:  # made longer from there on, and not saved since
             lengths[saved[-1]] = self.config.steps
-        # The learning rate of what lies before a rollback is not that of the steps made after it.
-        rollbacks = {0: 0} | {step: progress[step]["rollbacks"] for step in saved}
-        starts = [step for step in rollbacks if rollbacks[step] == rollbacks[saved[-1]]]
-        for start, following in zip(starts, [*starts[1:], max(self.logged)], strict=True):
-            length = lengths[max(step for step in lengths if step <= start)]
-            end = min(following, start + most, *(step for step in lengths if step > start))
-            yield start, end, self._made_again(checkpoints, length, start, end)
+        rollbacks = {0: 0}  # How many there had been, by the step from which on.
+        for count, back_to in enumerate(progress[saved[-1]]["rollbacks"], 1):
+            rollbacks = {step: each for step, each in rollbacks.items() if step < back_to} | {back_to: count}
+        if self.rollbacks > max(rollbacks.values()):  # went back to it, and not saved since
+            rollbacks[saved[-1]] = self.rollbacks
+        for start, following in zip([0, *saved], [*saved, max(saved[-1], *self.logged)], strict=True):
+            length, count = (each[max(step for step in each if step <= start)] for each in (lengths, rollbacks))
+            end = min(following, start + most, *(step for step in (*lengths, *rollbacks) if step > start))
+            yield start, end, self._made_again(checkpoints, length, count, start, end)
 
-    def _made_again(self, checkpoints: Checkpoints, length: int, start: int, end: int) -> Iterator[Difference]:
+    def _made_again(
+        self, checkpoints: Checkpoints, length: int, rollbacks: int, start: int, end: int
+    ) -> Iterator[Difference]:
         trainer, program = self._steps_of(length)
-        state = trainer.initial()
+        state = first = trainer.initial()
         if start:
             try:
                 state, _ = checkpoints.restore(state, start)
@@ -85,6 +91,8 @@ class Replay:
                 return
         if start in self.logged and (what := self._differs(start, state)):
             yield start, f"the checkpoint's state is {what}"
+        if rollbacks:  # A checkpoint that the run went back to holds the learning rate from before.
+            state = trainer._slowed(state, first, rollbacks)
         watch, agrees = unharmed(self.devices, state), True
         for made, batch in trainer._batches(start, end):
             state, watch, _ = program(state, watch, batch)
