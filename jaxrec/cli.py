@@ -44,6 +44,7 @@ def run_command(command: Callable[[list[str]], int | None]) -> None:
     # Orbax and jax remark on what is meant to be so: a folder opened for reading alone, a machine without a GPU. Orbax
     # also logs a traceback of each error before raising it.
     logging.disable(logging.ERROR)
+    sys.unraisablehook = _show_unraisable
     code = None
     try:
         with enough_memory():
@@ -63,6 +64,12 @@ def run_command(command: Callable[[list[str]], int | None]) -> None:
         # Python flushes once more at its end, and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code or 0)
+
+
+def _show_unraisable(unraisable: Any) -> None:
+    """Python's own hook, but for what follows a save that failed: tensorstore goes on to call Orbax's closed loop."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def parse(kind: Any, argv: Sequence[str], program: str, default: Any = None, description: str | None = None) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -84,6 +85,33 @@ def test_a_run_on_a_full_disk_says_so_and_goes_on_when_there_is_room(room, small
     assert same_arrays(run, whole)
     assert read_metrics(run) == read_metrics(whole)
     assert not list(run.rglob("*.part"))
+
+
+FILLED_WHILE_IT_SAVES = """
+import shutil, sys
+from pathlib import Path
+from jaxrec.cli import run_command
+from jaxrec.run.checkpoints import Checkpoints
+from jaxrec.train import main
+check, disk = Checkpoints._check_room, Path(sys.argv.pop())
+def check_and_fill(checkpoints, needed):
+    check(checkpoints, needed)
+    if checkpoints.steps():
+        (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free))
+Checkpoints._check_room = check_and_fill
+run_command(main)
+"""
+
+
+def test_a_disk_that_another_program_fills_during_a_save(small_disk):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    arguments = small("autoencoder", "--runs", small_disk, "--name", "a", *OPTIONS)
+    command = [sys.executable, "-c", FILLED_WHILE_IT_SAVES, *arguments, str(small_disk)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    assert done.returncode == 2, done.stderr
+    assert re.fullmatch("jaxrec: .*make room or give permission.*\n", done.stderr)
+    with Checkpoints(small_disk / "a", read_only=True) as checkpoints:
+        assert checkpoints.latest() == 2
 
 
 OBEY_PERMISSIONS = """
