@@ -15,10 +15,14 @@ from jaxrec.run.devices import Devices
 from jaxrec.tasks import task_of
 from jaxrec.tasks.state import State
 
+FEW = 128
+"""Images taken at once of a split that has fewer than could be: small splits share one compiled program."""
+
 
 def at_once(most: int, values: int, split: Split) -> int:
-    """How many of a split's images to take at once: ``most``, or what ``values`` numbers hold, or all there are."""
-    return max(1, min(most, values // prod(split.image_shape), len(split)))
+    """Images of a split to take at once: ``most``, or what ``values`` numbers hold; of a small split ``FEW``."""
+    size = max(1, min(most, values // prod(split.image_shape)))
+    return size if size <= len(split) else min(size, FEW, len(split))
 
 
 def evaluation_batch_size(config: AnyTask, split: Split) -> int:

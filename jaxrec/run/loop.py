@@ -157,7 +157,8 @@ class Trainer:
         return initializer(self.config.task, self.devices)(jax.random.key(self.config.seed), self._examples())
 
     def _examples(self) -> dict[str, np.ndarray]:
-        return self.data.train.read(np.arange(at_once(INIT_EXAMPLES, 2**24, self.data.train)))
+        most = max(1, 2**24 // math.prod(self.data.train.image_shape))
+        return self.data.train.read(np.arange(min(INIT_EXAMPLES, most, len(self.data.train))))
 
     def train(self, state: Any, began: float) -> int:
         """All steps from the state's on, then the figures on the test split; returns the exit code."""
