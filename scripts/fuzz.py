@@ -8,6 +8,7 @@ ten seconds. Linux.
 """
 
 import argparse
+import copy
 import io
 import json
 import random
@@ -115,7 +116,7 @@ def mutated_settings(rng: random.Random, content: bytes, others: list[bytes]) ->
             if not place:
                 place["x"] = 0
         else:
-            place[name if change == 1 else name + "_"] = rng.choice(VALUES)
+            place[name if change == 1 else name + "_"] = copy.deepcopy(rng.choice(VALUES))
     return json.dumps(settings).encode()
 
 

@@ -1,5 +1,6 @@
 """Losses and gradients that are not finite: the run stops, leaves the update out, or goes back."""
 
+import json
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,9 +15,8 @@ from conftest import small
 from jaxrec import verify
 from jaxrec.errors import UserError
 from jaxrec.run import setup
-from jaxrec.run.checkpoints import Checkpoints, hashes_of, split_state
+from jaxrec.run.checkpoints import Checkpoints, LatestAndBest, hashes_of, split_state
 from jaxrec.run.log import Log
-from jaxrec.run.loop import ROLLBACK_FACTOR
 from jaxrec.run.report import read_metrics
 from jaxrec.tasks import task_of
 from jaxrec.train import main
@@ -79,7 +79,7 @@ def test_skip_leaves_the_update_out_and_counts_it(where, tmp_path, monkeypatch, 
     assert [step for step in range(2, 13) if saved[step] == saved[step - 1]] == [3, 7]
 
 
-def test_skip_changes_nothing_where_all_is_finite(tmp_path):
+def test_skip_changes_nothing_of_a_classifier_where_all_is_finite(tmp_path):
     assert [{**row, "skipped": None} for row in train(tmp_path, "a", "--on-nonfinite", "skip")] == [
         {**row, "skipped": None} for row in train(tmp_path, "b")
     ]
@@ -92,42 +92,80 @@ def test_rollback_lowers_the_rate_and_goes_on(tmp_path, monkeypatch, capsys):
     rows = train(tmp_path, "run", "--on-nonfinite", "rollback", "--optimizer.lr", rate)
     assert "the loss is not finite at step 7: back to step 4 with 0.5 of the learning rate" in capsys.readouterr().out
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
-    assert len(expected) == len(rows)
+    assert rows[:4] == expected[:4] and rows[7] != expected[7]
     with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
         step = checkpoints.latest()
         record: Any = checkpoints.record(step)["progress"]
-    assert (step, record["rollbacks"]) == (STEPS, [4])
-    assert [row["rollbacks"] for row in rows] == [0] * 4 + [1] * 8
-    assert ROLLBACK_FACTOR == 0.5
+    assert (step, record["went_back"]) == (STEPS, [4])
 
 
-@pytest.mark.parametrize("good", [0, 4, 8])
-def test_a_run_that_went_back_is_verified_saved_since_or_killed_before(good, tmp_path, monkeypatch, capsys):
-    rate, write = float(np.float32(1e-3)), Log.write
-    # A quarter of the rate is low enough; it goes back twice.
-    injected(monkeypatch, "loss", lambda step, state: (step == good + 2) & (state.hyper["lr"] > 0.3 * rate))
+@pytest.mark.parametrize(
+    "options, failing, back, killed",
+    [
+        # At the rate and at half of it, from the same checkpoint.
+        ([], {6: [1, 0.5]}, [4, 4], 7),
+        ([], {10: [1, 0.5]}, [8, 8], 11),
+        # The second time from an earlier one.
+        (["--save-every", 2], {9: [1], 7: [0.5]}, [6, 4], 6),
+        (["--save-every", 2], {9: [1], 7: [0.5]}, [6, 4], 10),
+        # No checkpoint yet; then steps between logged ones and after evaluations alone.
+        ([], {2: [1]}, [0], 10),
+        (["--log-every", 5, "--eval-every", 3, "--save-every", 8], {11: [1]}, [9], 12),
+    ],
+)
+def test_runs_that_went_back_are_verified(options, failing, back, killed, tmp_path, monkeypatch, capsys):
+    full, write, go_back, backs = float(np.float32(1e-3)), Log.write, Log.go_back, []
 
-    def killed(log: Log, step: int, *rest: Any, **state: Any) -> None:
+    def at(step: Any, state: Any) -> Any:
+        share = jnp.round(state.hyper["lr"] / full * 4) / 4
+        cases = [(step == where) & (share == rate) for where, rates in failing.items() for rate in rates]
+        return jnp.any(jnp.stack(cases))
+
+    injected(monkeypatch, "loss", at)
+    if "--save-every" in options:  # Of the latest and the best alone there is rarely an earlier one.
+        monkeypatch.setattr(LatestAndBest, "should_preserve", lambda _, kept, context: [True] * len(kept))
+    usual = ["--steps", STEPS, "--log-every", 1, "--eval-every", 4, "--save-every", 4, "--optimizer.lr", full]
+    arguments = small("cnn", "--runs", tmp_path, "--name", "run", *usual, "--on-nonfinite", "rollback", *options)
+    assert main(arguments) == 0
+    history = json.loads((tmp_path / "run" / "history.json").read_text())
+    assert history["went_back"] == back
+    assert verify.main([str(tmp_path / "run")]) == 0
+
+    def kill(log: Log, step: int, *rest: Any, **state: Any) -> None:
         write(log, step, *rest, **state)
-        if step == good + 3:
+        if step >= killed and len(backs) == len(back):
             raise KeyboardInterrupt
 
-    options = ["--on-nonfinite", "rollback", "--optimizer.lr", rate, "--save-every", 4]
-    assert len(train(tmp_path, "run", *options)) == STEPS
-    assert verify.main([str(tmp_path / "run")]) == 0
-    if not good:
-        return
-    monkeypatch.setattr(Log, "write", killed)
+    monkeypatch.setattr(Log, "go_back", lambda log, step: (backs.append(step), go_back(log, step)))
+    monkeypatch.setattr(Log, "write", kill)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, "killed", *options)
+        main([*arguments, "--name", "killed"])
     monkeypatch.setattr(Log, "write", write)
     capsys.readouterr()
     assert verify.main([str(tmp_path / "killed")]) == 0
-    assert f"steps {good} to {good + 3} made again" in capsys.readouterr().out
-    metrics = tmp_path / "killed" / "metrics.jsonl"
-    metrics.write_text(metrics.read_text().replace('"rollbacks": 2', '"rollbacks": 1'))
+    assert "all are as logged" in capsys.readouterr().out
+    path = tmp_path / "killed" / "history.json"
+    history = json.loads(path.read_text())
+    assert history["went_back"] == back
+    path.write_text(json.dumps({**history, "went_back": back[:-1]}))
     assert verify.main([str(tmp_path / "killed")]) == 1
-    assert f"step {good + 1}: made again from step {good}, the state is " in capsys.readouterr().out
+    logged = 10 if "--log-every" in options else back[-1] + 1
+    assert f"step {logged}: made again from step" in capsys.readouterr().out
+
+
+def test_a_run_resumed_with_other_settings_is_verified(tmp_path, capsys):
+    usual = ["--runs", tmp_path, "--name", "run"]
+    assert main(small("gan", *usual, "--steps", 6, "--log-every", 4, "--save-every", 3, "--eval-every", 5)) == 0
+    steps = [row["step"] for row in read_metrics(tmp_path / "run") if row["split"] == "train"]
+    assert steps == [3, 4, 5, 6]  # Every saved state is a logged one.
+    for changed in (
+        ["--steps", 9, "--on-nonfinite", "skip", "--log-every", 1],
+        ["--steps", 15, "--fuse-steps", 2, "--log-every", 2, "--save-every", 6, "--eval-every", 2],
+        ["--steps", 16, "--on-nonfinite", "stop", "--fuse-steps", 1, "--log-every", 5],
+    ):
+        assert main(["--resume", *map(str, (*usual, *changed))]) == 0
+        assert verify.main([str(tmp_path / "run")]) == 0
+        assert "all are as logged" in capsys.readouterr().out
 
 
 def test_rollback_goes_to_the_only_checkpoint_where_the_step_after_it_fails(tmp_path, monkeypatch, capsys):

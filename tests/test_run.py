@@ -285,3 +285,30 @@ def test_a_signal_while_the_figures_are_taken_ends_the_run_at_once(tmp_path, mon
     assert stopped.value.args == (signal.SIGTERM,)
     assert main(["--name", "run", "--runs", str(tmp_path), "--resume"]) == 0
     assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(tmp_path):
+    assert main(small("cnn", "--runs", tmp_path, "--name", "a")) == 0
+    held, written = folder.lock(tmp_path / "a"), (tmp_path / "a" / "metrics.jsonl").read_bytes()
+    resume = ["--resume", "--runs", str(tmp_path), "--name", "a", "--steps", "8"]
+    with pytest.raises(UserError, match="is being trained by another process; stop that, or wait until"):
+        main(resume)
+    assert (tmp_path / "a" / "metrics.jsonl").read_bytes() == written
+    os.close(held)
+    assert main(resume) == 0
+
+
+def test_a_run_of_an_earlier_version_goes_on(tmp_path, monkeypatch):
+    save = Checkpoints.save
+
+    def as_before(checkpoints: Checkpoints, step: int, state: Any, progress: dict[str, Any], *rest: Any) -> bool:
+        kept = {name: value for name, value in progress.items() if name not in ("made_with", "went_back")}
+        return save(checkpoints, step, state, {**kept, "rollbacks": 0, "schedules": [[0, 6]]}, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", as_before)
+        assert main(small("cnn", "--runs", tmp_path, "--name", "a")) == 0
+    (tmp_path / "a" / "history.json").unlink()
+    for how in ("rollback", "skip"):
+        assert main(["--resume", "--runs", str(tmp_path), "--name", "a", "--steps", "9", "--on-nonfinite", how]) == 0
+    assert [row["step"] for row in read_metrics(tmp_path / "a") if row["split"] == "train"][-1] == 9

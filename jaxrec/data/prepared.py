@@ -77,7 +77,8 @@ def open_prepared(name: str, folder: Path, image_size: int | None) -> Source:
         # tfds's own parsing takes as long as decoding a small image. Decoded here by Pillow, so that pixels do not
         # depend on whether OpenCV is installed.
         examples = (parse(record).features.feature for record in records.__getitems__(rows))
-        return [(each[image_key].bytes_list.value[0], each[label_key].int64_list.value[0]) for each in examples]
+        pairs = [(each[image_key].bytes_list.value, each[label_key].int64_list.value) for each in examples]
+        return [(image, label) for (image,), (label,) in pairs]
 
     with whole():
         first = [image for image, _ in parts(list(range(min(100, len(records)))))]

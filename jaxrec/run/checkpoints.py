@@ -368,6 +368,10 @@ class Checkpoints:
                 return record
         except (OSError, ValueError, KeyError, AttributeError, TypeError):
             pass
+        if not (self.folder / str(step)).exists():
+            raise UserError(
+                f"checkpoint {step} in '{self.folder}' was deleted while it was read; let the run that trains end first"
+            )
         raise UserError(f"checkpoint {step} in '{self.folder}' is damaged (its progress is not what was saved)")
 
     def newest_whole(self, read: Callable[[int], T], preferred: int | None = None) -> tuple[int, T]:

@@ -87,6 +87,48 @@ def find(run: str | Path) -> Path:
     return path
 
 
+def lock(run: Path) -> int:
+    """Keeps other processes from training the run until the descriptor that it returns is closed.
+
+    Raises UserError where one trains it. Where the system has no such locks, nothing is locked.
+    """
+    if sys.platform == "win32":
+        return os.open(os.devnull, os.O_RDONLY)
+    import fcntl
+
+    handle = os.open(run, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise UserError(
+            f"run '{run.name}' is being trained by another process; stop that, or wait until it has ended"
+        ) from error
+    except OSError:  # Not every file system has locks.
+        pass
+    return handle
+
+
+def read_history(run: Path) -> tuple[dict[int, dict[str, Any]], list[int]]:
+    """What a run's steps were made with, by the step from which on, and the steps that it went back to, in order.
+
+    Raises UserError where that is missing or damaged.
+    """
+    path = run / "history.json"
+    history = read_json(path)
+    try:
+        names = ("steps", "on_nonfinite", "fuse_steps")
+        made_with = {step: {name: each[name] for name in names} for step, each in history["made_with"]}
+        went_back = list(history["went_back"])
+        numbers = [*went_back, *made_with, *(each[name] for each in made_with.values() for name in names[::2])]
+        whole = 0 in made_with and all(type(number) is int and 0 <= number <= 2**53 for number in numbers)
+        if whole and all(each["on_nonfinite"] in ("stop", "skip", "rollback") for each in made_with.values()):
+            return made_with, went_back
+    except (KeyError, TypeError, ValueError):
+        pass
+    raise UserError(f"'{path}' is damaged; restore it, or verify another run")
+
+
 def read_config(run: Path) -> Train:
     """The settings of a run, with what was filled in from the data."""
     path = run / "config.json"

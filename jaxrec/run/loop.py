@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +35,7 @@ from jaxrec.run.setup import (
     compile_step,
     complete,
     open_data,
+    steps_at_once,
     unharmed,
 )
 from jaxrec.run.stop import Stop
@@ -111,13 +113,15 @@ def _train(config: Train, kind: "Callable[..., Trainer] | None", began: float) -
     state = trainer.initial()
     trainer.run = run = resumed or Path(processes.by_first(lambda: str(folder.create(config))))
     trainer.config = replace(config, name=run.name)
+    lock = processes.by_first(lambda: folder.lock(run))
     trainer.stop = stop = Stop()
     try:
         with enough_memory(), Checkpoints(run) as trainer.checkpoints:
             # A run that was killed before its first checkpoint begins again.
             if trainer.checkpoints.steps():
                 read = partial(trainer.checkpoints.restore, state)
-                _, (state, trainer.progress) = trainer.checkpoints.newest_whole(read)
+                _, (state, progress) = trainer.checkpoints.newest_whole(read)
+                trainer.progress |= progress
             return trainer.train(state, began)
     except BrokenPipeError:
         raise
@@ -135,6 +139,8 @@ def _train(config: Train, kind: "Callable[..., Trainer] | None", began: float) -
         ) from error
     finally:
         stop.restore()
+        if processes.first():
+            os.close(lock)
 
 
 class Trainer:
@@ -150,7 +156,7 @@ class Trainer:
         self.evaluator = Evaluator(config.task, devices)
         self.draw = jax.jit(self.task.artifacts, out_shardings=devices.replicated)
         self.progress: dict[str, Any] = {"step": 0, "best": None, "waited": 0, "seconds": 0.0}
-        self.progress |= {"skipped": 0, "rollbacks": [], "unevaluated": False, "schedules": []}
+        self.progress |= {"skipped": 0, "unevaluated": False, "made_with": [], "went_back": []}
 
     def initial(self) -> Any:
         """The state at step 0."""
@@ -168,11 +174,12 @@ class Trainer:
             raise UserError(
                 f"run '{self.run.name}' has made {start} steps already; give more than {steps} with --steps"
             )
-        self._note_schedule()
-        self._write_config()
         self.checkpoints.check_room(self._shown(state))
         run, unevaluated = self.run if processes.first() else None, self.progress["unevaluated"]
         with Log(run, steps, start, unevaluated=unevaluated, tensorboard=config.tensorboard) as log:
+            # Only now, when the rows of steps that are made again are dropped.
+            self._write_config()
+            self._note_history()
             self._introduce(log, self._shown(state))
             clock = time.perf_counter()
             step = self._compile(state)
@@ -197,11 +204,16 @@ class Trainer:
             self._finish(log, state, seconds, began)
         return 0
 
-    def _note_schedule(self) -> None:
-        """Notes of how many steps the run is to be from here on, on which the learning rate depends."""
-        noted = self.progress["schedules"]
-        if not noted or noted[-1][1] != self.config.steps:
-            self.progress["schedules"] = [*noted, [self.progress["step"], self.config.steps]]
+    def _note_history(self) -> None:
+        """Writes down for `verify` what the steps from here on are made with, of what may change at a resume."""
+        config, noted = self.config, self.progress["made_with"]
+        settings = {"steps": config.steps, "on_nonfinite": config.on_nonfinite}
+        settings["fuse_steps"] = steps_at_once(config, self.devices)
+        if not noted or noted[-1][1] != settings:
+            self.progress["made_with"] = [*noted, [self.progress["step"], settings]]
+        if processes.first():
+            history = {name: self.progress[name] for name in ("made_with", "went_back")}
+            folder.write_json(self.run / "history.json", history)
 
     def _saved(self) -> str:
         again = f"python -m jaxrec.train --name {self.run.name} --runs {self.config.runs} --resume"
@@ -267,17 +279,15 @@ class Trainer:
             with jax.transfer_guard("disallow"):
                 state, watch, metrics = step(state, watch, batch)
             last = self.stop.due() or made == steps
-            if made % config.log_every == 0 or last:
+            evaluating = made % (config.eval_every or 1) == 0 or made == steps
+            saving = made % (config.save_every or 1) == 0 or last
+            if made % config.log_every == 0 or evaluating or saving:
                 if waiting is not None:
                     self._log(log, *waiting)
                 waiting = (made, metrics, jax.tree.map(lambda each: each + 0, watch), self._hashes(state))
-            evaluating = made % (config.eval_every or 1) == 0 or made == steps
-            saving = made % (config.save_every or 1) == 0 or last
             if (evaluating or saving) and waiting is not None:
                 self._log(log, *waiting)
                 waiting = None
-            if evaluating or saving:
-                self._check(jax.device_get(watch))
             self.progress["step"] = made
             self._pause(log, made, state, evaluating=evaluating, saving=saving)
             if last or self.progress["unevaluated"]:
@@ -331,21 +341,21 @@ class Trainer:
         self.checkpoints.wait()
         first = state = self.initial()
         progress = {**self.progress, "step": 0, "best": None, "waited": 0, "unevaluated": False}
+        progress["made_with"] = []
         good = self._good(failure.failed)
         self.checkpoints.drop_from(0 if good is None else good + 1)
         if self.checkpoints.steps():
             _, (state, progress) = self.checkpoints.newest_whole(partial(self.checkpoints.restore, first))
         step = progress["step"]
-        # Of the steps gone back to; how often it went back from its last checkpoint on, the log tells.
-        self.progress = {**progress, "rollbacks": [*self.progress["rollbacks"], step]}
-        self._note_schedule()
+        self.progress |= {**progress, "went_back": [*self.progress["went_back"], step]}
         log.go_back(step)
+        self._note_history()
         factor = ROLLBACK_FACTOR ** self._rollbacks()
         log.say(f"{failure}: back to step {step} with {factor:g} of the learning rate")
         return self._slowed(state, first, self._rollbacks())
 
     def _rollbacks(self) -> int:
-        return len(self.progress["rollbacks"])
+        return len(self.progress["went_back"])
 
     def _slowed(self, state: State, first: State, rollbacks: int) -> State:
         """``state`` with the learning rates of the ``first`` one lowered as after so many rollbacks."""
@@ -359,9 +369,8 @@ class Trainer:
     def _log(self, log: Log, made: int, metrics: Any, watch: Watch, hashes: Any) -> None:
         metrics, watch, hashes = jax.device_get((metrics, watch, hashes))
         self._check(watch)
-        counts = {"skip": {"skipped": self.progress["skipped"]}, "rollback": {"rollbacks": self._rollbacks()}}
-        counted = counts.get(self.config.on_nonfinite, {})
-        log.write(made, "train", scalars(metrics) | counted, state=digest(hashes))
+        skipped = {"skipped": self.progress["skipped"]} if self.config.on_nonfinite == "skip" else {}
+        log.write(made, "train", scalars(metrics) | skipped, state=digest(hashes))
 
     def _pictures(self, state: State, split: Split, step: int | None) -> None:
         examples = split.read(np.arange(at_once(PICTURE_EXAMPLES, 2**22, split)))

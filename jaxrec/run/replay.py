@@ -42,46 +42,45 @@ class Replay:
         self.devices.check_batch(self.config.batch_size)
         self.data = open_data(self.config, trains=True)
         check_same_data(self.data, folder.read_dataset(run))
-        rows = [row for row in read_metrics(run) if "state" in row]
-        self.logged = {row["step"]: row["state"] for row in rows}
-        self.rollbacks = max((row.get("rollbacks", 0) for row in rows), default=0)
+        self.made_with, self.went_back = folder.read_history(run)
+        self.logged: dict[int, set[str]] = {}
+        for row in read_metrics(run):
+            if "state" in row:
+                self.logged.setdefault(row["step"], set()).add(str(row["state"]))
         if not self.logged:
             raise UserError(f"run '{run.name}' has logged no step yet; let it train on")
         self._steps_of = cache(self._compile)
 
-    def _compile(self, length: int) -> tuple[Trainer, CompiledStep]:
-        """What makes the steps of a run of that length, on which the learning rate depends."""
-        trainer = Trainer(complete(replace(self.config, steps=length), self.data), self.data, self.devices)
+    def _compile(self, since: int) -> tuple[Trainer, CompiledStep]:
+        """What makes the steps as the run made them from ``since`` on."""
+        settings = self.made_with[since]
+        pauses = dict.fromkeys(("log_every", "eval_every", "save_every"), settings["fuse_steps"])
+        config = complete(replace(self.config, **settings, **pauses), self.data)
+        trainer = Trainer(config, self.data, self.devices)
         return trainer, trainer._compile(trainer.initial())
 
     def missing(self, checkpoints: Checkpoints) -> list[Difference]:
         """The newest checkpoint where the log ends before it."""
         saved, last = checkpoints.latest(), max(self.logged)
-        if saved < last + self.config.log_every:
-            return []
-        return [(saved, f"it was saved, and the log ends at step {last}")]
+        return [(saved, f"it was saved, and the log ends at step {last}")] if saved > last else []
 
     def windows(self, checkpoints: Checkpoints, most: int) -> Iterator[tuple[int, int, Iterator[Difference]]]:
         """First step, last step and differences of up to ``most`` steps from the start and from each checkpoint on."""
         saved = sorted(checkpoints.steps())
-        progress: dict[int, Any] = {step: checkpoints.record(step)["progress"] for step in saved}
-        lengths = dict(progress[saved[-1]]["schedules"])
-        if lengths[max(lengths)] != self.config.steps:  # made longer from there on, and not saved since
-            lengths[saved[-1]] = self.config.steps
         rollbacks = {0: 0}  # How many there had been, by the step from which on.
-        for count, back_to in enumerate(progress[saved[-1]]["rollbacks"], 1):
+        for count, back_to in enumerate(self.went_back, 1):
             rollbacks = {step: each for step, each in rollbacks.items() if step < back_to} | {back_to: count}
-        if self.rollbacks > max(rollbacks.values()):  # went back to it, and not saved since
-            rollbacks[saved[-1]] = self.rollbacks
         for start, following in zip([0, *saved], [*saved, max(saved[-1], *self.logged)], strict=True):
-            length, count = (each[max(step for step in each if step <= start)] for each in (lengths, rollbacks))
-            end = min(following, start + most, *(step for step in (*lengths, *rollbacks) if step > start))
-            yield start, end, self._made_again(checkpoints, length, count, start, end)
+            since, slower = (max(step for step in each if step <= start) for each in (self.made_with, rollbacks))
+            at_once = self.made_with[since]["fuse_steps"]
+            whole = start + max(at_once, most - most % at_once)
+            end = min(following, whole, *(step for step in (*self.made_with, *rollbacks) if step > start))
+            yield start, end, self._made_again(checkpoints, since, rollbacks[slower], start, end)
 
     def _made_again(
-        self, checkpoints: Checkpoints, length: int, rollbacks: int, start: int, end: int
+        self, checkpoints: Checkpoints, since: int, rollbacks: int, start: int, end: int
     ) -> Iterator[Difference]:
-        trainer, program = self._steps_of(length)
+        trainer, program = self._steps_of(since)
         state = first = trainer.initial()
         if start:
             try:
@@ -105,7 +104,7 @@ class Replay:
                 yield end, f"{changed[0]} and {len(changed) - 1} more arrays differ from the checkpoint's"
 
     def _differs(self, step: int, state: State) -> str:
-        """How a state's digest differs from the logged one's; "" where it does not."""
+        """How a state's digest differs from what was logged; "" where it does not."""
         self.compared += 1
-        found = digest(_hashes(state))
-        return "" if found == self.logged[step] else f"{found}, the run logged {self.logged[step]}"
+        found, logged = digest(_hashes(state)), self.logged[step]
+        return "" if {found} == logged else f"{found}, the run logged {' and '.join(sorted(logged))}"
