@@ -137,6 +137,7 @@ def test_a_run_folder_holds_what_a_person_and_a_program_need(cnn):
     metrics = read_metrics(cnn)
     assert [(row["step"], row["split"]) for row in metrics] == [
         (2, "train"),
+        (3, "train"),
         (3, "validation"),
         (4, "train"),
         (6, "train"),

@@ -96,6 +96,7 @@ def test_rows_have_step_split_and_metrics(tmp_path, monkeypatch):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [(row["step"], row["split"]) for row in lines if row["split"] == "train"] == [
         (4, "train"),
+        (5, "train"),
         (8, "train"),
         (9, "train"),
     ]

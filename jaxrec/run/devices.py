@@ -1,5 +1,6 @@
 """The devices of a run and how arrays lie on them: each batch shared out, the state on every device or cut."""
 
+import contextlib
 import ctypes
 import math
 import os
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import jaxlib
 import numpy as np
+from jax._src import distributed
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxrec.errors import UserError
@@ -64,6 +66,10 @@ class Devices:
         sizes = read_mesh(mesh, len(devices))
         each = {sum(device.process_index == process for device in devices) for process in range(jax.process_count())}
         if len(each) > 1:
+            # One that ended now would break off the others' start.
+            with contextlib.suppress(RuntimeError, AttributeError):
+                client: Any = distributed.global_state.client
+                client.wait_at_barrier("jaxrec devices", 10_000)
             raise UserError(f"the processes have {sorted(each)} devices; give each of them as many as the others")
         if jax.process_count() > 1 and math.prod(sizes) != len(devices):
             raise UserError(
