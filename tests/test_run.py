@@ -13,6 +13,7 @@ import orbax.checkpoint as ocp
 import pytest
 from conftest import same_arrays, small
 
+from jaxrec import verify
 from jaxrec.config import Train
 from jaxrec.data import cache_dir
 from jaxrec.errors import UserError
@@ -313,3 +314,4 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path, monkeypatch):
     for how in ("rollback", "skip"):
         assert main(["--resume", "--runs", str(tmp_path), "--name", "a", "--steps", "9", "--on-nonfinite", how]) == 0
     assert [row["step"] for row in read_metrics(tmp_path / "a") if row["split"] == "train"][-1] == 9
+    assert verify.main([str(tmp_path / "a")]) == 0

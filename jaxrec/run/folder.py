@@ -121,7 +121,7 @@ def read_history(run: Path) -> tuple[dict[int, dict[str, Any]], list[int]]:
         made_with = {step: {name: each[name] for name in names} for step, each in history["made_with"]}
         went_back = list(history["went_back"])
         numbers = [*went_back, *made_with, *(each[name] for each in made_with.values() for name in names[::2])]
-        whole = 0 in made_with and all(type(number) is int and 0 <= number <= 2**53 for number in numbers)
+        whole = made_with and all(type(number) is int and 0 <= number <= 2**53 for number in numbers)
         if whole and all(each["on_nonfinite"] in ("stop", "skip", "rollback") for each in made_with.values()):
             return made_with, went_back
     except (KeyError, TypeError, ValueError):

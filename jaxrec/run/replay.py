@@ -71,6 +71,8 @@ class Replay:
         for count, back_to in enumerate(self.went_back, 1):
             rollbacks = {step: each for step, each in rollbacks.items() if step < back_to} | {back_to: count}
         for start, following in zip([0, *saved], [*saved, max(saved[-1], *self.logged)], strict=True):
+            if start < min(self.made_with):  # by a version of jaxrec that did not write it down
+                continue
             since, slower = (max(step for step in each if step <= start) for each in (self.made_with, rollbacks))
             at_once = self.made_with[since]["fuse_steps"]
             whole = start + max(at_once, most - most % at_once)
