@@ -1,5 +1,6 @@
 """Damaged checkpoints are noticed, named and passed over; changed numbers are found; runs are verified."""
 
+import json
 import os
 import re
 import shutil
@@ -268,6 +269,17 @@ def test_a_run_that_was_made_longer_is_verified(run, tmp_path, capsys):
     shutil.copytree(run / "checkpoints" / "9", copy / "checkpoints" / "9", dirs_exist_ok=True)
     assert verify.main([str(copy)]) == 0
     assert "steps 9 to 14 made again" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change", [{"fuse_steps": 0}, {"steps": "9"}, {"on_nonfinite": "x"}, {"steps": -1}, None])
+def test_a_damaged_history_is_named(change, run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    history = json.loads((copy / "history.json").read_text())
+    (since, settings), *_ = history["made_with"]
+    made_with = [] if change is None else [[since, settings | change]]
+    (copy / "history.json").write_text(json.dumps({**history, "made_with": made_with}))
+    with pytest.raises(UserError, match=r"history.json' is damaged; restore it"):
+        verify.main([str(copy)])
 
 
 def test_verifying_nothing_is_no_verification(run, tmp_path):

@@ -122,7 +122,8 @@ def read_history(run: Path) -> tuple[dict[int, dict[str, Any]], list[int]]:
         went_back = list(history["went_back"])
         numbers = [*went_back, *made_with, *(each[name] for each in made_with.values() for name in names[::2])]
         whole = made_with and all(type(number) is int and 0 <= number <= 2**53 for number in numbers)
-        if whole and all(each["on_nonfinite"] in ("stop", "skip", "rollback") for each in made_with.values()):
+        known = all(each["on_nonfinite"] in ("stop", "skip", "rollback") for each in made_with.values())
+        if whole and known and all(each["fuse_steps"] for each in made_with.values()):
             return made_with, went_back
     except (KeyError, TypeError, ValueError):
         pass
