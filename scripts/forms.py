@@ -18,7 +18,7 @@ from benchmark import conditions, table, write
 
 import jaxrec
 from jaxrec.models import layers
-from jaxrec.run.devices import tune_allocator, tune_compiler
+from jaxrec.run.devices import tune_allocator, tune_cpu
 
 ROUNDS = 7
 BURST = 0.05
@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table on this page")
     options = parser.parse_args()
     tune_allocator()
-    tune_compiler()
+    tune_cpu()
     versions = f"jaxrec {jaxrec.__version__}", f"jax {jax.__version__}"
     about = "Milliseconds of our form, then the time of XLA's operation divided by it; 1.00 where they are the same."
     text = f"{conditions(versions, ROUNDS)}\n\n{about}\n\n{measure()}"

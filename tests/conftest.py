@@ -19,11 +19,11 @@ import pytest
 
 from jaxrec.run import judge
 from jaxrec.run.checkpoints import Checkpoints, split_state
-from jaxrec.run.devices import Devices, tune_compiler
+from jaxrec.run.devices import Devices, tune_cpu
 from jaxrec.run.trained import load_run
 from jaxrec.train import main
 
-tune_compiler()  # As the commands do.
+tune_cpu()  # As the commands do.
 
 SMALL = {
     "cnn": [],

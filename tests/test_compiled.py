@@ -179,7 +179,7 @@ def test_the_allocator_is_tuned_by_the_training_commands_unless_told_not_to(comm
 def test_the_flag_is_given_to_versions_that_know_it_and_never_over_the_users(version, flags, expected, monkeypatch):
     monkeypatch.setattr("jaxlib.__version__", version)
     monkeypatch.setenv("XLA_FLAGS", flags)
-    devices.tune_compiler()
+    devices.tune_cpu()
     assert os.environ["XLA_FLAGS"] == expected
 
 
@@ -191,11 +191,11 @@ import sys
 from jax._src import xla_bridge
 from jaxrec.run import devices
 from jaxrec.train import main
-tune = devices.tune_compiler
+tune = devices.tune_cpu
 def in_time():
     print("started" if xla_bridge.backends_are_initialized() else "in time")
     tune()
-devices.tune_compiler = in_time
+devices.tune_cpu = in_time
 sys.exit(main(sys.argv[1:]))
 """
     arguments = small("autoencoder", "--runs", tmp_path, "--steps", 1)

@@ -74,6 +74,34 @@ def _patches(y: jax.Array, size: Sequence[int], strides: Pair, pads: Pads) -> ja
     return y
 
 
+def _shared(width: int, strides: Pair) -> int:
+    """How many pixels of a row of a convolution's result are made of one patch.
+
+    Two without strides, as nearly all of their patches is the same: less is copied, and the products are wider.
+    """
+    return 2 if strides[1] == 1 and width % 2 == 0 else 1
+
+
+def _from_patches(y: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
+    """A convolution as a product of patches."""
+    shared = _shared(y.shape[2] + sum(pads[1]) - w.shape[1] + 1, strides)
+    shifts = [jnp.pad(w, ((0, 0), (i, shared - 1 - i), (0, 0), (0, 0))) for i in range(shared)]
+    kernels = jnp.concatenate(shifts, 3)
+    patches = _patches(y, kernels.shape[:2], (strides[0], shared * strides[1]), pads)
+    x = patches.reshape(-1, patches.shape[3]) @ kernels.reshape(-1, kernels.shape[3])
+    return x.reshape(*patches.shape[:2], -1, w.shape[3])
+
+
+def _from_patches_kernel(y: jax.Array, x: jax.Array, size: Pair, strides: Pair, pads: Pads) -> jax.Array:
+    """The weight gradient of `_from_patches`."""
+    shared, features = _shared(x.shape[2], strides), x.shape[3]
+    wide = size[1] + shared - 1
+    patches = _patches(y, (size[0], wide), (strides[0], shared * strides[1]), pads)
+    products = jnp.einsum("bhwk,bhwc->kc", patches, x.reshape(*patches.shape[:3], shared * features))
+    products = products.reshape(size[0], wide, y.shape[3], shared, features)
+    return jnp.stack([products[:, i : i + size[1], :, i] for i in range(shared)]).sum(0)
+
+
 def _overlapping(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
     """The transpose of `_patches` as a product: each pixel of x times the whole kernel, whose overlaps are added up."""
     batch, height, width, channels = x.shape
@@ -242,7 +270,7 @@ def _dilated(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _down(y: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
     if w.shape[2] <= FEW:
-        return jnp.einsum("bhwk,kc->bhwc", _patches(y, w.shape[:2], strides, pads), w.reshape(-1, w.shape[3]))
+        return _from_patches(y, w, strides, pads)
     if _suits_winograd(y, w.shape[:2], w.shape[2:], strides) and _is_large(y, w, pads):
         return _winograd(y, w, pads)
     return lax.conv_general_dilated(y, w, strides, pads, dimension_numbers=NUMBERS)
@@ -264,14 +292,13 @@ def _up(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _kernel(y: jax.Array, x: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
-    size = tuple(
+    rows, columns = (
         side + sum(pad) - (n - 1) * stride
         for side, pad, n, stride in zip(y.shape[1:3], pads, x.shape[1:3], strides, strict=True)
     )
     if y.shape[3] <= FEW:
-        patches = _patches(y, size, strides, pads)
-        return jnp.einsum("bhwk,bhwc->kc", patches, x).reshape(*size, y.shape[3], -1)
-    if _suits_winograd(y, size, (y.shape[3], x.shape[3]), strides):
+        return _from_patches_kernel(y, x, (rows, columns), strides, pads)
+    if _suits_winograd(y, (rows, columns), (y.shape[3], x.shape[3]), strides):
         return _winograd_kernel(y, x, pads)
     numbers = ("CHWN", "IHWO", "HWNC")
     return lax.conv_general_dilated(y, x, (1, 1), pads, rhs_dilation=strides, dimension_numbers=numbers)

@@ -56,7 +56,7 @@ class Devices:
     """
 
     def __init__(self, mesh: str = "data") -> None:
-        tune_compiler()
+        tune_cpu()
         try:
             # Each process's next to each other: it has its part of a batch in one piece.
             devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
@@ -200,12 +200,16 @@ def tune_allocator() -> None:
         libc.free(heap)
 
 
-def tune_compiler() -> None:
-    """Leaves convolutions on a CPU to Eigen, which is faster on few cores than YNNPACK, jaxlib's choice.
+def tune_cpu() -> None:
+    """On a CPU leaves convolutions to Eigen and begins no step before the last has ended.
 
-    To be called before jax computes anything, and without effect afterwards. A setting of the user's own in
-    ``XLA_FLAGS`` is left as it is.
+    Eigen is faster on few cores than YNNPACK, jaxlib's choice. jax would prepare the next steps while one is computed,
+    and take the memory of all of them, which breaks up the heap besides; with steps in the cores there is nothing to
+    gain. To be called before jax computes anything, and without effect afterwards. Settings of the user's own in
+    ``XLA_FLAGS`` and ``JAX_CPU_ENABLE_ASYNC_DISPATCH`` are left as they are.
     """
+    if "JAX_CPU_ENABLE_ASYNC_DISPATCH" not in os.environ:
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
     flags, version = os.environ.get("XLA_FLAGS", ""), tuple(map(int, jaxlib.__version__.split(".")[:2]))
     if EIGEN.partition("=")[0] not in flags and EIGEN_SINCE <= version < EIGEN_UNTIL:
         os.environ["XLA_FLAGS"] = f"{flags} {EIGEN}".strip()
