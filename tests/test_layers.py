@@ -118,6 +118,15 @@ def test_large_images_in_the_forms_that_are_chosen_for_them(monkeypatch):
 
 
 @pytest.mark.parametrize("strides", [1, 2])
+def test_a_large_batch_is_transposed_by_a_product(strides, monkeypatch):
+    monkeypatch.setattr(convolutions, "LARGE_IMAGES", 1)
+    x, kernel = normal(0, 3, 7, 6, 6), normal(1, 3, 3, 6, 5)
+    for order in (first_order, second_order):
+        functions = (lambda x, k, f=f: f(x, k, strides) for f in (layers.conv, plain_down))
+        close(*(jax.jit(order(function))(x, kernel) for function in functions))
+
+
+@pytest.mark.parametrize("strides", [1, 2])
 @pytest.mark.parametrize("batch, side", [(0, 6), (2, 2)])
 def test_empty_results_are_those_of_lax(batch, side, strides):
     x, kernel = normal(0, batch, side, 6, 6), normal(1, 3, 3, 6, 5)

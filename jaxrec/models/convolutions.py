@@ -35,6 +35,9 @@ MANY = (32, 64)
 LARGE = 2**23
 """Multiplications in each of Winograd's products from which it is faster; the weight gradient's always are."""
 
+LARGE_IMAGES = 2**21
+"""Numbers in a batch from which it is transposed by a product for a weight gradient."""
+
 _plain = ContextVar("_plain", default=False)
 
 
@@ -74,17 +77,17 @@ def _patches(y: jax.Array, size: Sequence[int], strides: Pair, pads: Pads) -> ja
     return y
 
 
-def _shared(width: int, strides: Pair) -> int:
+def _shared(width: int, size: Sequence[int], strides: Pair) -> int:
     """How many pixels of a row of a convolution's result are made of one patch.
 
     Two without strides, as nearly all of their patches is the same: less is copied, and the products are wider.
     """
-    return 2 if strides[1] == 1 and width % 2 == 0 else 1
+    return 2 if size[1] > 1 and strides[1] == 1 and width % 2 == 0 else 1
 
 
 def _from_patches(y: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
     """A convolution as a product of patches."""
-    shared = _shared(y.shape[2] + sum(pads[1]) - w.shape[1] + 1, strides)
+    shared = _shared(y.shape[2] + sum(pads[1]) - w.shape[1] + 1, w.shape, strides)
     shifts = [jnp.pad(w, ((0, 0), (i, shared - 1 - i), (0, 0), (0, 0))) for i in range(shared)]
     kernels = jnp.concatenate(shifts, 3)
     patches = _patches(y, kernels.shape[:2], (strides[0], shared * strides[1]), pads)
@@ -94,7 +97,7 @@ def _from_patches(y: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.
 
 def _from_patches_kernel(y: jax.Array, x: jax.Array, size: Pair, strides: Pair, pads: Pads) -> jax.Array:
     """The weight gradient of `_from_patches`."""
-    shared, features = _shared(x.shape[2], strides), x.shape[3]
+    shared, features = _shared(x.shape[2], size, strides), x.shape[3]
     wide = size[1] + shared - 1
     patches = _patches(y, (size[0], wide), (strides[0], shared * strides[1]), pads)
     products = jnp.einsum("bhwk,bhwc->kc", patches, x.reshape(*patches.shape[:3], shared * features))
@@ -211,13 +214,17 @@ def _winograd(y: jax.Array, w: jax.Array, pads: Pads, order: str = "nc,cd->nd") 
     return x[:, : sides[0], : sides[1]]
 
 
+def _transposed(y: jax.Array) -> jax.Array:
+    """A matrix transposed by a product with the identity: exact for finite numbers, and faster than by XLA."""
+    return jnp.einsum("kc,nc->kn", jnp.eye(y.shape[1], dtype=y.dtype), y)
+
+
 def _columns(y: jax.Array, pads: Pads) -> tuple[jax.Array, ...]:
     """The tiles of `_tiles` transposed, 16 times [C,N], N over rows, columns and images, with a column too many."""
     batch, _, _, channels = y.shape
     (high, wide), y = _cells(y, pads), _filled(y, pads)
     y = y.reshape(batch, high + 1, 2, wide + 1, 2, channels).transpose(2, 4, 1, 3, 0, 5).reshape(4, -1, channels)
-    # A product with the identity transposes finite numbers exactly, and faster than XLA's transposition.
-    phases = [jnp.einsum("kc,nc->kn", jnp.eye(channels, dtype=y.dtype), phase) for phase in lax.optimization_barrier(y)]
+    phases = [_transposed(phase) for phase in lax.optimization_barrier(y)]
     phases = lax.optimization_barrier(tuple(phases))
     length = (high * (wide + 1) - 1) * batch
 
@@ -296,12 +303,19 @@ def _kernel(y: jax.Array, x: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
         side + sum(pad) - (n - 1) * stride
         for side, pad, n, stride in zip(y.shape[1:3], pads, x.shape[1:3], strides, strict=True)
     )
-    if y.shape[3] <= FEW:
+    if y.shape[3] <= FEW or rows == columns == 1:
         return _from_patches_kernel(y, x, (rows, columns), strides, pads)
     if _suits_winograd(y, (rows, columns), (y.shape[3], x.shape[3]), strides):
         return _winograd_kernel(y, x, pads)
-    numbers = ("CHWN", "IHWO", "HWNC")
-    return lax.conv_general_dilated(y, x, (1, 1), pads, rhs_dilation=strides, dimension_numbers=numbers)
+    batch, high, wide, channels = y.shape
+    if y.size >= LARGE_IMAGES:
+        # XLA would transpose together with all that y was made of, reading a number here and a number there.
+        y = _transposed(y.transpose(1, 2, 0, 3).reshape(-1, channels)).reshape(channels, high, wide, batch)
+    else:
+        y = y.transpose(3, 1, 2, 0)
+    return lax.conv_general_dilated(
+        y, x, (1, 1), pads, rhs_dilation=strides, dimension_numbers=("NHWC", "IHWO", "HWNC")
+    )
 
 
 _down.defvjp(
