@@ -46,7 +46,6 @@ PACKAGES = {
 """What the peers' environment holds, without and with a GPU."""
 
 TUNED = {
-    "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**62),
     "MALLOC_TOP_PAD_": str(64 * 2**20),

@@ -187,8 +187,8 @@ def tune_allocator() -> None:
     if platform.libc_ver()[0] != "glibc":
         return
     libc = ctypes.CDLL(None)
-    trim_threshold, top_pad, mmap_max, arena_max = -1, -2, -4, -8
-    settings = {arena_max: 1, mmap_max: 0, trim_threshold: -1, top_pad: 64 * 2**20}
+    trim_threshold, top_pad, mmap_max = -1, -2, -4
+    settings = {mmap_max: 0, trim_threshold: -1, top_pad: 64 * 2**20}
     for name, value in settings.items():
         libc.mallopt(name, value)
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
