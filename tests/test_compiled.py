@@ -183,6 +183,17 @@ def test_the_flag_is_given_to_versions_that_know_it_and_never_over_the_users(ver
     assert os.environ["XLA_FLAGS"] == expected
 
 
+@pytest.mark.parametrize("own, expected", [(None, False), ("true", True)])
+def test_no_step_begins_before_the_last_has_ended_unless_the_user_says_so(own, expected):
+    code = "import jax; from jaxrec.run import devices; devices.tune_cpu(); "
+    code += "print(jax.config.values['jax_cpu_enable_async_dispatch'])"
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_CPU_ENABLE_ASYNC_DISPATCH"}
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment |= {} if own is None else {"JAX_CPU_ENABLE_ASYNC_DISPATCH": own}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout == f"{expected}\n", done.stderr
+
+
 @pytest.mark.slow
 def test_the_training_command_tunes_the_compiler_before_jax_starts(tmp_path):
     """Afterwards it would change nothing, and two runs of one command could be rounded differently."""

@@ -269,6 +269,22 @@ def test_shard_map_sums_the_kernel_gradient_over_devices(
     close(got, jax.jit(order(lambda x, k: plain(x, k, strides)))(x, kernel)[1][1], 1e-10)
 
 
+@pytest.mark.parametrize("large", [1, 10**9], ids=["large", "small"])
+@pytest.mark.parametrize(
+    "strides, size, inputs", [(1, 1, 32), (1, 5, 32), (1, 3, 48), (1, 3, 3), (2, 3, 32), (2, 3, 3)]
+)
+def test_the_kernel_gradient_of_images_on_many_devices_gathers_none(monkeypatch, large, strides, size, inputs):
+    monkeypatch.setattr(convolutions, "LARGE_IMAGES", large)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    cut, whole = jax.NamedSharding(mesh, PartitionSpec("data")), jax.NamedSharding(mesh, PartitionSpec())
+    x = jax.device_put(normal(0, 16, 16, 16, inputs), cut)
+    kernel = jax.device_put(normal(1, size, size, inputs, 64), whole)
+    gradient = jax.jit(jax.grad(lambda k, x: jnp.sin(layers.conv(x, k, strides)).sum()), out_shardings=whole)
+    with jax.set_mesh(mesh):
+        program = gradient.lower(kernel, x).compile().as_text()
+    assert "all-reduce" in program and "all-gather" not in program
+
+
 @pytest.mark.parametrize(
     "side, window, strides, padding",
     [(8, 2, None, 0), (9, 3, 3, 0), (7, 2, 2, 0), (8, 3, 2, 1), (7, 3, 1, 0), (3, 3, None, 0)],

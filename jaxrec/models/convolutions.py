@@ -77,17 +77,17 @@ def _patches(y: jax.Array, size: Sequence[int], strides: Pair, pads: Pads) -> ja
     return y
 
 
-def _shared(width: int, size: Sequence[int], strides: Pair) -> int:
-    """How many pixels of a row of a convolution's result are made of one patch.
+def _shared(width: int, columns: int, stride: int) -> int:
+    """How many neighbours in a row of a convolution's result, ``width`` pixels long, are made of one patch.
 
-    Two without strides, as nearly all of their patches is the same: less is copied, and the products are wider.
+    Two without strides, as most of their patches is the same: less is copied, and the products are wider.
     """
-    return 2 if size[1] > 1 and strides[1] == 1 and width % 2 == 0 else 1
+    return 2 if columns > 1 and stride == 1 and width % 2 == 0 else 1
 
 
 def _from_patches(y: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
     """A convolution as a product of patches."""
-    shared = _shared(y.shape[2] + sum(pads[1]) - w.shape[1] + 1, w.shape, strides)
+    shared = _shared(y.shape[2] + sum(pads[1]) - w.shape[1] + 1, w.shape[1], strides[1])
     shifts = [jnp.pad(w, ((0, 0), (i, shared - 1 - i), (0, 0), (0, 0))) for i in range(shared)]
     kernels = jnp.concatenate(shifts, 3)
     patches = _patches(y, kernels.shape[:2], (strides[0], shared * strides[1]), pads)
@@ -97,7 +97,7 @@ def _from_patches(y: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.
 
 def _from_patches_kernel(y: jax.Array, x: jax.Array, size: Pair, strides: Pair, pads: Pads) -> jax.Array:
     """The weight gradient of `_from_patches`."""
-    shared, features = _shared(x.shape[2], size, strides), x.shape[3]
+    shared, features = _shared(x.shape[2], size[1], strides[1]), x.shape[3]
     wide = size[1] + shared - 1
     patches = _patches(y, (size[0], wide), (strides[0], shared * strides[1]), pads)
     products = jnp.einsum("bhwk,bhwc->kc", patches, x.reshape(*patches.shape[:3], shared * features))
@@ -215,8 +215,8 @@ def _winograd(y: jax.Array, w: jax.Array, pads: Pads, order: str = "nc,cd->nd") 
 
 
 def _transposed(y: jax.Array) -> jax.Array:
-    """A matrix transposed by a product with the identity: exact for finite numbers, and faster than by XLA."""
-    return jnp.einsum("kc,nc->kn", jnp.eye(y.shape[1], dtype=y.dtype), y)
+    """The last axis first, by a product with the identity: exact for finite numbers, and faster than by XLA."""
+    return jnp.einsum("kc,...c->k...", jnp.eye(y.shape[-1], dtype=y.dtype), y)
 
 
 def _columns(y: jax.Array, pads: Pads) -> tuple[jax.Array, ...]:
@@ -307,15 +307,10 @@ def _kernel(y: jax.Array, x: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
         return _from_patches_kernel(y, x, (rows, columns), strides, pads)
     if _suits_winograd(y, (rows, columns), (y.shape[3], x.shape[3]), strides):
         return _winograd_kernel(y, x, pads)
-    batch, high, wide, channels = y.shape
-    if y.size >= LARGE_IMAGES:
-        # XLA would transpose together with all that y was made of, reading a number here and a number there.
-        y = _transposed(y.transpose(1, 2, 0, 3).reshape(-1, channels)).reshape(channels, high, wide, batch)
-    else:
-        y = y.transpose(3, 1, 2, 0)
-    return lax.conv_general_dilated(
-        y, x, (1, 1), pads, rhs_dilation=strides, dimension_numbers=("NHWC", "IHWO", "HWNC")
-    )
+    # XLA transposes together with all that y was made of, reading a number here and a number there.
+    y = _transposed(y.transpose(1, 2, 0, 3)) if y.size >= LARGE_IMAGES else y.transpose(3, 1, 2, 0)
+    numbers = ("NHWC", "IHWO", "HWNC")
+    return lax.conv_general_dilated(y, x, (1, 1), pads, rhs_dilation=strides, dimension_numbers=numbers)
 
 
 _down.defvjp(

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import jaxlib
 import numpy as np
-from jax._src import distributed
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxrec.errors import UserError
@@ -66,8 +65,10 @@ class Devices:
         sizes = read_mesh(mesh, len(devices))
         each = {sum(device.process_index == process for device in devices) for process in range(jax.process_count())}
         if len(each) > 1:
-            # One that ended now would break off the others' start.
-            with contextlib.suppress(RuntimeError, AttributeError):
+            # One that ended now would break off the others' start. jax has no public name for this.
+            with contextlib.suppress(ImportError, RuntimeError, AttributeError):
+                from jax._src import distributed
+
                 client: Any = distributed.global_state.client
                 client.wait_at_barrier("jaxrec devices", 10_000)
             raise UserError(f"the processes have {sorted(each)} devices; give each of them as many as the others")
@@ -203,10 +204,10 @@ def tune_allocator() -> None:
 def tune_cpu() -> None:
     """On a CPU leaves convolutions to Eigen and begins no step before the last has ended.
 
-    Eigen is faster on few cores than YNNPACK, jaxlib's choice. jax would prepare the next steps while one is computed,
-    and take the memory of all of them, which breaks up the heap besides; with steps in the cores there is nothing to
-    gain. To be called before jax computes anything, and without effect afterwards. Settings of the user's own in
-    ``XLA_FLAGS`` and ``JAX_CPU_ENABLE_ASYNC_DISPATCH`` are left as they are.
+    Eigen is faster on few cores than YNNPACK, jaxlib's choice. Of steps that are called ahead jax would hold the memory
+    of all, and the heap be broken up; the cores are busy with one. To be called before jax computes anything, and
+    without effect afterwards. Settings of the user's own in ``XLA_FLAGS`` and ``JAX_CPU_ENABLE_ASYNC_DISPATCH`` are
+    left as they are.
     """
     if "JAX_CPU_ENABLE_ASYNC_DISPATCH" not in os.environ:
         jax.config.update("jax_cpu_enable_async_dispatch", False)

@@ -265,7 +265,10 @@ class Trainer:
         log.say(f"run folder {self.run}")
 
     def _steps(self, log: Log, state: Any, step: CompiledStep, start: int, steps: int) -> Any:
-        """The loop, from step ``start`` to ``steps``. A logged step's metrics are fetched while later steps run."""
+        """The loop, from step ``start`` to ``steps``.
+
+        A logged step's metrics are fetched while later steps run, but on a CPU, where none does.
+        """
         config, waiting, self.skipped = self.config, None, self.progress["skipped"]
         watch = unharmed(self.devices, state)
         if self.progress["unevaluated"]:
