@@ -1,7 +1,11 @@
 """Checkpoints leave nothing behind in memory."""
 
+import ast
 import gc
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -26,6 +30,20 @@ FILE = {"driver": "file", "path": "/tmp/run/"}
 def test_a_specification_is_what_tensorstore_says(spec):
     opened = ts.KvStore.Spec(spec)
     assert to_json(opened) == leaking_to_json(opened)
+
+
+def test_threads_read_one_specification_at_a_time(monkeypatch):
+    read, busy = ast.literal_eval, threading.Semaphore(1)
+
+    def alone(text):
+        assert busy.acquire(blocking=False)
+        time.sleep(0.01)
+        busy.release()
+        return read(text)
+
+    monkeypatch.setattr(ast, "literal_eval", alone)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(to_json, [ts.KvStore.Spec(FILE)] * 8)) == [FILE] * 8
 
 
 def test_saving_leaves_no_objects_behind(tmp_path, monkeypatch):

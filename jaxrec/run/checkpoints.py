@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -77,17 +78,19 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 
 leaking_to_json = ts.KvStore.Spec.to_json
+_reading = threading.Lock()
 
 
 def to_json(self: ts.KvStore.Spec, include_defaults: bool = False) -> Any:
     """As ``tensorstore.KvStore.Spec.to_json``, but read from the representation.
 
     tensorstore's own never frees the strings that it returns (0.1.71 to 0.1.86 at least), and Orbax calls it for each
-    array of each save.
+    array of each save, in several threads.
     """
     if include_defaults:
         return leaking_to_json(self, include_defaults)
-    found = ast.literal_eval(repr(self).removeprefix("KvStore.Spec(").removesuffix(")"))
+    with _reading:  # Python 3.11 fails now and then where two threads parse at once.
+        found = ast.literal_eval(repr(self).removeprefix("KvStore.Spec(").removesuffix(")"))
     # It shows the bytes of a string in UTF-8 as a character each.
     return jax.tree.map(lambda leaf: leaf.encode("latin-1").decode() if isinstance(leaf, str) else leaf, found)
 
