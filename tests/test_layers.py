@@ -347,6 +347,25 @@ def test_max_pool_has_forward_mode():
     np.testing.assert_allclose(tangent.sum(), jnp.sum(gradient * direction), rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.Dense(3, dtype=jnp.bfloat16),
+        layers.Conv(3, 1, dtype=jnp.bfloat16),
+        layers.ConvTranspose(3, 1, 1, dtype=jnp.bfloat16),
+        layers.SpectralConv(3, size=1, dtype=jnp.bfloat16),
+        layers.SpectralDense(3, dtype=jnp.bfloat16),
+    ],
+    ids=lambda layer: type(getattr(layer, "layer", layer)).__name__,
+)
+def test_the_gradient_of_a_bias_is_summed_in_float32(layer):
+    x = jnp.ones((1, 7, 43, 2), jnp.bfloat16)
+    parameters = layer.init(jax.random.key(0), x)["params"]
+    gradient = jax.grad(lambda p: layer.apply({"params": p}, x, mutable=["batch_stats"])[0].astype(jnp.float32).sum())
+    # bfloat16 knows 300 and 302, but not 301.
+    np.testing.assert_array_equal(gradient(parameters)["bias"], np.full(3, 301, np.float32))
+
+
 def test_avg_pool_repeats_the_border_and_upsample_undoes_it():
     x = jnp.arange(9.0).reshape(1, 3, 3, 1)
     np.testing.assert_allclose(layers.avg_pool(x, 2)[0, ..., 0], [[2, 3.5], [6.5, 8]])

@@ -8,7 +8,8 @@ On GPUs and TPUs both are XLA's own operations; which platform it is, is settled
 - a transposed convolution, which is also the input gradient of a strided one, is as many small convolutions, one
   for each phase of the stride; XLA's is one convolution over an input filled up with zeros;
 - the weight gradient of both is a convolution over a dilated kernel, which XLA has a fast path for, at any order of
-  differentiation.
+  differentiation;
+- numbers narrower than float32 are converted to it first, once: XLA has no products of them there.
 """
 
 import itertools
@@ -109,9 +110,7 @@ def _overlapping(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.A
     """The transpose of `_patches` as a product: each pixel of x times the whole kernel, whose overlaps are added up."""
     batch, height, width, channels = x.shape
     (rows, columns), (high, wide, features, _) = strides, w.shape
-    # Up to `high` * `wide` numbers are added up after the product, so it keeps float32.
-    wider = x.dtype if jnp.finfo(x.dtype).bits > 32 else jnp.float32
-    tiles = jnp.einsum("nc,kc->nk", x.reshape(-1, channels), w.reshape(-1, channels), preferred_element_type=wider)
+    tiles = jnp.einsum("nc,kc->nk", x.reshape(-1, channels), w.reshape(-1, channels))
     tiles = tiles.reshape(batch, height, width, high, wide, features)
     # A kernel covers this many strides along both sides.
     down, across = -(-high // rows), -(-wide // columns)
@@ -124,7 +123,7 @@ def _overlapping(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.A
     y = total.transpose(0, 1, 3, 2, 4, 5).reshape(batch, *full, features)
     sides = (height - 1) * rows + high - sum(pads[0]), (width - 1) * columns + wide - sum(pads[1])
     cut = [(-before, side - have + before, 0) for (before, _), side, have in zip(pads, sides, full, strict=True)]
-    return lax.pad(y.astype(x.dtype), jnp.zeros((), x.dtype), [(0, 0, 0), *cut, (0, 0, 0)])
+    return lax.pad(y, jnp.zeros((), y.dtype), [(0, 0, 0), *cut, (0, 0, 0)])
 
 
 def _phases(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
@@ -149,10 +148,9 @@ def _phases(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
     return y[:, : sides[0], : sides[1]]
 
 
-def _suits_winograd(y: jax.Array, size: Sequence[int], channels: Sequence[int], strides: Pair) -> bool:
+def _suits_winograd(size: Sequence[int], channels: Sequence[int], strides: Pair) -> bool:
     narrow, wide = sorted(channels)
-    enough = narrow >= MANY[0] and wide >= MANY[1]
-    return tuple(size) == (3, 3) and strides == (1, 1) and enough and jnp.finfo(y.dtype).bits >= 32
+    return tuple(size) == (3, 3) and strides == (1, 1) and narrow >= MANY[0] and wide >= MANY[1]
 
 
 def _cells(y: jax.Array, pads: Pads) -> tuple[int, int]:
@@ -278,7 +276,7 @@ def _dilated(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array
 def _down(y: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
     if w.shape[2] <= FEW:
         return _from_patches(y, w, strides, pads)
-    if _suits_winograd(y, w.shape[:2], w.shape[2:], strides) and _is_large(y, w, pads):
+    if _suits_winograd(w.shape[:2], w.shape[2:], strides) and _is_large(y, w, pads):
         return _winograd(y, w, pads)
     return lax.conv_general_dilated(y, w, strides, pads, dimension_numbers=NUMBERS)
 
@@ -288,7 +286,7 @@ def _up(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
     if w.shape[2] <= FEW:
         return _overlapping(x, w, strides, pads)
     around = tuple((2 - before, 2 - after) for before, after in pads)
-    if _suits_winograd(x, w.shape[:2], w.shape[2:], strides) and _is_large(x, w, around):
+    if _suits_winograd(w.shape[:2], w.shape[2:], strides) and _is_large(x, w, around):
         # The kernel is transposed in the products: before them, that would take longer than they do.
         return _winograd(x, w[::-1, ::-1], around, "nd,cd->nc")
     # A kernel smaller than the stride leaves phases without an entry.
@@ -305,7 +303,7 @@ def _kernel(y: jax.Array, x: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
     )
     if y.shape[3] <= FEW or rows == columns == 1:
         return _from_patches_kernel(y, x, (rows, columns), strides, pads)
-    if _suits_winograd(y, (rows, columns), (y.shape[3], x.shape[3]), strides):
+    if _suits_winograd((rows, columns), (y.shape[3], x.shape[3]), strides):
         return _winograd_kernel(y, x, pads)
     # XLA transposes together with all that y was made of, reading a number here and a number there.
     y = _transposed(y.transpose(1, 2, 0, 3)) if y.size >= LARGE_IMAGES else y.transpose(3, 1, 2, 0)
@@ -327,7 +325,14 @@ _kernel.defvjp(
 )
 
 
-def _same_axes(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+def widened(x: jax.Array) -> jax.Array:
+    """x in float32, if its numbers are narrower."""
+    return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
+
+
+def _operands(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+    # XLA would convert narrower numbers at each use.
+    x, kernel = widened(x), widened(kernel)
     # Inside shard_map a plain product marks the kernel as varying with the images by itself, and its gradient is then
     # summed over devices; a custom gradient must be told.
     varying = [jax.typeof(a).manual_axis_type.varying for a in (x, kernel)]
@@ -351,7 +356,8 @@ def conv(x: jax.Array, kernel: jax.Array, strides: int = 1, padding: str | Seque
         return lax.conv_general_dilated(x, kernel, (strides, strides), padding, dimension_numbers=NUMBERS)
     # Behind the image, as much as the kernels reach and no more.
     pads = tuple((before, after - more % strides) for (before, after), more in zip(padding, reach, strict=True))
-    return _down(*_same_axes(x, kernel), (strides, strides), pads)
+    y: Any = _down(*_operands(x, kernel), (strides, strides), pads)
+    return y.astype(x.dtype)
 
 
 def conv_transpose(x: jax.Array, kernel: jax.Array, strides: int, padding: str = "SAME") -> jax.Array:
@@ -366,5 +372,6 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, strides: int, padding: str =
         total = k + strides - 2 + (max(k - strides, 0) if padding == "VALID" else 0)
         before = k - 1 if padding == "VALID" or strides > k - 1 else -(-total // 2)
         pads.append((k - 1 - before, k - 1 - total + before))
-    x, kernel = _same_axes(x, kernel)
-    return _up(x, kernel[::-1, ::-1].swapaxes(2, 3), (strides, strides), tuple(pads))
+    wide, kernel = _operands(x, kernel)
+    y: Any = _up(wide, kernel[::-1, ::-1].swapaxes(2, 3), (strides, strides), tuple(pads))
+    return y.astype(x.dtype)

@@ -1,6 +1,7 @@
 """The layers every model is made of."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .convolutions import conv, conv_transpose, on_cpu
+from .convolutions import conv, conv_transpose, on_cpu, widened
 from .convolutions import forward_mode as forward_mode
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -39,9 +40,34 @@ def flatten(x: jax.Array) -> jax.Array:
     return x.reshape(x.shape[0], -1)
 
 
-def Conv(features: int, size: int = 3, strides: int = 1, **options: Any) -> nn.Conv:
-    """A square convolution of [B,H,W,C], padding SAME unless ``padding`` is given."""
-    return nn.Conv(features, (size, size), strides=(strides, strides), conv_general_dilated=_conv, **options)
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """x plus a float32 bias in x's dtype, added in float32: so is the bias' gradient, a sum over all of x."""
+    return (widened(x) + bias).astype(x.dtype)
+
+
+class Biased(nn.Module):
+    """``layer``, which has no bias, with one; the parameters are named as if it were the layer's own."""
+
+    layer: nn.Module
+
+    def setup(self) -> None:
+        """Gives the layer this module's scope."""
+        nn.share_scope(self, self.layer)
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """What the layer makes of x, plus the bias."""
+        y = self.layer(x)
+        return add_bias(y, self.param("bias", nn.initializers.zeros, y.shape[-1:]))
+
+
+def Conv(
+    features: int, size: int = 3, strides: int = 1, *, use_bias: bool = True, name: str | None = None, **options: Any
+) -> nn.Module:
+    """A square convolution of [B,H,W,C], padding SAME unless ``padding`` is given; else as `flax.linen.Conv`."""
+    options |= {"use_bias": False, "conv_general_dilated": _conv}
+    layer = partial(nn.Conv, features, (size, size), (strides, strides), **options)
+    return Biased(layer(parent=None), name=name) if use_bias else layer(name=name)
 
 
 def _conv(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **options: Any) -> jax.Array:
@@ -52,7 +78,10 @@ def _conv(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any,
     return conv(x, kernel, strides[0], padding)
 
 
-Dense = nn.Dense
+def Dense(features: int, *, use_bias: bool = True, name: str | None = None, **options: Any) -> nn.Module:
+    """A dense layer from the last axis, as `flax.linen.Dense`."""
+    layer = partial(nn.Dense, features, use_bias=False, **options)
+    return Biased(layer(parent=None), name=name) if use_bias else layer(name=name)
 
 
 def batch_norm(x: jax.Array, train: bool, axis_name: str | None = None, **options: Any) -> jax.Array:
@@ -137,7 +166,7 @@ class ConvTranspose(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (self.size, self.size, x.shape[-1], self.features))
         y = conv_transpose(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, self.padding)
         if self.use_bias:
-            y += self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+            y = add_bias(y, self.param("bias", nn.initializers.zeros, (self.features,)))
         return y
 
 
@@ -156,11 +185,11 @@ class _Spectral(nn.Module):
     kernel_init: Callable[..., jax.Array] = nn.initializers.lecun_normal()
 
     def weights(self, shape: tuple[int, ...], train: bool) -> tuple[jax.Array, jax.Array]:
-        """The effective kernel of this shape and the bias (0 without), both in the compute dtype."""
+        """The effective kernel of this shape in the compute dtype and the bias (0 without)."""
         kernel = self.param("kernel", self.kernel_init, shape)
-        bias = jnp.zeros((), self.dtype)
+        bias = jnp.zeros(())
         if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
         if self.spectral:
             stored = self.variable(
                 "batch_stats", "u", lambda: unit(jax.random.normal(self.make_rng("params"), shape[-1:]))
@@ -185,7 +214,7 @@ class SpectralConv(_Spectral):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """[B,H,W,C] to [B,ceil(H/strides),ceil(W/strides),features]."""
         kernel, bias = self.weights((self.size, self.size, x.shape[-1], self.features), train)
-        return conv(x.astype(self.dtype), kernel, self.strides) + bias
+        return add_bias(conv(x.astype(self.dtype), kernel, self.strides), bias)
 
 
 class SpectralDense(_Spectral):
@@ -195,7 +224,7 @@ class SpectralDense(_Spectral):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """[B,C] to [B,features]."""
         kernel, bias = self.weights((x.shape[-1], self.features), train)
-        return x.astype(self.dtype) @ kernel + bias
+        return add_bias(x.astype(self.dtype) @ kernel, bias)
 
 
 def unit(x: jax.Array) -> jax.Array:

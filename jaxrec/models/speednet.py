@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from .layers import Conv, Dense, batch_norm, flatten, max_pool
+from .layers import Conv, Dense, add_bias, batch_norm, flatten, max_pool
 
 torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
@@ -56,7 +56,7 @@ class SpeedNet(nn.Module):
         # Each filter comes with its negative, so half of the products are enough.
         x = patches(x.astype(self.dtype)) @ filters
         x = jnp.concatenate([x, -x], -1)
-        x = nn.gelu(x + self.param("bias", nn.initializers.zeros, x.shape[-1:]).astype(self.dtype))
+        x = nn.gelu(add_bias(x, self.param("bias", nn.initializers.zeros, x.shape[-1:])))
         if self.pooled_stem:
             x = max_pool(x, 2)
         for i, features in enumerate(self.widths, 1):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ..errors import UserError
-from .layers import Dense, layer_norm
+from .layers import Dense, add_bias, layer_norm
 
 
 class ViT(nn.Module):
@@ -74,5 +74,5 @@ class Projection(nn.Module):
         inputs = x.shape[x.ndim - self.axes :]
         sizes = math.prod(inputs), math.prod(self.shape)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), sizes).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, sizes[1:]).astype(self.dtype)
-        return jnp.tensordot(x, kernel.reshape(*inputs, *self.shape), self.axes) + bias.reshape(self.shape)
+        bias = self.param("bias", nn.initializers.zeros, sizes[1:])
+        return add_bias(jnp.tensordot(x, kernel.reshape(*inputs, *self.shape), self.axes), bias.reshape(self.shape))
