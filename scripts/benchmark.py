@@ -30,7 +30,7 @@ from typing import Any
 from peers.contest import GOALS, WORKLOADS, Goal
 
 from jaxrec.data import cache_dir, cut_validation, open_dataset
-from jaxrec.run.devices import EIGEN
+from jaxrec.run.devices import CPU_FLAGS
 
 ROOT = Path(__file__).resolve().parents[1]
 BURST = 1.0
@@ -52,6 +52,7 @@ TUNED = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 """glibc's own variables for what `jaxrec.run.devices.tune_allocator` sets."""
+FLAGS = " ".join(f"{flag}={value}" for flag, value in CPU_FLAGS.items())
 
 Entry = tuple[str, list[str], dict[str, str]]
 """A contestant's script in scripts/peers, its options and its environment."""
@@ -61,7 +62,7 @@ OWN: dict[str, Entry] = {
     "jaxrec, allocator as installed": ("jaxrec_step", [], {}),
     "flax": ("flax_step", [], {}),
     "flax, tuned": ("flax_step", [], TUNED),
-    "flax, tuned, Eigen's convolutions": ("flax_step", [], {**TUNED, "XLA_FLAGS": EIGEN}),
+    "flax, tuned, jaxrec's flags": ("flax_step", [], {**TUNED, "XLA_FLAGS": FLAGS}),
 }
 TENSORFLOW, JAX = {"KERAS_BACKEND": "tensorflow"}, {"KERAS_BACKEND": "jax"}
 PEERS: dict[str, Entry] = {

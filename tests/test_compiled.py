@@ -166,17 +166,20 @@ def test_the_allocator_is_tuned_by_the_training_commands_unless_told_not_to(comm
             run(["--model", "cnn", "--dataset", "digits2", *more, *options])
 
 
+EIGEN, WIDE = (f"{flag}={value}" for flag, value in devices.CPU_FLAGS.items())
+
+
 @pytest.mark.parametrize(
     "version, flags, expected",
     [
-        ("0.10.2", "", devices.EIGEN),
-        ("0.12.0", "--xla_dump_to=x", f"--xla_dump_to=x {devices.EIGEN}"),
-        ("0.10.2", f"{devices.EIGEN.partition('=')[0]}=reduce", f"{devices.EIGEN.partition('=')[0]}=reduce"),
+        ("0.10.2", "", f"{EIGEN} {WIDE}"),
+        ("0.12.0", "--xla_dump_to=x", f"--xla_dump_to=x {EIGEN} {WIDE}"),
+        ("0.10.2", f"{EIGEN},-reduce", f"{EIGEN},-reduce {WIDE}"),
         ("0.9.1", "", ""),
         ("0.13.0", "", ""),
     ],
 )
-def test_the_flag_is_given_to_versions_that_know_it_and_never_over_the_users(version, flags, expected, monkeypatch):
+def test_flags_are_given_to_versions_that_know_them_and_never_over_the_users(version, flags, expected, monkeypatch):
     monkeypatch.setattr("jaxlib.__version__", version)
     monkeypatch.setenv("XLA_FLAGS", flags)
     devices.tune_cpu()
