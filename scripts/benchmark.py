@@ -338,7 +338,6 @@ def bend(rates: dict[str, float]) -> str:
 def command(goal: Goal, runs: Path, seed: int) -> list[str]:
     """jaxrec's command for a goal."""
     model = {
-        "cnn": ["--dropout", str(goal.dropout)],
         "speednet": ["--width", "0.375", "--stem", "large"],
         "autoencoder": ["--architecture", "conv"],
     }

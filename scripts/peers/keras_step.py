@@ -38,9 +38,8 @@ class Learned(layers.Layer):
         return x + keras.ops.cast(self.array, x.dtype)
 
 
-def cnn(shape: tuple[int, ...], dropout: float = 0.0) -> keras.Model:
+def cnn(shape: tuple[int, ...]) -> keras.Model:
     """Two convolutions with pooling, one hidden dense layer."""
-    dropped = [layers.Dropout(dropout)] if dropout else []
     return keras.Sequential(
         [
             keras.Input(shape),
@@ -50,7 +49,6 @@ def cnn(shape: tuple[int, ...], dropout: float = 0.0) -> keras.Model:
             layers.MaxPooling2D(),
             layers.Flatten(),
             layers.Dense(64, activation="relu", **lecun),
-            *dropped,
             layers.Dense(10, dtype="float32", **lecun),
         ]
     )
@@ -133,11 +131,11 @@ def speednet(shape: tuple[int, ...], kernel: np.ndarray) -> keras.Model:
 MODELS = {"cnn": cnn, "resnet18": resnet18, "autoencoder": autoencoder, "vit": vit}
 
 
-def model_of(name: str, images: np.ndarray, **options: float) -> keras.Model:
+def model_of(name: str, images: np.ndarray) -> keras.Model:
     """The model of a workload; ``images``, float32 [B, H, W, C] as it will see them, give sizes and whitening."""
     if name == "speednet":
         return speednet(images.shape[1:], contest.whitening(images))
-    return MODELS[name](images.shape[1:], **options)
+    return MODELS[name](images.shape[1:])
 
 
 def adam(rate: Any = contest.LEARNING_RATE) -> keras.optimizers.Adam:

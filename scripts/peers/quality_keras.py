@@ -32,7 +32,6 @@ def main(name: str, path: str, seed: str) -> None:
     keras.utils.set_random_seed(int(seed))
     goal, data = contest.GOALS[name], np.load(path)
     reconstructs = goal.metric == "mse"
-    options = {"dropout": goal.dropout} if goal.dropout else {}
     images = data["train_image"]
     mean, std = map(np.float32, ((0.0, 1.0) if reconstructs else contest.moments(images[:5000])))
 
@@ -45,7 +44,7 @@ def main(name: str, path: str, seed: str) -> None:
     train = train.batch(goal.batch).map(pair).prefetch(tf.data.AUTOTUNE)
     validation = tf.data.Dataset.from_tensor_slices((data["validation_image"], data["validation_label"]))
     validation = validation.batch(500).map(pair)
-    model = model_of(goal.model, pair(images[:5000], None)[0].numpy(), **options)
+    model = model_of(goal.model, pair(images[:5000], None)[0].numpy())
     metric = keras.metrics.MeanMetricWrapper(clipped, name="mse") if reconstructs else "accuracy"
     loss = "mse" if reconstructs else keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     rate = keras.optimizers.schedules.PolynomialDecay(goal.lr, goal.steps, 0.0)

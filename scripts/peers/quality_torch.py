@@ -14,7 +14,6 @@ def main(name: str, path: str, seed: str) -> None:
     torch.manual_seed(int(seed))
     goal, data = contest.GOALS[name], np.load(path)
     reconstructs = goal.metric == "mse"
-    options = {"dropout": goal.dropout} if goal.dropout else {}
     images = data["train_image"]
     mean, std = (0.0, 1.0) if reconstructs else contest.moments(images[:5000])
 
@@ -31,7 +30,7 @@ def main(name: str, path: str, seed: str) -> None:
         )
 
     start = inputs(prepared(images[:5000])).permute(0, 2, 3, 1).numpy()
-    model = model_of(goal.model, start, **options).to(memory_format=torch.channels_last)
+    model = model_of(goal.model, start).to(memory_format=torch.channels_last)
     optimizer = adam(model.parameters(), goal.lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / goal.steps)
     train_x, train_y = prepared(images), torch.from_numpy(data["train_label"]).long()

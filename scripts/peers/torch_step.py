@@ -25,17 +25,12 @@ def started(model: nn.Module) -> nn.Module:
     return model
 
 
-def dropped(share: float) -> list[nn.Module]:
-    """Dropout, where there is any."""
-    return [nn.Dropout(share)] if share else []
-
-
-def cnn(dropout: float = 0.0) -> nn.Module:
+def cnn() -> nn.Module:
     """[B, 3, 32, 32] or [B, 1, 28, 28] to logits [B, 10], by two convolutions with pooling and a hidden layer."""
     return nn.Sequential(
         *(nn.LazyConv2d(32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Flatten(), nn.LazyLinear(64), nn.ReLU(), *dropped(dropout), nn.Linear(64, 10)),
+        *(nn.Flatten(), nn.LazyLinear(64), nn.ReLU(), nn.Linear(64, 10)),
     )
 
 
@@ -150,11 +145,11 @@ class SpeedNet(nn.Module):
 MODELS = {"cnn": cnn, "resnet18": resnet18, "autoencoder": autoencoder, "vit": ViT}
 
 
-def model_of(name: str, images: np.ndarray, **options: float) -> nn.Module:
+def model_of(name: str, images: np.ndarray) -> nn.Module:
     """The model of a workload; ``images``, float32 [B, H, W, C] as it will see them, give sizes and whitening."""
     if name == "speednet":
         return SpeedNet(contest.whitening(images))
-    model = MODELS[name](**options)
+    model = MODELS[name]()
     model(torch.from_numpy(images[:2]).permute(0, 3, 1, 2))
     return started(model)
 
