@@ -1,14 +1,18 @@
 """The layers against flax's and XLA's plain ones: values, gradients, and gradients of gradients."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.extend.core import jaxprs_in_params
 from jax.sharding import PartitionSpec
 
 from jaxrec.models import convolutions, layers
+from jaxrec.models.vit import Projection
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
@@ -33,6 +37,16 @@ def close(got, expected, tolerance=1e-5):
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(b).max(initial=1.0))
 
     jax.tree.map(check, got, expected)
+
+
+def operands(jaxpr):
+    """The inputs of every product and convolution in a jaxpr and those inside it, each with the operation's name."""
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        if name in ("dot_general", "conv_general_dilated"):
+            yield from ((name, variable.aval) for variable in equation.invars)
+        for inner in jaxprs_in_params(equation.params):
+            yield from operands(inner)
 
 
 def plain_down(x, kernel, strides):
@@ -124,6 +138,9 @@ def test_a_large_batch_is_transposed_by_a_product(strides, monkeypatch):
     for order in (first_order, second_order):
         functions = (lambda x, k, f=f: f(x, k, strides) for f in (layers.conv, plain_down))
         close(*(jax.jit(order(function))(x, kernel) for function in functions))
+    gradient = jax.make_jaxpr(jax.grad(lambda k: jnp.sum(layers.conv(x, k, strides))))(kernel)
+    # Before a product of more axes XLA would transpose all the same.
+    assert {each.ndim for name, each in operands(gradient.jaxpr) if name == "dot_general"} == {2}
 
 
 @pytest.mark.parametrize("strides", [1, 2])
@@ -355,6 +372,7 @@ def test_max_pool_has_forward_mode():
         layers.ConvTranspose(3, 1, 1, dtype=jnp.bfloat16),
         layers.SpectralConv(3, size=1, dtype=jnp.bfloat16),
         layers.SpectralDense(3, dtype=jnp.bfloat16),
+        Projection((3,), dtype=jnp.bfloat16),
     ],
     ids=lambda layer: type(getattr(layer, "layer", layer)).__name__,
 )
@@ -364,6 +382,32 @@ def test_the_gradient_of_a_bias_is_summed_in_float32(layer):
     gradient = jax.grad(lambda p: layer.apply({"params": p}, x, mutable=["batch_stats"])[0].astype(jnp.float32).sum())
     # bfloat16 knows 300 and 302, but not 301.
     np.testing.assert_array_equal(gradient(parameters)["bias"], np.full(3, 301, np.float32))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"use_bias": False}, {"bias_init": nn.initializers.ones}], ids=["bias", "none", "ones"]
+)
+@pytest.mark.parametrize(
+    "ours, plain",
+    [(layers.Dense, nn.Dense), (layers.Conv, partial(nn.Conv, kernel_size=(3, 3)))],
+    ids=["Dense", "Conv"],
+)
+def test_parameters_and_results_are_flaxs(ours, plain, options):
+    x = normal(0, 1, 4, 4, 2)
+    (got, expected) = (layer(6, **options).init_with_output(jax.random.key(0), x) for layer in (ours, plain))
+    jax.tree.map(np.testing.assert_array_equal, got[1], expected[1])
+    close(got[0], expected[0])
+
+
+@pytest.mark.parametrize("size, inputs, outputs", [(3, 3, 8), (3, 64, 64), (5, 8, 8)])
+@pytest.mark.parametrize("function", [layers.conv, layers.conv_transpose])
+def test_convolutions_of_narrow_numbers_are_made_in_float32_on_a_cpu(function, size, inputs, outputs, monkeypatch):
+    monkeypatch.setattr(convolutions, "LARGE", 1)
+    x, kernel = jnp.ones((1, 8, 8, inputs), jnp.bfloat16), jnp.ones((size, size, inputs, outputs), jnp.bfloat16)
+    gradients = jax.grad(lambda x, k: function(x, k, 1).astype(jnp.float32).sum(), (0, 1))
+    program = jax.make_jaxpr(gradients)(x, kernel)
+    assert {each.dtype for _, each in operands(program.jaxpr)} == {jnp.dtype("float32")}
+    assert {each.dtype for each in program.out_avals} == {jnp.dtype("bfloat16")}
 
 
 def test_avg_pool_repeats_the_border_and_upsample_undoes_it():

@@ -9,7 +9,7 @@ On GPUs and TPUs both are XLA's own operations; which platform it is, is settled
   for each phase of the stride; XLA's is one convolution over an input filled up with zeros;
 - the weight gradient of both is a convolution over a dilated kernel, which XLA has a fast path for, at any order of
   differentiation;
-- numbers narrower than float32 are converted to it first, once: XLA has no products of them there.
+- numbers narrower than float32 are converted to it first, once: XLA would convert them at each use.
 """
 
 import itertools
@@ -213,8 +213,11 @@ def _winograd(y: jax.Array, w: jax.Array, pads: Pads, order: str = "nc,cd->nd") 
 
 
 def _transposed(y: jax.Array) -> jax.Array:
-    """The last axis first, by a product with the identity: exact for finite numbers, and faster than by XLA."""
-    return jnp.einsum("kc,...c->k...", jnp.eye(y.shape[-1], dtype=y.dtype), y)
+    """A matrix transposed by a product with the identity: exact for finite numbers, and faster than by XLA.
+
+    Not for rows over the images of several devices, which would have to come together.
+    """
+    return jnp.einsum("kc,nc->kn", jnp.eye(y.shape[1], dtype=y.dtype), y)
 
 
 def _columns(y: jax.Array, pads: Pads) -> tuple[jax.Array, ...]:
@@ -237,8 +240,7 @@ def _columns(y: jax.Array, pads: Pads) -> tuple[jax.Array, ...]:
 def _winograd_kernel(y: jax.Array, x: jax.Array, pads: Pads) -> jax.Array:
     """The weight gradient of `_winograd`, by its own 16 products."""
     channels, features = y.shape[3], x.shape[3]
-    # Few channels: a product whose left side has to be transposed first is slow then. With the images last, those of
-    # several devices would have to come together.
+    # Few channels: a product whose left side has to be transposed first is slow then.
     transpose = max(channels, features) <= MANY[1] and not cut_axes()
     tiles = _columns(y, pads) if transpose else _tiles(y, pads)
     x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
@@ -305,8 +307,12 @@ def _kernel(y: jax.Array, x: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
         return _from_patches_kernel(y, x, (rows, columns), strides, pads)
     if _suits_winograd((rows, columns), (y.shape[3], x.shape[3]), strides):
         return _winograd_kernel(y, x, pads)
-    # XLA transposes together with all that y was made of, reading a number here and a number there.
-    y = _transposed(y.transpose(1, 2, 0, 3)) if y.size >= LARGE_IMAGES else y.transpose(3, 1, 2, 0)
+    batch, high, wide, channels = y.shape
+    if y.size >= LARGE_IMAGES and not cut_axes():
+        # XLA would transpose together with all that y was made of, reading a number here and a number there.
+        y = _transposed(y.transpose(1, 2, 0, 3).reshape(-1, channels)).reshape(channels, high, wide, batch)
+    else:
+        y = y.transpose(3, 1, 2, 0)
     numbers = ("NHWC", "IHWO", "HWNC")
     return lax.conv_general_dilated(y, x, (1, 1), pads, rhs_dilation=strides, dimension_numbers=numbers)
 
@@ -331,7 +337,6 @@ def widened(x: jax.Array) -> jax.Array:
 
 
 def _operands(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
-    # XLA would convert narrower numbers at each use.
     x, kernel = widened(x), widened(kernel)
     # Inside shard_map a plain product marks the kernel as varying with the images by itself, and its gradient is then
     # summed over devices; a custom gradient must be told.
@@ -344,7 +349,7 @@ def _operands(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
 def conv(x: jax.Array, kernel: jax.Array, strides: int = 1, padding: str | Sequence[Pair] = "SAME") -> jax.Array:
     """`lax.conv_general_dilated`, on a CPU in a faster form; for forward mode see `forward_mode`.
 
-    x [B,H,W,C], kernel [K,K,C,D]; with padding SAME gives [B,ceil(H/strides),ceil(W/strides),D].
+    x [B,H,W,C], kernel [K,K,C,D], of one floating dtype; with padding SAME gives [B,ceil(H/strides),ceil(W/strides),D].
     """
     size = kernel.shape[:2]
     if _plain.get() or not on_cpu():
@@ -363,7 +368,7 @@ def conv(x: jax.Array, kernel: jax.Array, strides: int = 1, padding: str | Seque
 def conv_transpose(x: jax.Array, kernel: jax.Array, strides: int, padding: str = "SAME") -> jax.Array:
     """`lax.conv_transpose`, fast to differentiate once and twice; for forward mode see `forward_mode`.
 
-    x [B,H,W,C], kernel [K,K,C,D]; with padding SAME gives [B,H*strides,W*strides,D].
+    x [B,H,W,C], kernel [K,K,C,D], of one floating dtype; with padding SAME gives [B,H*strides,W*strides,D].
     """
     if _plain.get() or not on_cpu():
         return lax.conv_transpose(x, kernel, (strides, strides), padding, dimension_numbers=NUMBERS)

@@ -41,14 +41,16 @@ def flatten(x: jax.Array) -> jax.Array:
 
 
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
-    """x plus a float32 bias in x's dtype, added in float32: so is the bias' gradient, a sum over all of x."""
-    return (widened(x) + bias).astype(x.dtype)
+    """x [...,C] plus a bias, added in float32 at least, as the bias' gradient is summed; the result has x's dtype."""
+    wide = widened(x)
+    return (wide + bias.astype(wide.dtype)).astype(x.dtype)
 
 
 class Biased(nn.Module):
     """``layer``, which has no bias, with one; the parameters are named as if it were the layer's own."""
 
     layer: nn.Module
+    bias_init: Callable[..., jax.Array]
 
     def setup(self) -> None:
         """Gives the layer this module's scope."""
@@ -58,16 +60,28 @@ class Biased(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """What the layer makes of x, plus the bias."""
         y = self.layer(x)
-        return add_bias(y, self.param("bias", nn.initializers.zeros, y.shape[-1:]))
+        return add_bias(y, self.param("bias", self.bias_init, y.shape[-1:], jnp.float32))
 
 
-def Conv(
-    features: int, size: int = 3, strides: int = 1, *, use_bias: bool = True, name: str | None = None, **options: Any
+def _layer(
+    layer: Callable[..., nn.Module],
+    name: str | None = None,
+    use_bias: bool = True,
+    bias_init: Callable[..., jax.Array] = nn.initializers.zeros,
+    **options: Any,
 ) -> nn.Module:
-    """A square convolution of [B,H,W,C], padding SAME unless ``padding`` is given; else as `flax.linen.Conv`."""
-    options |= {"use_bias": False, "conv_general_dilated": _conv}
-    layer = partial(nn.Conv, features, (size, size), (strides, strides), **options)
-    return Biased(layer(parent=None), name=name) if use_bias else layer(name=name)
+    if not use_bias:
+        return layer(use_bias=False, name=name, **options)
+    return Biased(layer(use_bias=False, parent=None, **options), bias_init, name=name)
+
+
+def Conv(features: int, size: int = 3, strides: int = 1, **options: Any) -> nn.Module:
+    """A square convolution of [B,H,W,C], padding SAME unless ``padding`` is given.
+
+    Options, parameters and result as those of `flax.linen.Conv`; the bias is float32.
+    """
+    conv = partial(nn.Conv, features, (size, size), (strides, strides), conv_general_dilated=_conv)
+    return _layer(conv, **options)
 
 
 def _conv(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **options: Any) -> jax.Array:
@@ -78,10 +92,9 @@ def _conv(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any,
     return conv(x, kernel, strides[0], padding)
 
 
-def Dense(features: int, *, use_bias: bool = True, name: str | None = None, **options: Any) -> nn.Module:
-    """A dense layer from the last axis, as `flax.linen.Dense`."""
-    layer = partial(nn.Dense, features, use_bias=False, **options)
-    return Biased(layer(parent=None), name=name) if use_bias else layer(name=name)
+def Dense(features: int, **options: Any) -> nn.Module:
+    """A dense layer on the last axis; options, parameters and result as `flax.linen.Dense`'s, the bias float32."""
+    return _layer(partial(nn.Dense, features), **options)
 
 
 def batch_norm(x: jax.Array, train: bool, axis_name: str | None = None, **options: Any) -> jax.Array:
@@ -187,7 +200,7 @@ class _Spectral(nn.Module):
     def weights(self, shape: tuple[int, ...], train: bool) -> tuple[jax.Array, jax.Array]:
         """The effective kernel of this shape in the compute dtype and the bias (0 without)."""
         kernel = self.param("kernel", self.kernel_init, shape)
-        bias = jnp.zeros(())
+        bias = jnp.zeros((), jnp.float32)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
         if self.spectral:

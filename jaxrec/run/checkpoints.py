@@ -89,7 +89,7 @@ def to_json(self: ts.KvStore.Spec, include_defaults: bool = False) -> Any:
     """
     if include_defaults:
         return leaking_to_json(self, include_defaults)
-    with _reading:  # Python 3.11 fails now and then where two threads parse at once.
+    with _reading:  # Python 3.11's parser fails now and then when two threads are in it: these here take turns.
         found = ast.literal_eval(repr(self).removeprefix("KvStore.Spec(").removesuffix(")"))
     # It shows the bytes of a string in UTF-8 as a character each.
     return jax.tree.map(lambda leaf: leaf.encode("latin-1").decode() if isinstance(leaf, str) else leaf, found)

@@ -267,7 +267,7 @@ class Trainer:
     def _steps(self, log: Log, state: Any, step: CompiledStep, start: int, steps: int) -> Any:
         """The loop, from step ``start`` to ``steps``.
 
-        A logged step's metrics are fetched while later steps run, but on a CPU, where none does.
+        A logged step's metrics are fetched while later steps run, unless each ends first, as `tune_cpu` has it.
         """
         config, waiting, self.skipped = self.config, None, self.progress["skipped"]
         watch = unharmed(self.devices, state)
