@@ -47,7 +47,10 @@ def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 class Biased(nn.Module):
-    """``layer``, which has no bias, with one; the parameters are named as if it were the layer's own."""
+    """``layer``, which has no bias, with one by `add_bias`; flax would add its own in the dtype of the computation.
+
+    The parameters are named as if it were the layer's.
+    """
 
     layer: nn.Module
     bias_init: Callable[..., jax.Array]
