@@ -1,4 +1,4 @@
-"""Checkpoints leave nothing behind in memory."""
+"""Checkpoints read tensorstore's specifications thread by thread, and leave nothing behind in memory."""
 
 import ast
 import gc

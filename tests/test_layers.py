@@ -394,7 +394,7 @@ def test_the_gradient_of_a_bias_is_summed_in_float32(layer):
 )
 def test_parameters_and_results_are_flaxs(ours, plain, options):
     x = normal(0, 1, 4, 4, 2)
-    (got, expected) = (layer(6, **options).init_with_output(jax.random.key(0), x) for layer in (ours, plain))
+    got, expected = (layer(6, **options).init_with_output(jax.random.key(0), x) for layer in (ours, plain))
     jax.tree.map(np.testing.assert_array_equal, got[1], expected[1])
     close(got[0], expected[0])
 

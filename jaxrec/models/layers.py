@@ -73,6 +73,7 @@ def _layer(
     bias_init: Callable[..., jax.Array] = nn.initializers.zeros,
     **options: Any,
 ) -> nn.Module:
+    """flax's ``layer``, its bias added by `Biased`; but for ``parent=None`` flax would name it itself."""
     if not use_bias:
         return layer(use_bias=False, name=name, **options)
     return Biased(layer(use_bias=False, parent=None, **options), bias_init, name=name)
@@ -83,8 +84,7 @@ def Conv(features: int, size: int = 3, strides: int = 1, **options: Any) -> nn.M
 
     Options, parameters and result as those of `flax.linen.Conv`; the bias is float32.
     """
-    conv = partial(nn.Conv, features, (size, size), (strides, strides), conv_general_dilated=_conv)
-    return _layer(conv, **options)
+    return _layer(partial(nn.Conv, features, (size, size), (strides, strides), conv_general_dilated=_conv), **options)
 
 
 def _conv(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **options: Any) -> jax.Array:

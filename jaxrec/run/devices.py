@@ -178,7 +178,7 @@ CPU_FLAGS = {
     "--xla_cpu_experimental_ynn_fusion_type": "-individual_convolution",
     "--xla_cpu_prefer_vector_width": "512",
 }
-"""Convolutions by Eigen, which is faster on few cores than YNNPACK; vectors as wide as the cores have them."""
+"""Convolutions by Eigen, faster on few cores than YNNPACK; vectors of 512 bits, of which XLA else uses half."""
 FLAGS_SINCE, FLAGS_UNTIL = (0, 10), (0, 13)
 """Versions of jaxlib known to have these flags; others end the process over a flag they do not know."""
 
