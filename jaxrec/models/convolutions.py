@@ -31,8 +31,8 @@ Pads = tuple[Pair, ...]
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 FEW = 4
 """Channels of an image up to which its patches are convolved by a matrix product."""
-MANY = (32, 64)
-"""Channels on the narrower and on the wider side from which 3x3 convolutions are Winograd's."""
+MANY = 64
+"""Channels on both sides from which 3x3 convolutions are Winograd's."""
 LARGE = 2**23
 """Multiplications in each of Winograd's products from which it is faster; the weight gradient's always are."""
 
@@ -96,16 +96,6 @@ def _from_patches(y: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.
     return x.reshape(*patches.shape[:2], -1, w.shape[3])
 
 
-def _from_patches_kernel(y: jax.Array, x: jax.Array, size: Pair, strides: Pair, pads: Pads) -> jax.Array:
-    """The weight gradient of `_from_patches`."""
-    shared, features = _shared(x.shape[2], size[1], strides[1]), x.shape[3]
-    wide = size[1] + shared - 1
-    patches = _patches(y, (size[0], wide), (strides[0], shared * strides[1]), pads)
-    products = jnp.einsum("bhwk,bhwc->kc", patches, x.reshape(*patches.shape[:3], shared * features))
-    products = products.reshape(size[0], wide, y.shape[3], shared, features)
-    return jnp.stack([products[:, i : i + size[1], :, i] for i in range(shared)]).sum(0)
-
-
 def _overlapping(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
     """The transpose of `_patches` as a product: each pixel of x times the whole kernel, whose overlaps are added up."""
     batch, height, width, channels = x.shape
@@ -149,8 +139,7 @@ def _phases(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
 
 
 def _suits_winograd(size: Sequence[int], channels: Sequence[int], strides: Pair) -> bool:
-    narrow, wide = sorted(channels)
-    return tuple(size) == (3, 3) and strides == (1, 1) and narrow >= MANY[0] and wide >= MANY[1]
+    return tuple(size) == (3, 3) and strides == (1, 1) and min(channels) >= MANY
 
 
 def _cells(y: jax.Array, pads: Pads) -> tuple[int, int]:
@@ -241,7 +230,7 @@ def _winograd_kernel(y: jax.Array, x: jax.Array, pads: Pads) -> jax.Array:
     """The weight gradient of `_winograd`, by its own 16 products."""
     channels, features = y.shape[3], x.shape[3]
     # Few channels: a product whose left side has to be transposed first is slow then.
-    transpose = max(channels, features) <= MANY[1] and not cut_axes()
+    transpose = max(channels, features) <= MANY and not cut_axes()
     tiles = _columns(y, pads) if transpose else _tiles(y, pads)
     x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
 
@@ -303,8 +292,9 @@ def _kernel(y: jax.Array, x: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
         side + sum(pad) - (n - 1) * stride
         for side, pad, n, stride in zip(y.shape[1:3], pads, x.shape[1:3], strides, strict=True)
     )
-    if y.shape[3] <= FEW or rows == columns == 1:
-        return _from_patches_kernel(y, x, (rows, columns), strides, pads)
+    if rows == columns == 1:
+        pixels = _patches(y, (1, 1), strides, pads).reshape(-1, y.shape[3])
+        return jnp.einsum("nc,nd->cd", pixels, x.reshape(-1, x.shape[3]))[None, None]
     if _suits_winograd((rows, columns), (y.shape[3], x.shape[3]), strides):
         return _winograd_kernel(y, x, pads)
     batch, high, wide, channels = y.shape
