@@ -1,6 +1,7 @@
 """How every command reads its options and reports mistakes: one sentence and exit code 2."""
 
 import contextlib
+import gc
 import io
 import logging
 import math
@@ -44,6 +45,8 @@ def run_command(command: Callable[[list[str]], int | None]) -> None:
     # Orbax and jax remark on what is meant to be so: a folder opened for reading alone, a machine without a GPU. Orbax
     # also logs a traceback of each error before raising it.
     logging.disable(logging.ERROR)
+    # Tracing makes hundreds of thousands of objects that stay, and Python would look through them again and again.
+    gc.set_threshold(20_000)
     sys.unraisablehook = _show_unraisable
     code = None
     try:

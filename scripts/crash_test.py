@@ -34,7 +34,8 @@ from jaxrec.run.devices import Devices
 from jaxrec.run.trained import load_run
 
 EVAL_EVERY, LOG_EVERY = 40, 5
-COMMON = ["--steps", "240", "--batch-size", "64", "--eval-every", str(EVAL_EVERY), "--save-every", "10"]
+# Checkpoints of evaluations wait in memory for the next that is asked for.
+COMMON = ["--steps", "240", "--batch-size", "64", "--eval-every", str(EVAL_EVERY), "--save-every", "30"]
 COMMON += ["--log-every", str(LOG_EVERY)]
 COMMON += ["--average", "0.9", "--accumulate", "2", "--augment.translate", "0.1", "--augment.rotate", "8"]
 TASKS = {

@@ -8,6 +8,7 @@ Reads prepared data sets from TFDS_DATA_DIR. Linux.
 
 import argparse
 import contextlib
+import gc
 import io
 import os
 import statistics
@@ -62,7 +63,7 @@ class Stepwise(Trainer):
     def _evaluate(self, log: Any, state: Any, made: int) -> None:
         pass
 
-    def _save(self, made: int, state: Any, score: Any) -> None:
+    def _save(self, made: int, state: Any, score: Any, *, may_wait: bool) -> None:
         pass
 
     def _finish(self, log: Any, state: Any, seconds: dict[str, float], began: float) -> None:
@@ -105,16 +106,20 @@ class Accounted(Trainer):
         yield
         self.spent[name] += time.perf_counter() - began
 
+    def _seen(self, state: Any, watch: Any) -> Any:
+        with self._counted("logging"):
+            return super()._seen(state, watch)
+
     def _log(self, log: Any, made: int, metrics: Any, watch: Any, hashes: Any) -> None:
         # What is waited for is the step, whose time is not logging's.
         jax.block_until_ready(metrics)
         with self._counted("logging"):
             super()._log(log, made, metrics, watch, hashes)
 
-    def _save(self, made: int, state: Any, score: Any) -> None:
+    def _save(self, made: int, state: Any, score: Any, *, may_wait: bool) -> None:
         jax.block_until_ready(state)
         with self._counted("checkpoints"):
-            super()._save(made, state, score)
+            super()._save(made, state, score, may_wait=may_wait)
 
     def _pictures(self, state: Any, split: Any, step: int | None) -> None:
         jax.block_until_ready(state)
@@ -142,6 +147,7 @@ class Accounted(Trainer):
 def trained(kind: type[Trainer], config: Train) -> Any:
     """The trainer after its run, of which nothing is kept."""
     made: list[Trainer] = []
+    gc.set_threshold(20_000)  # as the commands have it
 
     def make(*arguments: Any) -> Trainer:
         made.append(kind(*arguments))

@@ -393,7 +393,7 @@ def test_no_room_for_a_first_checkpoint(sentence, tmp_path, monkeypatch):
 def test_no_room_for_a_later_checkpoint(sentence, tmp_path, monkeypatch):
     room = iter([2**30] * 2)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, next(room, 0)))
-    said = sentence(train, *small("autoencoder", "--runs", tmp_path, "--name", "full"))
+    said = sentence(train, *small("autoencoder", "--runs", tmp_path, "--name", "full", "--save-every", 3))
     assert "a checkpoint needs" in said
     with Checkpoints(tmp_path / "full", read_only=True) as checkpoints:
         assert checkpoints.steps() == [3]

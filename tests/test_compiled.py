@@ -105,6 +105,7 @@ def test_steps_made_at_once_pass_over_no_pause():
         steps_at_once(replace(config, fuse_steps=4), devices)
     devices.platform = "tpu"
     assert steps_at_once(config, devices) == 10
+    assert steps_at_once(replace(config, eval_every=200, save_every=None), devices) == 20
 
 
 def test_the_commands_step_takes_its_state_over(tmp_path):

@@ -17,10 +17,10 @@ from conftest import small
 from jaxrec import verify
 from jaxrec.config import AnyTask
 from jaxrec.errors import UserError
-from jaxrec.run.checkpoints import Checkpoints, split_state
+from jaxrec.run.checkpoints import Checkpoints, hashes_of, split_state
 from jaxrec.run.devices import Devices
 from jaxrec.run.evaluation import initializer
-from jaxrec.run.fingerprint import digest, fingerprints
+from jaxrec.run.fingerprint import fingerprints
 from jaxrec.run.folder import read_config
 from jaxrec.run.loop import Trainer
 from jaxrec.run.report import read_metrics
@@ -43,23 +43,24 @@ def test_fingerprints_tell_every_bit_apart_and_no_layout():
         "d": jnp.arange(4, dtype=jnp.bfloat16),
         "key": jax.random.key_data(jax.random.key(3)),
     }
-    first = jax.device_get(fingerprints(tree))
-    assert set(first) == set(tree)
-    assert all(value.dtype == np.uint32 for value in first.values())
+    hashes = jax.device_get(fingerprints(tree))
+    first = hashes.by_path()
+    assert list(first) == list(tree)
+    assert hashes.values.dtype == np.uint32
     sharding = jax.NamedSharding(jax.make_mesh((8,), ("x",)), jax.P("x"))
     spread = {**tree, "b": jax.device_put(tree["b"], sharding)}
-    assert jax.device_get(fingerprints(spread)) == first
-    assert digest(first) == digest(dict(reversed(first.items())))
+    assert fingerprints(spread).by_path() == first
+    assert fingerprints(spread).digest() == hashes.digest() != fingerprints({**tree, "c": ~tree["c"]}).digest()
     bits = np.arange(24.0, dtype=np.float32).view(np.uint32)
     for place in (0, 11, 23):
         for bit in range(32):
             changed = bits.copy()
             changed[place] ^= np.uint32(1 << bit)
-            other = fingerprints({"a": jnp.asarray(changed.view(np.float32).reshape(2, 3, 4))})["a"]
-            assert other != first["a"]
+            other = fingerprints({"a": jnp.asarray(changed.view(np.float32).reshape(2, 3, 4))})
+            assert other.by_path()["a"] != first["a"]
     swapped = tree["b"].at[jnp.array([1, 5])].set(tree["b"][jnp.array([5, 1])])
-    assert fingerprints({"b": swapped})["b"] != first["b"]
-    assert fingerprints({"b": jnp.arange(9, dtype=jnp.int32)})["b"] != first["b"]
+    for changed in (swapped, jnp.arange(9, dtype=jnp.int32)):
+        assert fingerprints({"b": changed}).by_path()["b"] != first["b"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -198,7 +199,7 @@ def test_a_resumed_run_passes_a_damaged_checkpoint_over(run, tmp_path, capsys):
     victim.write_bytes(victim.read_bytes()[:-5])
     saved, save = [], Checkpoints.save
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Checkpoints, "save", lambda own, step, *rest: (save(own, step, *rest), saved.append(own.steps())))
+        patch.setattr(Checkpoints, "save", lambda *given, **_: (save(*given), saved.append(given[0].steps())))
         assert main(["--runs", str(tmp_path), "--name", "run", "--resume"]) == 0
     assert max(saved[-1]) == 9
     assert "going on with checkpoint 6" in capsys.readouterr().err
@@ -216,7 +217,7 @@ def test_a_resumed_run_notices_changed_numbers_where_no_sums_were_written(run, t
         victim.write_bytes(flipped(content, len(content) // 2))
     saved, save = [], Checkpoints.save
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Checkpoints, "save", lambda own, step, *rest: (save(own, step, *rest), saved.append(own.steps())))
+        patch.setattr(Checkpoints, "save", lambda *given, **_: (save(*given), saved.append(given[0].steps())))
         assert main(["--runs", str(tmp_path), "--name", "run", "--resume", "--save-every", "1"]) == 0
     assert "going on with checkpoint 6" in capsys.readouterr().err
     assert [max(steps) for steps in saved] == [7, 8, 9]
@@ -301,7 +302,8 @@ def tampered(run: Path, copy: Path, change: Any) -> None:
     state = blank(read_config(run).task)
     with Checkpoints(copy) as checkpoints:
         state, progress = checkpoints.restore(state, 9)
-        checkpoints.save(9, change(state), progress, None)
+        changed = change(state)
+        checkpoints.save(9, changed, hashes_of(*split_state(changed)), progress, None)
 
 
 def test_a_tampered_checkpoint_is_found(run, tmp_path, capsys):

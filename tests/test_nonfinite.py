@@ -66,9 +66,9 @@ def test_skip_leaves_the_update_out_and_counts_it(where, tmp_path, monkeypatch, 
     injected(monkeypatch, where, lambda step, state: (step == 3) | (step == 7))
     save, saved = Checkpoints.save, {}
 
-    def note(checkpoints, step, state, *rest):
-        saved[step] = jax.device_get(hashes_of(split_state(state)[0]))
-        return save(checkpoints, step, state, *rest)
+    def note(checkpoints, step, state, *rest, **options):
+        saved[step] = hashes_of(split_state(state)[0]).by_path()
+        return save(checkpoints, step, state, *rest, **options)
 
     monkeypatch.setattr(Checkpoints, "save", note)
     rows = train(tmp_path, "run", "--on-nonfinite", "skip", "--save-every", 1)
@@ -83,6 +83,16 @@ def test_skip_changes_nothing_of_a_classifier_where_all_is_finite(tmp_path):
     assert [{**row, "skipped": None} for row in train(tmp_path, "a", "--on-nonfinite", "skip")] == [
         {**row, "skipped": None} for row in train(tmp_path, "b")
     ]
+
+
+def test_a_checkpoint_that_waits_is_a_good_one_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxrec.run.checkpoints.WRITE_SECONDS", 1e9)
+    injected(monkeypatch, "loss", lambda step, state: step == 7)
+    options = ["--steps", STEPS, "--log-every", 1, "--eval-every", 4]
+    with pytest.raises(UserError, match="not finite at step 7; the last good checkpoint is of step 4"):
+        main(small("cnn", "--runs", tmp_path, "--name", "run", *options))
+    with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
+        assert checkpoints.steps() == [4]
 
 
 def test_rollback_lowers_the_rate_and_goes_on(tmp_path, monkeypatch, capsys):

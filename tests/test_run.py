@@ -83,11 +83,38 @@ def test_a_change_below_min_delta_is_no_improvement(tmp_path):
     assert losses[-1] < losses[0]
 
 
-def test_the_latest_and_the_best_checkpoint_are_kept(tmp_path):
-    run = train(tmp_path, "a", "--steps", 7, "--eval-every", 2, "--save-every", 3, "--optimizer.lr", 0.5)
+@pytest.mark.parametrize("every", [[], ["--save-every", 3]], ids=str)
+def test_the_latest_and_the_best_checkpoint_are_kept(every, tmp_path):
+    run = train(tmp_path, "a", "--steps", 7, "--eval-every", 2, "--optimizer.lr", 0.5, *every)
     losses = {row["step"]: row["loss"] for row in rows(run, "validation")}
     assert list(losses) == [2, 4, 6, 7]
     assert kept(run) == sorted({min(losses, key=lambda step: losses[step]), 7})
+
+
+@pytest.mark.parametrize("model", ["autoencoder", "gan"])
+def test_checkpoints_of_evaluations_may_wait_and_others_not(model, tmp_path, monkeypatch):
+    save, saved = Checkpoints.save, []
+
+    def note(checkpoints, step, *given, may_wait):
+        saved.append((step, may_wait))
+        return save(checkpoints, step, *given, may_wait=may_wait)
+
+    monkeypatch.setattr(Checkpoints, "save", note)
+    for name, options in {"a": [], "b": ["--save-every", 3], "c": ["--validation", 0]}.items():
+        train(tmp_path, name, "--steps", 7, "--eval-every", 2, *options, model=model)
+    alone = [(2, True), (4, True), (6, True), (7, False)]
+    assert saved == [*alone, (2, True), (3, False), (4, True), (6, False), (7, False), *alone]
+
+
+def test_pictures_that_the_next_overwrite_are_drawn_now_and_then(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(loop, "save_artifacts", lambda _, pictures, __, step: drawn.append((step, *sorted(pictures))))
+    for seconds in (1e9, 0):
+        monkeypatch.setattr(loop, "PICTURE_SECONDS", seconds)
+        train(tmp_path, str(seconds), "--steps", 6, "--eval-every", 2, model="gan")
+    every = ("interpolation", "samples")
+    assert drawn[:4] == [(2, *every), (4, "samples"), (6, "samples"), (None, *every)]
+    assert drawn[4:] == [(2, *every), (4, *every), (6, *every), (None, *every)]
 
 
 def test_rows_have_step_split_and_metrics(tmp_path, monkeypatch):
@@ -303,9 +330,10 @@ def test_a_run_is_trained_by_one_process_at_a_time(tmp_path):
 def test_a_run_of_an_earlier_version_goes_on(tmp_path, monkeypatch):
     save = Checkpoints.save
 
-    def as_before(checkpoints: Checkpoints, step: int, state: Any, progress: dict[str, Any], *rest: Any) -> bool:
+    def as_before(checkpoints, step, state, hashes, progress, *rest, **options):
         kept = {name: value for name, value in progress.items() if name not in ("made_with", "went_back")}
-        return save(checkpoints, step, state, {**kept, "rollbacks": 0, "schedules": [[0, 6]]}, *rest)
+        progress = {**kept, "rollbacks": 0, "schedules": [[0, 6]]}
+        return save(checkpoints, step, state, hashes, progress, *rest, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", as_before)

@@ -229,8 +229,8 @@ def _columns(y: jax.Array, pads: Pads) -> tuple[jax.Array, ...]:
 def _winograd_kernel(y: jax.Array, x: jax.Array, pads: Pads) -> jax.Array:
     """The weight gradient of `_winograd`, by its own 16 products."""
     channels, features = y.shape[3], x.shape[3]
-    # Few channels: a product whose left side has to be transposed first is slow then.
-    transpose = max(channels, features) <= MANY and not cut_axes()
+    # A product whose left side has to be transposed first is slow with so few channels.
+    transpose = channels == features == MANY and not cut_axes()
     tiles = _columns(y, pads) if transpose else _tiles(y, pads)
     x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
 

@@ -23,12 +23,15 @@ from orbax.checkpoint import checkpoint_managers
 
 from jaxrec.errors import UserError
 from jaxrec.run.devices import fetch, place
-from jaxrec.run.fingerprint import fingerprints
+from jaxrec.run.fingerprint import Hashes, fingerprints
 from jaxrec.run.folder import read_json, write_json
 from jaxrec.run.processes import arrays_by_first, by_first, first, several
 from jaxrec.tasks.state import State
 
 T = TypeVar("T")
+
+WRITE_SECONDS = 10
+"""A checkpoint that may wait does so in memory where one was written less than this ago."""
 
 
 def model_of(state: State) -> dict[str, Any]:
@@ -95,8 +98,8 @@ def to_json(self: ts.KvStore.Spec, include_defaults: bool = False) -> Any:
     return jax.tree.map(lambda leaf: leaf.encode("latin-1").decode() if isinstance(leaf, str) else leaf, found)
 
 
-def hashes_of(model: Any, train: Any = None) -> dict[str, jax.Array]:
-    """The hash of each array of ``split_state``, by its path."""
+def hashes_of(model: Any, train: Any = None) -> Hashes:
+    """The hash of each array of ``split_state``."""
     return fingerprints({"model": model} | ({} if train is None else {"train": train}))
 
 
@@ -140,6 +143,9 @@ class Checkpoints:
 
     Of several processes the first alone reads and writes, and all of them make the same calls.
 
+    What `save` takes is the step's alone to decide; when it is written, the clock's, too. Latest and best are kept, in
+    memory like on the disk, so that every run which is not killed leaves the same checkpoints.
+
     The size and CRC-32 of each one's files lie in ``run/sums``, and each array's hash beside the progress. One whose
     files are not what they were is not among ``steps``; a run that goes on moves it to ``run/damaged``.
     """
@@ -148,6 +154,8 @@ class Checkpoints:
         self.folder, self.sums, self.read_only = run / "checkpoints", run / "sums", read_only
         self.replaced = run / "replaced"
         self.scores: dict[int, float] = {}
+        self.waiting: dict[int, tuple[ocp.args.Composite, int]] = {}
+        self.written = time.monotonic()  # When the last one was; a run's first waits, too.
         by_first(self._open)
 
     def _open(self) -> None:
@@ -236,8 +244,13 @@ class Checkpoints:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            if first():
-                self.manager.close()
+            try:
+                # Who asks a second time wants the end at once.
+                if first() and (kind is None or issubclass(kind, Exception)):
+                    self._write()
+            finally:
+                if first():
+                    self.manager.close()
             if first() and not self.read_only:
                 self._seal()
         except Exception:
@@ -257,21 +270,30 @@ class Checkpoints:
                 "make room, or choose another place with --runs"
             )
 
-    def save(self, step: int, state: State, progress: dict[str, Any], score: float | None) -> bool:
-        """Saves in the background; ``score`` is what the best checkpoint has least of (None: no candidate).
+    def save(
+        self,
+        step: int,
+        state: State,
+        hashes: Hashes,
+        progress: dict[str, Any],
+        score: float | None,
+        *,
+        may_wait: bool = False,
+    ) -> bool:
+        """Takes a checkpoint; ``score`` is what the best one has least of (None: no candidate).
 
-        Where a number of the state is not finite nothing is saved, and False returned.
+        It is written in the background, with those that wait; or waits itself, where it may and one was written less
+        than `WRITE_SECONDS` ago, for the next that does not, for `wait` or for the end. ``hashes`` are those of the
+        state's arrays: Orbax notices what is missing or cut short, and a changed number not. Where a number of the
+        state is not finite no checkpoint is taken, and False returned.
         """
         model, train = split_state(state)
-        # Orbax notices what is missing or cut short, and a changed number not.
-        hashes = {name: int(value) for name, value in jax.device_get(hashes_of(model, train)).items()}
-        self.wait()
         # Of jax's arrays Orbax would leave a little memory behind with every save.
         model, train = fetch((model, train)) if several() else jax.device_get((model, train))
         numbers = [leaf for leaf in jax.tree.leaves((model, train)) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
         if not all(np.isfinite(leaf).all() for leaf in numbers):
             return False
-        record = {"progress": dict(progress), "hashes": hashes, "score": score}
+        record = {"progress": dict(progress), "hashes": hashes.by_path(), "score": score}
         arguments = ocp.args.Composite(
             model=ocp.args.StandardSave(model),
             train=ocp.args.StandardSave(train),
@@ -279,8 +301,23 @@ class Checkpoints:
         )
         if score is not None:
             self.scores[step] = score
-        by_first(lambda: self._save(step, arguments, _needed(state)))
+        by_first(lambda: self._take(step, arguments, _needed(state), may_wait))
         return True
+
+    def _take(self, step: int, arguments: ocp.args.Composite, needed: int, may_wait: bool) -> None:
+        best = min(self.scores, key=lambda each: (self.scores[each], each), default=None)
+        self.waiting = {each: kept for each, kept in self.waiting.items() if each == best}
+        self.waiting[step] = arguments, needed
+        if not may_wait or time.monotonic() - self.written >= WRITE_SECONDS:
+            self._write()
+
+    def _write(self) -> None:
+        """Writes what waits; where that fails, nothing later either, which would be the best for want of a better."""
+        waiting, self.waiting = self.waiting, {}
+        for step in sorted(waiting):
+            self._settle()
+            self._save(step, *waiting[step])
+            self.written = time.monotonic()
 
     def _save(self, step: int, arguments: ocp.args.Composite, needed: int) -> None:
         self._check_room(needed)
@@ -294,10 +331,15 @@ class Checkpoints:
             self.manager.save(step, args=arguments)
 
     def wait(self) -> None:
-        """Waits for what is being saved; raises UserError where that failed."""
+        """Has everything written, and waits for it; raises UserError where that fails."""
         by_first(self._wait)
 
     def _wait(self) -> None:
+        self._write()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Waits for what is being written."""
         with self._writing():
             self.manager.wait_until_finished()
             self._seal()
@@ -313,7 +355,7 @@ class Checkpoints:
             ) from error
 
     def steps(self) -> list[int]:
-        """The steps of the checkpoints that are kept."""
+        """The steps of the checkpoints that are written."""
         return by_first(self._steps)
 
     def _steps(self) -> list[int]:
@@ -324,7 +366,8 @@ class Checkpoints:
         for each in self._steps() if first() else ():
             if each >= step:
                 self.manager.delete(each)
-                self.scores.pop(each, None)
+        for each in [each for each in self.scores if each >= step]:
+            del self.scores[each]
 
     def latest(self) -> int:
         """The step of the newest checkpoint; raises UserError where there is none."""
@@ -402,6 +445,7 @@ class Checkpoints:
         if failures and not self.read_only:
             for failed in failures:
                 self._set_aside(failed)
+                self.scores.pop(failed, None)
             self.manager.reload()
 
     def check_fits(self, step: int, model: dict[str, Any]) -> None:
@@ -434,11 +478,11 @@ class Checkpoints:
         arguments: Any = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
         try:
             found: Any = self.manager.restore(step, args=ocp.args.Composite(**arguments))
-            hashes = jax.device_get(hashes_of(**{name: found[name] for name in wanted}))
+            hashes = hashes_of(**{name: found[name] for name in wanted}).by_path()
         except Exception as error:  # Orbax and what it builds on raise a dozen kinds on damaged files
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             raise UserError(f"checkpoint {step} in '{self.folder}' is damaged ({reason})") from error
-        changed = [name for name, value in hashes.items() if record["hashes"].get(name) != int(value)]
+        changed = [name for name, value in hashes.items() if record["hashes"].get(name) != value]
         if changed:
             raise UserError(f"checkpoint {step} in '{self.folder}' is damaged ({changed[0]} is not what was saved)")
         return {name: found[name] for name in wanted}

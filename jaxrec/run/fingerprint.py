@@ -1,28 +1,43 @@
 """A hash of every array of a state, computed where the arrays lie: the same for the same bits on any devices."""
 
 import zlib
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import struct
 from jax import lax
 
 
+@struct.dataclass
+class Hashes:
+    """The hashes of a tree's arrays: one array, which is fetched sooner than many numbers."""
+
+    values: jax.Array
+    """uint32 [N]"""
+    paths: tuple[str, ...] = struct.field(pytree_node=False)
+    """Of each array, such as ``model/net/params/conv1/kernel``."""
+
+    def by_path(self) -> dict[str, int]:
+        """The hash of each array."""
+        return dict(zip(self.paths, np.asarray(self.values).tolist(), strict=True))
+
+    def digest(self) -> str:
+        """All hashes in one, eight hexadecimal digits."""
+        return f"{zlib.crc32(repr(sorted(self.by_path().items())).encode()):08x}"
+
+
 @jax.jit
-def fingerprints(tree: Any) -> dict[str, jax.Array]:
-    """A uint32 scalar for each array of ``tree``, by its path, such as ``model/net/params/conv1/kernel``.
+def fingerprints(tree: Any) -> Hashes:
+    """The hash of each array of ``tree``.
 
     Numbers are hashed by their bits together with their place and added up modulo 2**32, an addition that gives the
     same sum in any order; one changed bit always changes it.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): _hash(leaf) for path, leaf in leaves}
-
-
-def digest(hashes: Mapping[str, Any]) -> str:
-    """All hashes in one, eight hexadecimal digits."""
-    return f"{zlib.crc32(repr(sorted((name, int(value)) for name, value in hashes.items())).encode()):08x}"
+    paths, leaves = zip(*jax.tree.leaves_with_path(tree), strict=True)
+    names = tuple(jax.tree_util.keystr(path, simple=True, separator="/") for path in paths)
+    return Hashes(jnp.stack([_hash(leaf) for leaf in leaves]), names)
 
 
 def _hash(x: jax.Array) -> jax.Array:

@@ -21,10 +21,10 @@ from jaxrec.run import folder, processes
 from jaxrec.run.checkpoints import Checkpoints, hashes_of, split_state
 from jaxrec.run.devices import Devices, fetch, keep_programs, tune_allocator
 from jaxrec.run.evaluation import Evaluator, Interrupted, at_once, initializer, plain, scalars
-from jaxrec.run.fingerprint import digest
+from jaxrec.run.fingerprint import Hashes
 from jaxrec.run.judge import judge_gan
 from jaxrec.run.log import Log, scores_line
-from jaxrec.run.pictures import save_artifacts
+from jaxrec.run.pictures import EVOLVING, save_artifacts
 from jaxrec.run.report import write_report
 from jaxrec.run.setup import (
     CompiledStep,
@@ -44,6 +44,8 @@ from jaxrec.tasks.state import State
 
 INIT_EXAMPLES = 5000
 """Most training images shown to a model when it is initialised (speednet takes its whitening filters from them)."""
+PICTURE_SECONDS = 10
+"""Pictures that the next evaluation draws anew are written at most this often."""
 PICTURE_EXAMPLES = 1000
 """Most images among which artifacts are looked for."""
 VALIDATION_CODES = 10
@@ -149,6 +151,8 @@ class Trainer:
     run: Path
     stop: Stop
     checkpoints: Checkpoints
+    hashes: Hashes
+    """Of the state at the last logged step; every step that is evaluated or saved is logged before."""
 
     def __init__(self, config: Train, data: Data, devices: Devices) -> None:
         self.config, self.data, self.devices = config, data, devices
@@ -157,6 +161,7 @@ class Trainer:
         self.draw = jax.jit(self.task.artifacts, out_shardings=devices.replicated)
         self.progress: dict[str, Any] = {"step": 0, "best": None, "waited": 0, "seconds": 0.0}
         self.progress |= {"skipped": 0, "unevaluated": False, "made_with": [], "went_back": []}
+        self.pictured = -math.inf  # When all pictures were written last.
 
     def initial(self) -> Any:
         """The state at step 0."""
@@ -273,6 +278,7 @@ class Trainer:
         watch = unharmed(self.devices, state)
         if self.progress["unevaluated"]:
             # The run was stopped in the middle of this evaluation, and its checkpoint has no score yet.
+            self.hashes = jax.device_get(hashes_of(*split_state(state)))
             self._pause(log, start, state, evaluating=True, saving=True)
             if self.progress["unevaluated"]:
                 return state
@@ -283,11 +289,11 @@ class Trainer:
                 state, watch, metrics = step(state, watch, batch)
             last = self.stop.due() or made == steps
             evaluating = made % (config.eval_every or 1) == 0 or made == steps
-            saving = made % (config.save_every or 1) == 0 or last
+            saving = last or (config.save_every is not None and made % config.save_every == 0)
             if made % config.log_every == 0 or evaluating or saving:
                 if waiting is not None:
                     self._log(log, *waiting)
-                waiting = (made, metrics, jax.tree.map(lambda each: each + 0, watch), self._hashes(state))
+                waiting = (made, metrics, *self._seen(state, watch))
             if (evaluating or saving) and waiting is not None:
                 self._log(log, *waiting)
                 waiting = None
@@ -305,12 +311,12 @@ class Trainer:
                 score = self._evaluate(log, state, made) if evaluating else None
             except Interrupted:
                 self.progress["unevaluated"] = True
-            if saving or score is not None or self.progress["unevaluated"]:
+            if evaluating or saving:
                 self.progress["seconds"] = time.perf_counter() - self.clock
-                self._save(made, state, score)
+                self._save(made, state, score, may_wait=not saving and not self.progress["unevaluated"])
 
-    def _save(self, made: int, state: Any, score: float | None) -> None:
-        if not self.checkpoints.save(made, state, self.progress, score):
+    def _save(self, made: int, state: Any, score: float | None, *, may_wait: bool) -> None:
+        if not self.checkpoints.save(made, state, self.hashes, self.progress, score, may_wait=may_wait):
             self._give_up(f"the parameters are not finite after step {made}", made + 1)
 
     def _waited_enough(self) -> bool:
@@ -323,6 +329,7 @@ class Trainer:
 
     def _good(self, failed: int) -> int | None:
         """The checkpoint to go back to from a step that failed."""
+        self.checkpoints.wait()
         kept = self.checkpoints.steps()
         # The step before made the parameters that this one failed with: they are finite, and a last resort.
         good = [step for step in kept if step < failed - 1] or [step for step in kept if step < failed]
@@ -341,7 +348,6 @@ class Trainer:
 
     def _go_back(self, log: Log, failure: NonFinite) -> State:
         """The state to go on from: the last good checkpoint's, or the first, with lower learning rates."""
-        self.checkpoints.wait()
         first = state = self.initial()
         progress = {**self.progress, "step": 0, "best": None, "waited": 0, "unevaluated": False}
         progress["made_with"] = []
@@ -366,20 +372,27 @@ class Trainer:
         rates = {name: value * factor for name, value in first.hyper.items() if name.endswith("lr")}
         return state.replace(hyper=self.devices.copy({**state.hyper, **rates}))
 
-    def _hashes(self, state: Any) -> Any:
-        return hashes_of(*split_state(state))
+    def _seen(self, state: Any, watch: Any) -> tuple[Any, Any]:
+        """The watch, which the next step overwrites, and the hashes of the state, still on the devices."""
+        return _copied_and_hashed(state, watch)
 
-    def _log(self, log: Log, made: int, metrics: Any, watch: Watch, hashes: Any) -> None:
+    def _log(self, log: Log, made: int, metrics: Any, watch: Watch, hashes: Hashes) -> None:
         metrics, watch, hashes = jax.device_get((metrics, watch, hashes))
         self._check(watch)
         skipped = {"skipped": self.progress["skipped"]} if self.config.on_nonfinite == "skip" else {}
-        log.write(made, "train", scalars(metrics) | skipped, state=digest(hashes))
+        log.write(made, "train", scalars(metrics) | skipped, state=hashes.digest())
+        self.hashes = hashes
 
     def _pictures(self, state: State, split: Split, step: int | None) -> None:
         examples = split.read(np.arange(at_once(PICTURE_EXAMPLES, 2**22, split)))
         batch = self.devices.copy({**examples, "index": np.arange(len(examples["label"]), dtype=np.int32)})
-        pictures = jax.device_get(self.draw(state, batch))
+        pictures = self.draw(state, batch)
+        if step is not None and time.monotonic() - self.pictured < PICTURE_SECONDS:
+            pictures = {name: pictures[name] for name in EVOLVING if name in pictures}
+        else:
+            self.pictured = time.monotonic()
         if processes.first():
+            pictures = jax.device_get(pictures)
             save_artifacts(self.run / "pictures", pictures, self.data.dataset.class_names, step)
 
     def _validated(self, state: State, split: Split) -> dict[str, float]:
@@ -399,7 +412,7 @@ class Trainer:
         if self.data.validation is None:
             return None
         metrics = self._validated(state, self.data.validation)
-        log.write(made, "validation", metrics, state=digest(jax.device_get(self._hashes(state))))
+        log.write(made, "validation", metrics, state=self.hashes.digest())
         score, progress = metrics["loss"], self.progress
         if not math.isfinite(score):
             self._give_up(f"the loss on the validation split is not finite at step {made}", made)
@@ -440,6 +453,11 @@ class Trainer:
         folder.write_json(self.run / "manifest.json", {**manifest, "seconds": seconds})
         report = write_report(self.run)
         log.say(f"{seconds['total']:.0f} s in all; read {report}")
+
+
+@jax.jit
+def _copied_and_hashed(state: State, watch: Watch) -> tuple[Watch, Hashes]:
+    return jax.tree.map(lambda each: each + 0, watch), hashes_of(*split_state(state))
 
 
 def test_results(config: Train, data: Data, evaluator: Evaluator, state: State, step: int) -> dict[str, Any]:

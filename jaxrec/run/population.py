@@ -15,6 +15,7 @@ from jaxrec.config import GAN, Train, to_dict, with_values
 from jaxrec.data import Split
 from jaxrec.errors import UserError
 from jaxrec.run import folder
+from jaxrec.run.checkpoints import hashes_of, split_state
 from jaxrec.run.devices import Devices
 from jaxrec.run.evaluation import initializer, scalars
 from jaxrec.run.log import Log
@@ -190,10 +191,12 @@ class Population(Trainer):
         log.say(f"step {made}: {len(self.remaining)} members go on, {', '.join(str(m.member) for m in self.remaining)}")
         return state
 
-    def _save(self, made: int, state: Any, score: float | None) -> None:
+    def _save(self, made: int, state: Any, score: float | None, *, may_wait: bool) -> None:
         self._write_config()
-        # Where it is not finite nothing is saved, and the member is passed over when its loss shows it.
-        self.checkpoints.save(made, self._shown(state), self.progress, None)
+        # The settings name the member whose checkpoint it is, so none waits. Where it is not finite nothing is saved,
+        # and the member is passed over when its loss shows it.
+        shown = self._shown(state)
+        self.checkpoints.save(made, shown, hashes_of(*split_state(shown)), self.progress, None)
 
     def _check(self, watch: list[Watch]) -> None:
         for member, step in zip(self.remaining, np.concatenate([each.failed for each in watch]), strict=True):
@@ -209,8 +212,9 @@ class Population(Trainer):
                 "--optimizer.clip 1, and train under another --name"
             )
 
-    def _hashes(self, state: list[State]) -> None:
-        """None: a population is not resumed, and its members' states agree with their own runs' but for rounding."""
+    def _seen(self, state: list[State], watch: list[Watch]) -> tuple[list[Watch], None]:
+        # No hashes: a population is not resumed, and its members' states agree with their own runs' but for rounding.
+        return jax.tree.map(lambda each: each + 0, watch), None
 
     def _log(self, log: Log, made: int, metrics: Any, watch: Any, hashes: None) -> None:
         metrics, watch = jax.device_get((metrics, watch))

@@ -4,16 +4,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-import jax
 
 from jaxrec.data import cache_dir
 from jaxrec.errors import UserError
 from jaxrec.run import folder
 from jaxrec.run.checkpoints import Checkpoints, hashes_of, split_state
 from jaxrec.run.devices import Devices, keep_programs
-from jaxrec.run.fingerprint import digest
+from jaxrec.run.fingerprint import Hashes
 from jaxrec.run.loop import Trainer
 from jaxrec.run.report import read_metrics
 from jaxrec.run.setup import CompiledStep, check_same_data, complete, open_data, unharmed
@@ -23,8 +20,8 @@ Difference = tuple[int, str]
 """A step, and what is other there than it was."""
 
 
-def _hashes(state: State) -> dict[str, Any]:
-    return jax.device_get(hashes_of(*split_state(state)))
+def _hashes(state: State) -> Hashes:
+    return hashes_of(*split_state(state))
 
 
 class Replay:
@@ -101,12 +98,12 @@ class Replay:
                 agrees = False
                 yield made, f"made again from step {start}, the state is {what}"
         if end in checkpoints.steps() and end > start:
-            saved, found = checkpoints.record(end)["hashes"], _hashes(state)
-            if changed := [name for name, value in found.items() if saved.get(name) != int(value)]:
+            saved, found = checkpoints.record(end)["hashes"], _hashes(state).by_path()
+            if changed := [name for name, value in found.items() if saved.get(name) != value]:
                 yield end, f"{changed[0]} and {len(changed) - 1} more arrays differ from the checkpoint's"
 
     def _differs(self, step: int, state: State) -> str:
         """How a state's digest differs from what was logged; "" where it does not."""
         self.compared += 1
-        found, logged = digest(_hashes(state)), self.logged[step]
+        found, logged = _hashes(state).digest(), self.logged[step]
         return "" if {found} == logged else f"{found}, the run logged {' and '.join(sorted(logged))}"

@@ -119,7 +119,7 @@ def complete(config: Train, data: Data) -> Train:
     if config.eval_every is None and every > config.log_every:
         # On logged steps, so that many steps between two of them can be one program.
         every -= every % config.log_every
-    return replace(config, task=task, steps=steps, epochs=None, eval_every=every, save_every=config.save_every or every)
+    return replace(config, task=task, steps=steps, epochs=None, eval_every=every)
 
 
 def steps_at_once(config: Train, devices: Devices) -> int:
@@ -130,7 +130,7 @@ def steps_at_once(config: Train, devices: Devices) -> int:
     pauses = {"log-every": config.log_every, "eval-every": config.eval_every, "save-every": config.save_every}
     if config.fuse_steps == "auto":
         # A loop's convolutions are 20 times slower on a CPU, and unrolled steps gain too little for their compilation.
-        return 1 if devices.platform == "cpu" else math.gcd(*(every or 1 for every in pauses.values()))
+        return 1 if devices.platform == "cpu" else math.gcd(*filter(None, pauses.values()))
     for option, every in pauses.items():
         if every and every % config.fuse_steps:
             raise UserError(
