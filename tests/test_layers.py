@@ -97,7 +97,7 @@ def test_conv_transpose_equals_flax_in_value_and_gradient(outputs, size, strides
     assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(np.shape, params)
 
 
-CHANNELS = {"few": (3, 2), "some": (6, 5), "many": (64, 64)}
+CHANNELS = {"one": (1, 2), "few": (3, 2), "some": (6, 5), "many": (64, 64)}
 """In and out: patches, XLA's own convolution or its phases, and Winograd's transform for 3x3 without strides."""
 
 
@@ -181,7 +181,7 @@ def test_forms_are_the_ones_meant(monkeypatch):
         return str(gradient).count("dot_general["), str(gradient).count("conv_general_dilated[")
 
     assert operations(3, 64, 4, 2) == (2, 1)
-    assert operations(3, 64, 1, 1) == (3, 0)
+    assert operations(1, 64, 4, 2) == operations(3, 64, 1, 1) == (3, 0)
     assert operations(6, 5, 4, 2) == (0, 6)  # Forwards one, the kernel's gradient one, the image's four phases.
     assert operations(64, 96, 3, 1) == (48, 0)
     assert operations(64, 64, 3, 1) == (52, 0)  # Four more transpose the images for the kernel's gradient.
@@ -289,7 +289,8 @@ def test_shard_map_sums_the_kernel_gradient_over_devices(
 
 @pytest.mark.parametrize("large", [1, 10**9], ids=["large", "small"])
 @pytest.mark.parametrize(
-    "strides, size, inputs", [(1, 1, 32), (1, 5, 32), (1, 3, 48), (1, 3, 64), (1, 3, 3), (2, 3, 32), (2, 3, 3)]
+    "strides, size, inputs",
+    [(1, 1, 32), (1, 5, 32), (1, 3, 48), (1, 3, 64), (1, 3, 3), (1, 3, 1), (2, 3, 32), (2, 3, 3)],
 )
 def test_the_kernel_gradient_of_images_on_many_devices_gathers_none(monkeypatch, large, strides, size, inputs):
     monkeypatch.setattr(convolutions, "LARGE_IMAGES", large)

@@ -96,6 +96,16 @@ def _from_patches(y: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.
     return x.reshape(*patches.shape[:2], -1, w.shape[3])
 
 
+def _from_patches_kernel(y: jax.Array, x: jax.Array, size: Pair, strides: Pair, pads: Pads) -> jax.Array:
+    """The weight gradient of `_from_patches`."""
+    shared, features = _shared(x.shape[2], size[1], strides[1]), x.shape[3]
+    wide = size[1] + shared - 1
+    patches = _patches(y, (size[0], wide), (strides[0], shared * strides[1]), pads)
+    products = jnp.einsum("nk,nc->kc", patches.reshape(-1, patches.shape[3]), x.reshape(-1, shared * features))
+    products = products.reshape(size[0], wide, y.shape[3], shared, features)
+    return jnp.stack([products[:, i : i + size[1], :, i] for i in range(shared)]).sum(0)
+
+
 def _overlapping(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
     """The transpose of `_patches` as a product: each pixel of x times the whole kernel, whose overlaps are added up."""
     batch, height, width, channels = x.shape
@@ -292,9 +302,8 @@ def _kernel(y: jax.Array, x: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
         side + sum(pad) - (n - 1) * stride
         for side, pad, n, stride in zip(y.shape[1:3], pads, x.shape[1:3], strides, strict=True)
     )
-    if rows == columns == 1:
-        pixels = _patches(y, (1, 1), strides, pads).reshape(-1, y.shape[3])
-        return jnp.einsum("nc,nd->cd", pixels, x.reshape(-1, x.shape[3]))[None, None]
+    if y.shape[3] == 1 or rows == columns == 1:  # Of more channels XLA's is as fast.
+        return _from_patches_kernel(y, x, (rows, columns), strides, pads)
     if _suits_winograd((rows, columns), (y.shape[3], x.shape[3]), strides):
         return _winograd_kernel(y, x, pads)
     batch, high, wide, channels = y.shape
