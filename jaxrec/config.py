@@ -269,7 +269,7 @@ class Train:
     eval_every: int | None = None
     """Steps between evaluations on the validation split; else about ten times a run, on logged steps."""
     save_every: int | None = None
-    """Steps between checkpoints; else at evaluations, ten seconds apart at least, and at the end."""
+    """Steps between checkpoints; those of evaluations, which may wait ten seconds to be written, come on top."""
     fuse_steps: int | Literal["auto"] = "auto"
     """Steps per compiled program; auto: one on a CPU, where loops make convolutions slow, else the most that
     pass over no step that is logged, evaluated or saved."""

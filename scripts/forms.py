@@ -123,7 +123,7 @@ def main() -> None:
     tune_allocator()
     tune_cpu()
     versions = f"jaxrec {jaxrec.__version__}", f"jax {jax.__version__}"
-    about = "Milliseconds of our form, then the time of XLA's operation divided by it; 1.00 where they are the same."
+    about = "Milliseconds of our form, then the time of XLA's operation divided by it; about 1 where they are the same."
     text = f"{conditions(versions, ROUNDS)}\n\n{about}\n\n{measure()}"
     print(f"## Layer forms\n\n{text}")
     if options.write:

@@ -1,6 +1,7 @@
 """Losses and gradients that are not finite: the run stops, leaves the update out, or goes back."""
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -93,6 +94,17 @@ def test_a_checkpoint_that_waits_is_a_good_one_too(tmp_path, monkeypatch):
         main(small("cnn", "--runs", tmp_path, "--name", "run", *options))
     with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
         assert checkpoints.steps() == [4]
+
+
+def test_a_full_disk_does_not_hide_what_ended_the_run(tmp_path, monkeypatch):
+    injected(monkeypatch, "loss", lambda step, state: step == 7)
+    room = iter([2**40])
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=next(room, 0)))
+    options = ["--steps", STEPS, "--log-every", 1, "--eval-every", 4]
+    with pytest.raises(
+        UserError, match=r"^the loss is not finite at step 7; no good checkpoint .*, and a checkpoint needs"
+    ):
+        main(small("cnn", "--runs", tmp_path, "--name", "run", *options))
 
 
 def test_rollback_lowers_the_rate_and_goes_on(tmp_path, monkeypatch, capsys):

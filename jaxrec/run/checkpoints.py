@@ -143,8 +143,8 @@ class Checkpoints:
 
     Of several processes the first alone reads and writes, and all of them make the same calls.
 
-    What `save` takes is the step's alone to decide; when it is written, the clock's, too. Latest and best are kept, in
-    memory like on the disk, so that every run which is not killed leaves the same checkpoints.
+    Which checkpoints are kept follows from steps and scores, never from the clock, which only decides when they are
+    written. The latest and the best are kept, in memory as on the disk.
 
     The size and CRC-32 of each one's files lie in ``run/sums``, and each array's hash beside the progress. One whose
     files are not what they were is not among ``steps``; a run that goes on moves it to ``run/damaged``.
@@ -287,6 +287,8 @@ class Checkpoints:
         state's arrays: Orbax notices what is missing or cut short, and a changed number not. Where a number of the
         state is not finite no checkpoint is taken, and False returned.
         """
+        if several():  # Else one device's part in the last step could still be under way when others exchange numbers.
+            jax.block_until_ready(state)
         model, train = split_state(state)
         # Of jax's arrays Orbax would leave a little memory behind with every save.
         model, train = fetch((model, train)) if several() else jax.device_get((model, train))
@@ -355,7 +357,7 @@ class Checkpoints:
             ) from error
 
     def steps(self) -> list[int]:
-        """The steps of the checkpoints that are written."""
+        """The steps of the checkpoints that are written or being written."""
         return by_first(self._steps)
 
     def _steps(self) -> list[int]:

@@ -329,7 +329,6 @@ class Trainer:
 
     def _good(self, failed: int) -> int | None:
         """The checkpoint to go back to from a step that failed."""
-        self.checkpoints.wait()
         kept = self.checkpoints.steps()
         # The step before made the parameters that this one failed with: they are finite, and a last resort.
         good = [step for step in kept if step < failed - 1] or [step for step in kept if step < failed]
@@ -338,16 +337,23 @@ class Trainer:
     def _give_up(self, reason: str, failed: int, *, for_good: bool = False) -> None:
         if not for_good and self.config.on_nonfinite == "rollback" and self._rollbacks() < ROLLBACKS:
             raise NonFinite(reason, failed)
+        unwritten = ""
+        try:
+            self.checkpoints.wait()
+        except UserError as error:  # What ended the run is worth more than what followed from it.
+            unwritten = f", and {error}"
         kept = self._good(failed)
         good = "no good checkpoint had been saved" if kept is None else f"the last good checkpoint is of step {kept}"
         count = self._rollbacks()
         tried = f", after {count} rollback{'s' * (count > 1)}" if count else ""
         raise UserError(
-            f"{reason}{tried}; {good}: lower --optimizer.lr or set --optimizer.clip 1, and train under another --name"
+            f"{reason}{tried}; {good}{unwritten}: lower --optimizer.lr or set --optimizer.clip 1, and train under "
+            "another --name"
         )
 
     def _go_back(self, log: Log, failure: NonFinite) -> State:
         """The state to go on from: the last good checkpoint's, or the first, with lower learning rates."""
+        self.checkpoints.wait()
         first = state = self.initial()
         progress = {**self.progress, "step": 0, "best": None, "waited": 0, "unevaluated": False}
         progress["made_with"] = []

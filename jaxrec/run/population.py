@@ -234,9 +234,11 @@ class Population(Trainer):
         log.write(made, split, means, list(zip(numbers, rows, strict=True)))
 
     def _evaluate(self, log: Log, state: Any, made: int) -> None:
-        validation = self.data.validation
+        validation, before = self.data.validation, self._best()
         if validation is not None:
             self._validate(log, state, made, validation)
+        if self._best() is not before:
+            self.pictured = -math.inf  # Those that are there are of another member.
         self._pictures(self._shown(state), validation or self.data.train, made)
 
     def _validate(self, log: Log, state: Any, made: int, validation: Split) -> None:
