@@ -287,8 +287,6 @@ class Checkpoints:
         state's arrays: Orbax notices what is missing or cut short, and a changed number not. Where a number of the
         state is not finite no checkpoint is taken, and False returned.
         """
-        if several():  # Else one device's part in the last step could still be under way when others exchange numbers.
-            jax.block_until_ready(state)
         model, train = split_state(state)
         # Of jax's arrays Orbax would leave a little memory behind with every save.
         model, train = fetch((model, train)) if several() else jax.device_get((model, train))
