@@ -139,6 +139,7 @@ def test_streamed_and_resident_images_give_the_same_run_and_another_seed_another
     # As of a large set, of which the mean and deviation are taken over a sample.
     monkeypatch.setattr(setup, "STATISTICS_BYTES", 0)
     monkeypatch.setattr(setup, "STATISTICS_SAMPLE", 100)
+    monkeypatch.setattr(setup, "AHEAD", 4)
     options = ["--optimizer.name", "sgd", "--steps", 25, "--log-every", 1]
     here = train(tmp_path, "here", *options)
     assert "on the device" in capsys.readouterr().out

@@ -113,7 +113,7 @@ class Devices:
 
         Of several processes each gives its part.
         """
-        leading = [None] * (batch["index"].ndim - 1)
+        leading = [None] * (axes(batch) - 1)
         sharding = NamedSharding(self.mesh, PartitionSpec(*leading, AXES))
         if jax.process_count() == 1:
             return jax.device_put(batch, sharding)
@@ -164,6 +164,11 @@ def fetch(tree: Any) -> Any:
         return np.asarray(leaf.addressable_data(0))
 
     return jax.tree.map(take, jax.jit(lambda tree: tree, out_shardings=replicated)(tree))
+
+
+def axes(batch: Any) -> int:
+    """The number of a batch's axes up to the one of its examples: 1, or more where batches are stacked."""
+    return min(leaf.ndim for leaf in jax.tree.leaves(batch))
 
 
 def bytes_per_device(tree: Any) -> int:

@@ -238,8 +238,11 @@ class Trainer:
 
     def _batches(self, start: int, steps: int) -> Iterator[tuple[int, Any]]:
         """As ``batches``, on the devices."""
+        before, shared = None, None
         for made, batch in batches(self.config, self.data, self.devices, self.config.seed, start, steps):
-            yield made, self.devices.share(batch)
+            if batch is not before:
+                before, shared = batch, self.devices.share(batch)
+            yield made, shared
 
     def _introduce(self, log: Log, state: State) -> None:
         """Says what is trained on what, and writes the manifest."""

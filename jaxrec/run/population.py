@@ -125,10 +125,14 @@ class Population(Trainer):
         # Members of one seed see the same batches, which are read once.
         seeds = list(dict.fromkeys(member.seed for member in self.remaining))
         streams = [batches(self.config, self.data, self.devices, seed, start, steps) for seed in seeds]
+        before, shared = None, []
         for found in zip(*streams, strict=True):
-            by_seed = {seed: batch for seed, (_, batch) in zip(seeds, found, strict=True)}
-            parts = [stack([by_seed[member.seed] for member in members]) for members in self._stacked()]
-            yield found[0][0], [self.devices.share(part) for part in parts]
+            made, first = found[0]
+            if first is not before:  # If one seed's are new, all are.
+                by_seed = {seed: batch for seed, (_, batch) in zip(seeds, found, strict=True)}
+                parts = [stack([by_seed[member.seed] for member in members]) for members in self._stacked()]
+                before, shared = first, [self.devices.share(part) for part in parts]
+            yield made, shared
 
     def _compile(self, state: list[State]) -> CompiledStep:
         _, batch = next(self._batches(0, self.config.steps or 0))

@@ -24,7 +24,7 @@ from jaxrec.data import (
 )
 from jaxrec.errors import UserError
 from jaxrec.run import processes
-from jaxrec.run.devices import Devices
+from jaxrec.run.devices import Devices, axes
 from jaxrec.tasks import task_of
 from jaxrec.tasks.state import State
 
@@ -34,6 +34,10 @@ EVALUATIONS = 10
 """Evaluations in a run that does not state --eval-every."""
 STATISTICS_BYTES = 2**30
 """Decoded size from which the mean and deviation are taken over a sample, whether the set is streamed or not."""
+
+AHEAD = 256
+"""Steps whose examples are named to the devices at once where the images lie there: a transfer costs as much as for
+one, and on a CPU a twentieth of a small step."""
 
 CompiledStep = Callable[[Any, Any, Any], tuple[Any, Any, Any]]
 
@@ -45,6 +49,13 @@ class Watch(NamedTuple):
     """The first step whose loss was not finite, or -1."""
     skipped: Any
     """Updates that were left out."""
+
+
+class Orders(NamedTuple):
+    """The examples of `AHEAD` steps, the first a multiple of it; a step takes its own row: int32 [AHEAD, B]."""
+
+    index: Any
+    epoch: Any
 
 
 @dataclass(frozen=True)
@@ -139,15 +150,21 @@ def steps_at_once(config: Train, devices: Devices) -> int:
     return config.fuse_steps
 
 
-def batches(
-    config: Train, data: Data, devices: Devices, seed: int, start: int, end: int
-) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+def batches(config: Train, data: Data, devices: Devices, seed: int, start: int, end: int) -> Iterator[tuple[int, Any]]:
     """For each call of the compiled step from step ``start`` to ``end``: the steps made after it, and their batches.
 
-    Batches are on the host, [B, ...] or, for steps made at once, [K, B, ...]; indices alone where the images lie on the
-    devices.
+    Batches are on the host, [B, ...] or, for steps made at once, [K, B, ...]. Where the images lie on the devices they
+    name the examples alone, and steps that are made one by one are given one `Orders` after the other.
     """
     fused = steps_at_once(config, devices)
+    if data.resident and fused == 1:
+        found = None
+        for step in range(start, end):
+            if found is None or step % AHEAD == 0:
+                drawn = batch_indices(seed, step // AHEAD, AHEAD * config.batch_size, len(data.train))
+                found = Orders(*(each.reshape(AHEAD, -1) for each in drawn))
+            yield step + 1, found
+        return
     if data.resident:
         orders = (batch_indices(seed, step, config.batch_size, len(data.train)) for step in range(start, end))
         each = ({"index": index, "epoch": epoch} for index, epoch in orders)
@@ -160,19 +177,21 @@ def batches(
         yield start, stack(list(itertools.islice(each, count))) if count > 1 else next(each)
 
 
-def stack(batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def stack(batches: list[Any]) -> Any:
     """Batches of one shape along a new first axis."""
-    return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
+    return jax.tree.map(lambda *each: np.stack(each), *batches)
 
 
 def make_steps(
     task: AnyTask, devices: Devices, skip: bool, state: State, watch: Watch, batch: Any, images: Any
 ) -> tuple[State, Watch, dict[str, jax.Array]]:
-    """One step, or as many as ``batch`` has leading rows [K, B, ...]; gives the metrics of the last. Pure.
+    """One step, or as many as a ``batch`` [K, B, ...] has rows; gives the metrics of the last. Pure.
 
     With ``skip`` an update whose loss or result is not finite is left out and counted. ``images`` are all examples
     where they live on the devices: they are gathered here.
     """
+    if isinstance(batch, Orders):
+        batch = jax.tree.map(lambda each: each[state.step % AHEAD], batch._asdict())
     if batch["index"].ndim == 1:
         batch = {**batch, **{name: values[batch["index"]] for name, values in images.items()}}
         with jax.sharding.use_abstract_mesh(devices.mesh.abstract_mesh):
@@ -228,5 +247,5 @@ def compile_step(config: Train, data: Data, devices: Devices, state: State, batc
         steps = jax.vmap(steps, in_axes=(0, 0, 0, None))
     program = jax.jit(steps, donate_argnums=(0, 1))
     # Where several steps are made at once, one that is left over is compiled when a run comes to it.
-    compiled = {batch["index"].ndim: program.lower(state, unharmed(devices, state), batch, images).compile()}
-    return lambda state, watch, batch: compiled.get(batch["index"].ndim, program)(state, watch, batch, images)
+    compiled = {axes(batch): program.lower(state, unharmed(devices, state), batch, images).compile()}
+    return lambda state, watch, batch: compiled.get(axes(batch), program)(state, watch, batch, images)
