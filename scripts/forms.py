@@ -1,4 +1,6 @@
-"""Each layer form against XLA's plain operation: which of them is faster, forwards and in each gradient. On a CPU.
+"""Each layer form against XLA's plain operation, and models in parts of the batch against the whole: which is faster.
+
+Forwards and in each gradient, on a CPU.
 
 python scripts/forms.py --write docs/performance.md
 """
@@ -6,7 +8,8 @@ python scripts/forms.py --write docs/performance.md
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,8 @@ import numpy as np
 from benchmark import conditions, table, write
 
 import jaxrec
-from jaxrec.models import layers
+from jaxrec.config import Classifier, ClassifierModel
+from jaxrec.models import build_classifier, layers
 from jaxrec.run.devices import tune_allocator, tune_cpu
 
 ROUNDS = 7
@@ -44,15 +48,26 @@ CONVOLUTIONS = [
     (True, 128, 14, 32, 1, 3, 2),
 ]
 POOLS = [(32, 32, 32), (128, 16, 64)]
+MODELS: list[tuple[ClassifierModel, int]] = [("cnn", 32), ("cnn", 128), ("vit", 64)]
 
 
-def passes(function: Callable[..., jax.Array], *arrays: jax.Array) -> list[tuple[Any, tuple[jax.Array, ...]]]:
-    """The function and its gradient by each of its arrays, compiled, with what each of them is called with."""
+@contextmanager
+def whole() -> Iterator[None]:
+    """Models traced inside compute the whole batch at once."""
+    before, layers.PART_BYTES = layers.PART_BYTES, 2**62
+    try:
+        yield
+    finally:
+        layers.PART_BYTES = before
+
+
+def passes(function: Callable[..., jax.Array], *arrays: Any) -> list[tuple[Any, tuple[Any, ...]]]:
+    """The function and its gradient by each of its arguments, compiled, with what each of them is called with."""
     cotangent = jnp.ones_like(function(*arrays))
 
-    def gradient(index: int) -> Callable[..., jax.Array]:
-        def one(cotangent: jax.Array, *arrays: jax.Array) -> jax.Array:
-            def of(array: jax.Array) -> jax.Array:
+    def gradient(index: int) -> Callable[..., Any]:
+        def one(cotangent: jax.Array, *arrays: Any) -> Any:
+            def of(array: Any) -> jax.Array:
                 return function(*arrays[:index], array, *arrays[index + 1 :])
 
             return jax.vjp(of, arrays[index])[1](cotangent)[0]
@@ -112,7 +127,21 @@ def measure() -> str:
         cells = against(passes(lambda x: layers.max_pool(x, 2), x), passes(lambda x: nn.max_pool(x, (2, 2), (2, 2)), x))
         rows.append(["max pooling 2x2", f"{batch}x{side}x{side}x{channels}", *cells, ""])
         print(rows[-1], flush=True)
-    return table(["", "", "value", "gradient by images", "gradient by kernel"], rows)
+    for name, batch in MODELS:
+        model, x = build_classifier(Classifier(model=name, classes=10), (32, 32, 3)), normal(batch, 32, 32, 3)
+        params = jax.jit(model.init)(jax.random.key(0), x)
+
+        def by_parts(x: jax.Array, params: Any, model: Any = model) -> jax.Array:
+            return model.apply(params, x)[0]
+
+        def at_once(x: jax.Array, params: Any, by_parts: Any = by_parts) -> jax.Array:
+            with whole():
+                return by_parts(x, params)
+
+        cells = against(passes(by_parts, x, params), passes(at_once, x, params))
+        rows.append([f"{name} in parts", f"{batch}x32x32x3", *cells])
+        print(rows[-1], flush=True)
+    return table(["", "", "value", "gradient by images", "gradient by kernel or parameters"], rows)
 
 
 def main() -> None:
@@ -123,7 +152,10 @@ def main() -> None:
     tune_allocator()
     tune_cpu()
     versions = f"jaxrec {jaxrec.__version__}", f"jax {jax.__version__}"
-    about = "Milliseconds of our form, then the time of XLA's operation divided by it; about 1 where they are the same."
+    about = (
+        "Milliseconds of our form, then the time of XLA's operation, or of the model on the whole batch, divided by "
+        "it; about 1 where they are the same."
+    )
     text = f"{conditions(versions, ROUNDS)}\n\n{about}\n\n{measure()}"
     print(f"## Layer forms\n\n{text}")
     if options.write:

@@ -1,5 +1,6 @@
 """The layers against flax's and XLA's plain ones: values, gradients, and gradients of gradients."""
 
+from contextlib import nullcontext
 from functools import partial
 
 import flax.linen as nn
@@ -357,6 +358,82 @@ def test_max_pool_under_transformations():
 
 def plain_pool(x):
     return nn.max_pool(x, (2, 2), (2, 2))
+
+
+@pytest.mark.parametrize(
+    "examples, widest, parts",
+    [(32, 2**15, 2), (128, 2**15, 8), (8, 2**8, 1), (30, 2**15, 2), (7, 2**18, 7), (127, 2**18, 1), (1024, 2**15, 16)],
+)
+def test_parts_are_the_fewest_that_fit_the_cache_and_divide_the_batch(examples, widest, parts):
+    seen = []
+    layers.in_parts(lambda x: seen.append(x.shape) or x, jnp.zeros((examples, 2)), widest)
+    assert seen == parts * [(examples // parts, 2)]
+
+
+def elsewhere(monkeypatch):
+    monkeypatch.setattr(convolutions, "on_cpu", lambda: False)
+
+
+def in_forward_mode(_):
+    return layers.forward_mode()
+
+
+def on_a_mesh(_):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+@pytest.mark.parametrize("where", [elsewhere, in_forward_mode, on_a_mesh])
+def test_the_batch_stays_whole(where, monkeypatch):
+    seen = []
+    with where(monkeypatch) or nullcontext():
+        layers.in_parts(lambda x: seen.append(x.shape) or x, jnp.zeros((32, 2)), 2**20)
+    assert seen == [(32, 2)]
+
+
+def test_in_parts_equals_the_whole_in_every_derivative(in_float64):
+    x, kernel = jnp.array(normal(0, 8, 6, 6, 3)), jnp.array(normal(1, 3, 3, 3, 4))
+    mesh = jax.make_mesh((4,), ("data",), devices=jax.devices()[:4], axis_types=(jax.sharding.AxisType.Auto,))
+    seen = []
+
+    def parts(x, kernel):
+        return layers.in_parts(partial(whole, kernel=kernel), x, 2**20)
+
+    def whole(x, kernel):
+        seen.append(len(x))
+        return layers.max_pool(jnp.sin(layers.conv(x, kernel)), 2)
+
+    def everywhere(function):
+        first, second = first_order(function), second_order(function)
+        batch, same = PartitionSpec("data"), PartitionSpec()
+        return {
+            "first": first(x, kernel),
+            "second": second(x, kernel),
+            "vmap": jax.vmap(first)(x[None], kernel[None]),
+            "scan": lax.scan(lambda carry, x: (carry, first(x, kernel)), 0, x[None])[1],
+            "shard_map": jax.shard_map(
+                lambda x, k: first(x, k)[1], mesh=mesh, in_specs=(batch, same), out_specs=(batch, same)
+            )(x, kernel),
+        }
+
+    got = jax.jit(everywhere, static_argnums=0)(parts)
+    assert set(seen) == {1}
+    close(got, jax.jit(everywhere, static_argnums=0)(whole), 1e-10)
+
+
+def test_parts_of_a_batch_on_many_devices_gather_none():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    x = jax.device_put(normal(0, 64, 6), jax.NamedSharding(mesh, PartitionSpec("data")))
+
+    seen = []
+
+    def total(x):
+        return jnp.sum(jnp.sin(layers.in_parts(lambda x: seen.append(len(x)) or jnp.exp(x), x, 2**15)))
+
+    text = jax.jit(jax.grad(total)).lower(x).compile().as_text()
+    assert seen == 4 * [16]
+    collectives = ("all-gather", "all-to-all", "collective-permute", "all-reduce")
+    assert not any(f" {kind}(" in text for kind in collectives)
 
 
 def test_max_pool_has_forward_mode():

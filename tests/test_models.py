@@ -1,6 +1,7 @@
 """Every model at every image shape: shapes, dtypes, gradients and statistics; and what is special to each."""
 
 import functools
+import sys
 from typing import get_args
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 
 from jaxrec.config import GAN, Autoencoder, Classifier, ClassifierModel
 from jaxrec.errors import UserError
-from jaxrec.models import build_autoencoder, build_classifier, build_gan
+from jaxrec.models import build_autoencoder, build_classifier, build_gan, layers
 from jaxrec.models.autoencoder import Autoencoder as AutoencoderModule
 from jaxrec.models.resnet import LAYOUTS, ResNet
 from jaxrec.models.speednet import SpeedNet, dirac, whitening
@@ -221,6 +222,31 @@ def test_speednet_statistics_are_taken_over_the_mapped_axis():
     )(x)
     np.testing.assert_allclose(got.reshape(expected.shape), expected, atol=1e-3)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[0], b, atol=1e-4), parts, statistics)
+
+
+@precisions
+@pytest.mark.parametrize("name", ["cnn", "cnn-deep", "vit"])
+def test_what_a_batch_gives_does_not_depend_on_the_parts_it_is_made_in(name, precision, monkeypatch):
+    model, x = classifier(name, (16, 16, 3), dropout=0.5, precision=precision), normal(2, 16, 16, 3)
+    variables, kept = init(model, x), []
+    apply, sizes = layers.in_parts, []
+    monkeypatch.setattr(
+        sys.modules[type(model).__module__],
+        "in_parts",
+        lambda function, *rest: apply(lambda x: sizes.append(len(x)) or function(x), *rest),
+    )
+
+    def loss(params):
+        logits, features = model.apply({"params": params}, x, train=True, rngs={"dropout": KEY})
+        return jnp.sum(jnp.sin(logits)) + jnp.sum(features**2)
+
+    for bytes_at_once, parts in ((2**40, [2]), (1, [1, 1])):
+        monkeypatch.setattr(layers, "PART_BYTES", bytes_at_once)
+        sizes.clear()
+        kept.append(jax.device_get(jax.jit(jax.value_and_grad(lambda params: loss(params)))(variables["params"])))
+        assert sizes == parts
+    tolerance = 1e-5 if precision == "f32" else 2e-2
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(b).max()), *kept)
 
 
 def test_vit_refuses_a_patch_that_does_not_divide_the_image():

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from .layers import Conv, Dense, activation, flatten, max_pool, scaled
+from .layers import Conv, Dense, activation, flatten, in_parts, max_pool, scaled
 
 
 class CNN(nn.Module):
@@ -25,11 +25,20 @@ class CNN(nn.Module):
         """Standardised images [B,H,W,C] to logits [B,classes] and features [B,D], float32."""
         act = activation(self.activation)
         x = x.astype(self.dtype)
-        for i, channels in enumerate(self.channels, 1):
-            x = act(Conv(scaled(channels, self.width), dtype=self.dtype, name=f"conv{i}")(x))
-            if min(x.shape[1:3]) >= 2:
-                x = max_pool(x, 2)
-        x = act(Dense(scaled(self.dense, self.width), dtype=self.dtype, name="dense")(flatten(x)))
+        convs = [
+            Conv(scaled(channels, self.width), dtype=self.dtype, name=f"conv{i}")
+            for i, channels in enumerate(self.channels, 1)
+        ]
+
+        def features(x: jax.Array) -> jax.Array:
+            for conv in convs:
+                x = act(conv(x))
+                if min(x.shape[1:3]) >= 2:
+                    x = max_pool(x, 2)
+            return flatten(x)
+
+        x = in_parts(features, x, x.shape[1] * x.shape[2] * scaled(self.channels[0], self.width))
+        x = act(Dense(scaled(self.dense, self.width), dtype=self.dtype, name="dense")(x))
         logits = Dense(self.classes, dtype=self.dtype, name="head")(
             nn.Dropout(self.dropout, deterministic=not train)(x)
         )

@@ -62,6 +62,11 @@ def on_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
+def own_forms() -> bool:
+    """Whether what is traced now takes the forms of its own that a CPU has."""
+    return on_cpu() and not _plain.get()
+
+
 # A convolution of y into x by the kernel w defines one sum over products of their three entries. Each of `_down`, `_up`
 # and `_kernel` is its derivative by one of the three, so each one's gradients are the other two: no base-dilated weight
 # gradient appears at any order. `pads` must fit exactly: side of y + pads = (side of x - 1) * stride + size of w.
@@ -351,7 +356,7 @@ def conv(x: jax.Array, kernel: jax.Array, strides: int = 1, padding: str | Seque
     x [B,H,W,C], kernel [K,K,C,D], of one floating dtype; with padding SAME gives [B,ceil(H/strides),ceil(W/strides),D].
     """
     size = kernel.shape[:2]
-    if _plain.get() or not on_cpu():
+    if not own_forms():
         return lax.conv_general_dilated(x, kernel, (strides, strides), padding, dimension_numbers=NUMBERS)
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:3], size, (strides, strides), padding)
@@ -369,7 +374,7 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, strides: int, padding: str =
 
     x [B,H,W,C], kernel [K,K,C,D], of one floating dtype; with padding SAME gives [B,H*strides,W*strides,D].
     """
-    if _plain.get() or not on_cpu():
+    if not own_forms():
         return lax.conv_transpose(x, kernel, (strides, strides), padding, dimension_numbers=NUMBERS)
     pads = []
     for k in kernel.shape[:2]:

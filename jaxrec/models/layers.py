@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .convolutions import conv, conv_transpose, on_cpu, widened
+from jaxrec.parallel import cut_axes
+
+from .convolutions import conv, conv_transpose, on_cpu, own_forms, widened
 from .convolutions import forward_mode as forward_mode
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -18,6 +20,12 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "tanh": jnp.tanh,
     "gelu": nn.gelu,
 }
+
+
+PART_BYTES = 2**21
+"""Of the widest activation, how much `in_parts` computes at a time: the size of the level-2 caches of two cores."""
+MOST_PARTS = 16
+"""Each part adds to the time of compilation."""
 
 
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
@@ -38,6 +46,27 @@ def scaled(channels: int, width: float) -> int:
 def flatten(x: jax.Array) -> jax.Array:
     """Every axis but the first in one: [B,...] to [B,D]."""
     return x.reshape(x.shape[0], -1)
+
+
+def in_parts(apply: Callable[[jax.Array], jax.Array], x: jax.Array, widest: int) -> jax.Array:
+    """``apply(x)`` of [B,...]; on a CPU made of a part of the batch after another, whose activations stay in the cache.
+
+    ``apply`` has to treat every example by itself, so that it holds no batch normalisation and no dropout. ``widest``
+    is how many numbers it makes of one example at the most.
+    """
+    parts = _parts(x.shape[0], widest * x.dtype.itemsize)
+    if parts == 1 or not own_forms() or cut_axes():
+        return apply(x)
+    # Every parts-th example, so that each device of a caller's own mesh keeps its share.
+    split = x.reshape(-1, parts, *x.shape[1:])
+    made = jnp.stack([apply(split[:, part]) for part in range(parts)], 1)
+    return made.reshape(x.shape[0], *made.shape[2:])
+
+
+def _parts(examples: int, size: int) -> int:
+    """The number of parts of ``examples`` of ``size`` bytes: the least that is enough and divides them."""
+    possible = [parts for parts in range(1, MOST_PARTS + 1) if examples % parts == 0]
+    return next((parts for parts in possible if examples // parts * size <= PART_BYTES), possible[-1])
 
 
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ..errors import UserError
-from .layers import Dense, add_bias, layer_norm
+from .layers import Dense, add_bias, in_parts, layer_norm
 
 
 class ViT(nn.Module):
@@ -22,17 +22,43 @@ class ViT(nn.Module):
     dropout: float = 0.0
     dtype: Any = jnp.float32
 
+    def setup(self) -> None:
+        """Gives the encoder this module's scope."""
+        self.encoder = Encoder(self.patch, self.dim, self.depth, self.heads, self.dtype)
+        nn.share_scope(self, self.encoder)
+
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
         """Standardised images [B,H,W,C] to logits [B,classes] and features [B,dim], float32.
 
         Raises UserError if the patch does not divide both sides.
         """
-        batch, height, width, channels = x.shape
+        height, width = x.shape[1:3]
         side = self.patch
         if height % side or width % side:
             raise UserError(f"vit cannot cut {height}x{width} images into {side}x{side} patches; choose a divisor.")
-        x = x.astype(self.dtype).reshape(batch, height // side, side, width // side, side, channels)
+        x = in_parts(self.encoder, x.astype(self.dtype), (height // side) * (width // side) * 2 * self.dim)
+        logits = Dense(self.classes, dtype=self.dtype, name="head")(
+            nn.Dropout(self.dropout, deterministic=not train)(x)
+        )
+        return logits.astype(jnp.float32), x.astype(jnp.float32)
+
+
+class Encoder(nn.Module):
+    """The patches, the blocks and the mean over the places."""
+
+    patch: int
+    dim: int
+    depth: int
+    heads: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B,H,W,C] to [B,dim]."""
+        batch, height, width, channels = x.shape
+        side = self.patch
+        x = x.reshape(batch, height // side, side, width // side, side, channels)
         x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, side * side * channels)
         x = Dense(self.dim, dtype=self.dtype, name="patches")(x)
         x += self.param("positions", nn.initializers.normal(0.02), (1, *x.shape[1:])).astype(self.dtype)
@@ -41,11 +67,7 @@ class ViT(nn.Module):
             y = layer_norm(x, f"block{i + 1}_norm2")
             y = nn.gelu(Dense(2 * self.dim, dtype=self.dtype, name=f"block{i + 1}_mlp1")(y))
             x += Dense(self.dim, dtype=self.dtype, name=f"block{i + 1}_mlp2")(y)
-        x = layer_norm(x, "norm").mean(1)
-        logits = Dense(self.classes, dtype=self.dtype, name="head")(
-            nn.Dropout(self.dropout, deterministic=not train)(x)
-        )
-        return logits.astype(jnp.float32), x.astype(jnp.float32)
+        return layer_norm(x, "norm").mean(1)
 
     def _attention(self, x: jax.Array, name: str) -> jax.Array:
         heads = (self.heads, self.dim // self.heads)
