@@ -64,6 +64,12 @@ def as_users_run_it() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is traced believes that there is one device, as on most users' machines."""
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs() -> Iterator[None]:
     """A file's programs are of no use to the next, and the garbage collector would look through all of them each time.

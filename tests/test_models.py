@@ -226,7 +226,7 @@ def test_speednet_statistics_are_taken_over_the_mapped_axis():
 
 @precisions
 @pytest.mark.parametrize("name", ["cnn", "cnn-deep", "vit"])
-def test_what_a_batch_gives_does_not_depend_on_the_parts_it_is_made_in(name, precision, monkeypatch):
+def test_what_a_batch_gives_does_not_depend_on_the_parts_it_is_made_in(name, precision, one_device, monkeypatch):
     model, x = classifier(name, (16, 16, 3), dropout=0.5, precision=precision), normal(2, 16, 16, 3)
     variables, kept = init(model, x), []
     apply, sizes = layers.in_parts, []

@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxrec.parallel import cut_axes
-
 from .convolutions import conv, conv_transpose, on_cpu, own_forms, widened
 from .convolutions import forward_mode as forward_mode
 
@@ -53,14 +51,14 @@ def in_parts(apply: Callable[[jax.Array], jax.Array], x: jax.Array, widest: int)
 
     ``apply`` has to treat every example by itself, so that it holds no batch normalisation and no dropout. ``widest``
     is how many numbers it makes of one example at the most.
+
+    Where there are several devices the batch stays whole: it may be cut over them, which tracing does not see, and each
+    part's gradients would be added up over all.
     """
     parts = _parts(x.shape[0], widest * x.dtype.itemsize)
-    if parts == 1 or not own_forms() or cut_axes():
+    if parts == 1 or not own_forms() or jax.device_count() > 1:
         return apply(x)
-    # Every parts-th example, so that each device of a caller's own mesh keeps its share.
-    split = x.reshape(-1, parts, *x.shape[1:])
-    made = jnp.stack([apply(split[:, part]) for part in range(parts)], 1)
-    return made.reshape(x.shape[0], *made.shape[2:])
+    return jnp.concatenate([apply(part) for part in jnp.split(x, parts)])
 
 
 def _parts(examples: int, size: int) -> int:
