@@ -17,6 +17,8 @@ from conftest import small
 from jaxrec import verify
 from jaxrec.config import AnyTask
 from jaxrec.errors import UserError
+from jaxrec.models import cnn, layers
+from jaxrec.run import setup
 from jaxrec.run.checkpoints import Checkpoints, hashes_of, split_state
 from jaxrec.run.devices import Devices
 from jaxrec.run.evaluation import initializer
@@ -257,6 +259,21 @@ def test_an_untouched_run_is_verified(run, capsys):
     assert verify.main([str(run)]) == 0
     # Those of nine steps and of the evaluations and checkpoints after two of them.
     assert "11 logged states compared: all are as logged" in capsys.readouterr().out
+
+
+def test_a_run_made_in_parts_on_one_of_many_devices_goes_on_and_is_verified(tmp_path, monkeypatch, capsys):
+    in_parts, sizes = layers.in_parts, []
+    monkeypatch.setattr(layers, "PART_BYTES", 2**15)
+    monkeypatch.setattr(
+        cnn, "in_parts", lambda apply, *rest: in_parts(lambda x: sizes.append(len(x)) or apply(x), *rest)
+    )
+    monkeypatch.setattr(setup, "AHEAD", 4)
+    options = small("cnn", "--runs", tmp_path, "--name", "run", "--mesh", "data=1", "--log-every", 1)
+    assert main(options) == 0
+    assert 4 in sizes
+    assert main(["--runs", str(tmp_path), "--name", "run", "--resume", "--steps", "14"]) == 0
+    assert verify.main([str(tmp_path / "run")]) == 0
+    assert "8 logged states compared: all are as logged" in capsys.readouterr().out
 
 
 def test_a_run_that_was_made_longer_is_verified(run, tmp_path, capsys):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax import lax
 from jax.extend.core import jaxprs_in_params
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 
 from jaxrec.models import convolutions, layers
 from jaxrec.models.vit import Projection
@@ -276,7 +276,7 @@ def test_shard_map_sums_the_kernel_gradient_over_devices(
     ours, plain, check, order, inputs, outputs, size, strides, in_float64
 ):
     x, kernel = normal(0, 8, 6, 6, inputs), normal(1, size, size, inputs, outputs) / inputs**0.5
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
 
     def step(x, kernel):
         gradient = order(lambda x, k: ours(x, k, strides))(x, kernel)[1][1]
@@ -295,7 +295,7 @@ def test_shard_map_sums_the_kernel_gradient_over_devices(
 )
 def test_the_kernel_gradient_of_images_on_many_devices_gathers_none(monkeypatch, large, strides, size, inputs):
     monkeypatch.setattr(convolutions, "LARGE_IMAGES", large)
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     cut, whole = jax.NamedSharding(mesh, PartitionSpec("data")), jax.NamedSharding(mesh, PartitionSpec())
     x = jax.device_put(normal(0, 16, 16, 16, inputs), cut)
     kernel = jax.device_put(normal(1, size, size, inputs, 64), whole)
@@ -338,7 +338,7 @@ def test_max_pool_elsewhere_than_on_a_cpu_is_xlas(monkeypatch):
 
 def test_max_pool_under_transformations():
     x = normal(0, 8, 6, 6, 3)
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
 
     def penalty(pool):
         return lambda x: jnp.sum(jax.grad(lambda x: jnp.sum(jnp.sin(pool(x))))(x) ** 2)
@@ -382,7 +382,19 @@ def on_devices(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 8)
 
 
-@pytest.mark.parametrize("where", [elsewhere, in_forward_mode, on_devices])
+def on_a_mesh(_, devices=8):
+    mesh = jax.make_mesh((devices,), ("data",), devices=jax.devices()[:devices], axis_types=(AxisType.Auto,))
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def test_of_a_mesh_the_number_of_devices_in_use_counts():
+    seen = []
+    with on_a_mesh(None, devices=1):
+        layers.in_parts(lambda x: seen.append(x.shape) or x, jnp.zeros((2, 2)), 2**20)
+    assert seen == [(1, 2), (1, 2)] and jax.device_count() == 8
+
+
+@pytest.mark.parametrize("where", [elsewhere, in_forward_mode, on_devices, on_a_mesh])
 def test_the_batch_stays_whole(where, one_device, monkeypatch):
     seen = []
     with where(monkeypatch) or nullcontext():
@@ -392,7 +404,7 @@ def test_the_batch_stays_whole(where, one_device, monkeypatch):
 
 def test_in_parts_equals_the_whole_in_every_derivative(one_device, in_float64):
     x, kernel = jnp.array(normal(0, 8, 6, 6, 3)), jnp.array(normal(1, 3, 3, 3, 4))
-    mesh = jax.make_mesh((4,), ("data",), devices=jax.devices()[:4], axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1], axis_types=(AxisType.Auto,))
     seen = []
 
     def parts(x, kernel):

@@ -91,6 +91,7 @@ def test_any_mesh_makes_the_steps_of_one_device(name, monkeypatch, quickly_compi
 @pytest.mark.parametrize("streamed", [True, False])
 def test_a_run_goes_on_on_any_number_of_devices(streamed, tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "LARGE", 32)
+    monkeypatch.setattr(setup, "AHEAD", 4)
     seen = []
     shared = Devices.share
     monkeypatch.setattr(Devices, "share", lambda self, batch: seen.append(batch) or shared(self, batch))

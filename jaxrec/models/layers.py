@@ -21,7 +21,8 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 PART_BYTES = 2**21
-"""Of the widest activation, how much `in_parts` computes at a time: the size of the level-2 caches of two cores."""
+"""Of the widest activation, how much `in_parts` computes at a time: as much as the level-2 caches of two cores hold
+together on the machine of docs/performance.md."""
 MOST_PARTS = 16
 """Each part adds to the time of compilation."""
 
@@ -52,17 +53,18 @@ def in_parts(apply: Callable[[jax.Array], jax.Array], x: jax.Array, widest: int)
     ``apply`` has to treat every example by itself, so that it holds no batch normalisation and no dropout. ``widest``
     is how many numbers it makes of one example at the most.
 
-    Where there are several devices the batch stays whole: it may be cut over them, which tracing does not see, and each
-    part's gradients would be added up over all.
+    On a mesh of several devices the batch stays whole, for each part's gradients would be added up over all of them;
+    outside of a mesh, wherever there are several: tracing does not see whether the batch is cut over them.
     """
-    parts = _parts(x.shape[0], widest * x.dtype.itemsize)
-    if parts == 1 or not own_forms() or jax.device_count() > 1:
+    parts, mesh = _parts(x.shape[0], widest * x.dtype.itemsize), jax.sharding.get_abstract_mesh()
+    if parts == 1 or not own_forms() or (jax.device_count() if mesh.empty else mesh.size) > 1:
         return apply(x)
     return jnp.concatenate([apply(part) for part in jnp.split(x, parts)])
 
 
 def _parts(examples: int, size: int) -> int:
-    """The number of parts of ``examples`` of ``size`` bytes: the least that is enough and divides them."""
+    """The number of parts of ``examples`` of ``size`` bytes: of those that divide them the least that is enough, or the
+    most."""
     possible = [parts for parts in range(1, MOST_PARTS + 1) if examples % parts == 0]
     return next((parts for parts in possible if examples // parts * size <= PART_BYTES), possible[-1])
 

@@ -37,7 +37,9 @@ class ViT(nn.Module):
         side = self.patch
         if height % side or width % side:
             raise UserError(f"vit cannot cut {height}x{width} images into {side}x{side} patches; choose a divisor.")
-        x = in_parts(self.encoder, x.astype(self.dtype), (height // side) * (width // side) * 2 * self.dim)
+        tokens = (height // side) * (width // side)
+        # Queries, keys and values, or the scores between all places.
+        x = in_parts(self.encoder, x.astype(self.dtype), tokens * max(3 * self.dim, self.heads * tokens))
         logits = Dense(self.classes, dtype=self.dtype, name="head")(
             nn.Dropout(self.dropout, deterministic=not train)(x)
         )

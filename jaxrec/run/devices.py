@@ -113,8 +113,7 @@ class Devices:
 
         Of several processes each gives its part.
         """
-        leading = [None] * (axes(batch) - 1)
-        sharding = NamedSharding(self.mesh, PartitionSpec(*leading, AXES))
+        sharding = NamedSharding(self.mesh, PartitionSpec(*[None] * leading(batch), AXES))
         if jax.process_count() == 1:
             return jax.device_put(batch, sharding)
         return jax.tree.map(partial(jax.make_array_from_process_local_data, sharding), batch)
@@ -163,12 +162,13 @@ def fetch(tree: Any) -> Any:
             return jax.random.wrap_key_data(take(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
         return np.asarray(leaf.addressable_data(0))
 
-    return jax.tree.map(take, jax.jit(lambda tree: tree, out_shardings=replicated)(tree))
+    # Of all devices, for what is exchanged next has to find none of them at work.
+    return jax.tree.map(take, jax.block_until_ready(jax.jit(lambda tree: tree, out_shardings=replicated)(tree)))
 
 
-def axes(batch: Any) -> int:
-    """The number of a batch's axes up to the one of its examples: 1, or more where batches are stacked."""
-    return min(leaf.ndim for leaf in jax.tree.leaves(batch))
+def leading(batch: Any) -> int:
+    """The number of a batch's axes before the one of its examples: more than none where batches are stacked."""
+    return min(leaf.ndim for leaf in jax.tree.leaves(batch)) - 1
 
 
 def bytes_per_device(tree: Any) -> int:

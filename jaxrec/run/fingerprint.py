@@ -40,7 +40,7 @@ def fingerprints(tree: Any) -> Hashes:
     return Hashes(jnp.stack([_hash(leaf) for leaf in leaves]), names)
 
 
-@jax.jit
+@jax.jit  # Traced once for all arrays of one shape, such as a kernel and its moments.
 def _hash(x: jax.Array) -> jax.Array:
     bits = _bits(x).reshape(-1)
     # The last step of Murmur3 (Appleby 2011), which maps no two numbers to one.

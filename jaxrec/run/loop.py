@@ -386,7 +386,7 @@ class Trainer:
         return _copied_and_hashed(state, watch)
 
     def _log(self, log: Log, made: int, metrics: Any, watch: Watch, hashes: Hashes) -> None:
-        metrics, watch, hashes = jax.device_get((metrics, watch, hashes))
+        metrics, watch, hashes = jax.device_get(jax.block_until_ready((metrics, watch, hashes)))
         self._check(watch)
         skipped = {"skipped": self.progress["skipped"]} if self.config.on_nonfinite == "skip" else {}
         log.write(made, "train", scalars(metrics) | skipped, state=hashes.digest())

@@ -155,7 +155,7 @@ def _broadcast(tree: Any) -> Any:
 
 
 def _finish_computing() -> None:
-    """Waits for all of this process's devices, before they exchange numbers of which no step knows.
+    """Waits for all that is computed of this process's arrays, before numbers are exchanged of which no step knows.
 
     A figure can be fetched as soon as one device has it. On a CPU the others may still be under way, and each needs a
     thread of a small pool, of which the exchange holds some until every process takes part in it: a process that does

@@ -24,7 +24,7 @@ from jaxrec.data import (
 )
 from jaxrec.errors import UserError
 from jaxrec.run import processes
-from jaxrec.run.devices import Devices, axes
+from jaxrec.run.devices import Devices, leading
 from jaxrec.tasks import task_of
 from jaxrec.tasks.state import State
 
@@ -35,9 +35,9 @@ EVALUATIONS = 10
 STATISTICS_BYTES = 2**30
 """Decoded size from which the mean and deviation are taken over a sample, whether the set is streamed or not."""
 
-AHEAD = 256
-"""Steps whose examples are named to the devices at once where the images lie there: a transfer costs as much as for
-one, and on a CPU a twentieth of a small step."""
+AHEAD = 64
+"""Steps whose examples are named to the devices at once where the images lie there: for one it would take as long, on a
+CPU a twentieth of a small step."""
 
 CompiledStep = Callable[[Any, Any, Any], tuple[Any, Any, Any]]
 
@@ -161,8 +161,9 @@ def batches(config: Train, data: Data, devices: Devices, seed: int, start: int, 
         found = None
         for step in range(start, end):
             if found is None or step % AHEAD == 0:
-                drawn = batch_indices(seed, step // AHEAD, AHEAD * config.batch_size, len(data.train))
-                found = Orders(*(each.reshape(AHEAD, -1) for each in drawn))
+                first = step - step % AHEAD
+                drawn = (batch_indices(seed, first + row, config.batch_size, len(data.train)) for row in range(AHEAD))
+                found = stack([Orders(*each) for each in drawn])
             yield step + 1, found
         return
     if data.resident:
@@ -185,7 +186,9 @@ def stack(batches: list[Any]) -> Any:
 def make_steps(
     task: AnyTask, devices: Devices, skip: bool, state: State, watch: Watch, batch: Any, images: Any
 ) -> tuple[State, Watch, dict[str, jax.Array]]:
-    """One step, or as many as a ``batch`` [K, B, ...] has rows; gives the metrics of the last. Pure.
+    """One step, with `Orders` or a batch [B, ...], or as many as a batch [K, B, ...] has rows. Pure.
+
+    Gives the metrics of the last.
 
     With ``skip`` an update whose loss or result is not finite is left out and counted. ``images`` are all examples
     where they live on the devices: they are gathered here.
@@ -247,5 +250,5 @@ def compile_step(config: Train, data: Data, devices: Devices, state: State, batc
         steps = jax.vmap(steps, in_axes=(0, 0, 0, None))
     program = jax.jit(steps, donate_argnums=(0, 1))
     # Where several steps are made at once, one that is left over is compiled when a run comes to it.
-    compiled = {axes(batch): program.lower(state, unharmed(devices, state), batch, images).compile()}
-    return lambda state, watch, batch: compiled.get(axes(batch), program)(state, watch, batch, images)
+    compiled = {leading(batch): program.lower(state, unharmed(devices, state), batch, images).compile()}
+    return lambda state, watch, batch: compiled.get(leading(batch), program)(state, watch, batch, images)
