@@ -122,6 +122,14 @@ class Devices:
         """Arrays put on every device."""
         return jax.device_put(tree, self.replicated)
 
+    def finish(self, tree: Any) -> Any:
+        """What a program has begun to compute: on several devices of a CPU, when all of them have it.
+
+        There a program needs a thread for each device, of a small pool, until all devices meet. Of two programs each
+        can hold some of the threads that the other waits for, for ever.
+        """
+        return jax.block_until_ready(tree) if self.platform == "cpu" and self.mesh.size > 1 else tree
+
     def layout(self, shape: tuple[int, ...]) -> NamedSharding:
         """How an array of the state lies: a large one cut along its longest axis that ``model`` divides."""
         parts = self.mesh.shape["model"]
@@ -162,7 +170,7 @@ def fetch(tree: Any) -> Any:
             return jax.random.wrap_key_data(take(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
         return np.asarray(leaf.addressable_data(0))
 
-    # Of all devices, for what is exchanged next has to find none of them at work.
+    # Of all devices, as in `Devices.finish`: what is exchanged next has to find none of them at work.
     return jax.tree.map(take, jax.block_until_ready(jax.jit(lambda tree: tree, out_shardings=replicated)(tree)))
 
 
@@ -214,8 +222,9 @@ def tune_cpu() -> None:
     """On a CPU gives XLA the `CPU_FLAGS` and begins no step before the last has ended.
 
     Of steps that are called ahead jax would hold the memory of all, and the heap be broken up; the cores are busy with
-    one. To be called before jax computes anything, and without effect afterwards. Settings of the user's own in
-    ``XLA_FLAGS`` and ``JAX_CPU_ENABLE_ASYNC_DISPATCH`` are left as they are.
+    one. Steps of several devices heed `Devices.finish` alone. To be called before jax computes anything, and without
+    effect afterwards. Settings of the user's own in ``XLA_FLAGS`` and ``JAX_CPU_ENABLE_ASYNC_DISPATCH`` are left as
+    they are.
     """
     if "JAX_CPU_ENABLE_ASYNC_DISPATCH" not in os.environ:
         jax.config.update("jax_cpu_enable_async_dispatch", False)

@@ -59,7 +59,7 @@ class Evaluator:
             for batch in eval_batches(split, size, processes.share()):
                 if stopped():
                     raise Interrupted
-                yield self.step(state, self.devices.share(batch))
+                yield self.devices.finish(self.step(state, self.devices.share(batch)))
 
         return summarise(metrics())
 
@@ -69,7 +69,7 @@ def summarise(metrics: Iterable[dict[str, Any]]) -> dict[str, Any]:
     total: dict[str, Any] = {}
 
     def merge(batch: dict[str, Any]) -> None:
-        for name, metric in jax.device_get(jax.block_until_ready(batch)).items():
+        for name, metric in jax.device_get(batch).items():
             total[name] = total[name].merge(metric) if name in total else metric
 
     waiting = None

@@ -281,7 +281,7 @@ class Trainer:
         watch = unharmed(self.devices, state)
         if self.progress["unevaluated"]:
             # The run was stopped in the middle of this evaluation, and its checkpoint has no score yet.
-            self.hashes = jax.device_get(hashes_of(*split_state(state)))
+            self.hashes = jax.device_get(self.devices.finish(hashes_of(*split_state(state))))
             self._pause(log, start, state, evaluating=True, saving=True)
             if self.progress["unevaluated"]:
                 return state
@@ -383,10 +383,10 @@ class Trainer:
 
     def _seen(self, state: Any, watch: Any) -> tuple[Any, Any]:
         """The watch, which the next step overwrites, and the hashes of the state, still on the devices."""
-        return _copied_and_hashed(state, watch)
+        return self.devices.finish(_copied_and_hashed(state, watch))
 
     def _log(self, log: Log, made: int, metrics: Any, watch: Watch, hashes: Hashes) -> None:
-        metrics, watch, hashes = jax.device_get(jax.block_until_ready((metrics, watch, hashes)))
+        metrics, watch, hashes = jax.device_get((metrics, watch, hashes))
         self._check(watch)
         skipped = {"skipped": self.progress["skipped"]} if self.config.on_nonfinite == "skip" else {}
         log.write(made, "train", scalars(metrics) | skipped, state=hashes.digest())
@@ -395,7 +395,7 @@ class Trainer:
     def _pictures(self, state: State, split: Split, step: int | None) -> None:
         examples = split.read(np.arange(at_once(PICTURE_EXAMPLES, 2**22, split)))
         batch = self.devices.copy({**examples, "index": np.arange(len(examples["label"]), dtype=np.int32)})
-        pictures = self.draw(state, batch)
+        pictures = self.devices.finish(self.draw(state, batch))
         if step is not None and time.monotonic() - self.pictured < PICTURE_SECONDS:
             pictures = {name: pictures[name] for name in EVOLVING if name in pictures}
         else:

@@ -121,8 +121,8 @@ def by_first(make: Callable[[], T]) -> T:
         except UserError as error:
             answer = {"error": str(error)}
     said = np.frombuffer(json.dumps(answer).encode(), np.uint8)
-    length = int(_broadcast(np.int32(len(said))))
-    said = _broadcast(np.resize(said, length))
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(said))))
+    said = multihost_utils.broadcast_one_to_all(np.resize(said, length))
     answer = json.loads(said.tobytes())
     if "error" in answer:
         raise UserError(answer["error"])
@@ -135,7 +135,7 @@ def arrays_by_first(tree: Any) -> Any:
         return tree
     # As bytes: they are added up with zeros, which would make 0.0 of -0.0.
     sent = jax.tree.map(lambda x: np.frombuffer(x.tobytes(), np.uint8), tree)
-    got = _broadcast(sent)
+    got = multihost_utils.broadcast_one_to_all(sent)
     return jax.tree.map(lambda x, like: np.frombuffer(x.tobytes(), like.dtype).reshape(like.shape), got, tree)
 
 
@@ -143,25 +143,9 @@ def summed(counts: np.ndarray) -> np.ndarray:
     """The sum over all processes of integers."""
     if not several():
         return counts
-    _finish_computing()
     # As bytes, because jax would make them numbers of 32 bits.
     pieces = multihost_utils.process_allgather(np.frombuffer(counts.astype(np.int64).tobytes(), np.uint8))
     return np.sum([np.frombuffer(piece.tobytes(), np.int64).reshape(counts.shape) for piece in pieces], axis=0)
-
-
-def _broadcast(tree: Any) -> Any:
-    _finish_computing()
-    return multihost_utils.broadcast_one_to_all(tree)
-
-
-def _finish_computing() -> None:
-    """Waits for all that is computed of this process's arrays, before numbers are exchanged of which no step knows.
-
-    A figure can be fetched as soon as one device has it. On a CPU the others may still be under way, and each needs a
-    thread of a small pool, of which the exchange holds some until every process takes part in it: a process that does
-    not, because it waits for this one's last step, would wait for ever.
-    """
-    jax.block_until_ready([array for array in jax.live_arrays() if not array.is_deleted()])
 
 
 def agree(what: dict[str, Any]) -> None:

@@ -251,4 +251,6 @@ def compile_step(config: Train, data: Data, devices: Devices, state: State, batc
     program = jax.jit(steps, donate_argnums=(0, 1))
     # Where several steps are made at once, one that is left over is compiled when a run comes to it.
     compiled = {leading(batch): program.lower(state, unharmed(devices, state), batch, images).compile()}
-    return lambda state, watch, batch: compiled.get(leading(batch), program)(state, watch, batch, images)
+    return lambda state, watch, batch: devices.finish(
+        compiled.get(leading(batch), program)(state, watch, batch, images)
+    )

@@ -50,7 +50,7 @@ def build(workload: contest.Workload, options: Any) -> contest.Contestant:
     def advance(steps: int) -> float:
         nonlocal state
         for _ in range(steps):
-            state, metrics = compiled(state, batch)
+            state, metrics = devices.finish(compiled(state, batch))
         return float(metrics[name].mean())
 
     def peak() -> int:
