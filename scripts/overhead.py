@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -186,23 +187,23 @@ def steps() -> str:
     return table(head, rows)
 
 
-def account(model: str) -> tuple[float, dict[str, float]]:
-    """The seconds of a whole default run, and those that it spends on each part."""
-    run = trained(Accounted, Train(task=PRESETS[model]))
+def account(model: str, dataset: str) -> tuple[float, dict[str, float]]:
+    """The seconds of a whole run with default options, and those that it spends on each part."""
+    run = trained(Accounted, Train(task=PRESETS[model], dataset=dataset))
     return run.total, run.spent
 
 
 def run_parts() -> str:
-    """What whole default runs spend their time on: the first on a machine, and the second, which finds its programs."""
+    """What whole runs spend their time on: the first on a machine, and the second, which finds its programs."""
     rows = []
-    for model in ("cnn", "autoencoder", "gan"):
+    for model, dataset in product(("cnn", "autoencoder", "gan"), ("digits", "mnist")):
         with tempfile.TemporaryDirectory() as cache, mock.patch.dict(os.environ, JAXREC_CACHE=cache):
             for which in ("first", "second"):
                 with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-                    total, spent = process.submit(account, model).result()
+                    total, spent = process.submit(account, model, dataset).result()
                 sides = sum(spent[name] for name in ("logging", "checkpoints", "pictures"))
                 seconds = (f"{each:.2f}" for each in spent.values())
-                rows.append([f"{model}, {which}", f"{total:.1f}", *seconds, f"{sides / total:.1%}"])
+                rows.append([f"{model}, {dataset}, {which}", f"{total:.1f}", *seconds, f"{sides / total:.1%}"])
                 print(rows[-1], file=sys.stderr)
     return table(["", "total s", "logging", "checkpoints", "pictures", "validation", "the first three"], rows)
 

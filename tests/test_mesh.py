@@ -107,6 +107,23 @@ def ready(tree: Any) -> bool:
     return all(leaf.is_ready() for leaf in jax.tree.leaves(tree))
 
 
+@pytest.mark.parametrize("mesh", ["data=1", *MESHES])
+@pytest.mark.parametrize("steps", [(), (3,)])
+def test_each_device_takes_its_examples_of_a_batch(mesh, steps):
+    found = Devices(mesh)
+    batch = {"image": np.arange(np.prod(steps, dtype=int) * 16 * 4, dtype=np.uint8).reshape(*steps, 16, 2, 2, 1)}
+    batch["index"] = batch["image"][..., 0, 0, 0].astype(np.int32)
+    shared = found.share(batch)
+    for name, values in batch.items():
+        np.testing.assert_array_equal(shared[name], values)
+        assert shared[name].dtype == values.dtype
+        each = {part.device: np.asarray(part.data) for part in shared[name].addressable_shards}
+        parts = np.split(values, found.mesh.size, len(steps))
+        for device, part in zip(found.mesh.devices.flat, parts, strict=True):
+            np.testing.assert_array_equal(each.pop(device), part)
+        assert not each
+
+
 @pytest.mark.parametrize("streamed", [True, False])
 def test_a_run_goes_on_on_any_number_of_devices(streamed, tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "LARGE", 32)

@@ -106,15 +106,18 @@ def test_checkpoints_of_evaluations_may_wait_and_others_not(model, tmp_path, mon
     assert saved == [*alone, (2, True), (3, False), (4, True), (6, False), (7, False), *alone]
 
 
-def test_pictures_that_the_next_overwrite_are_drawn_now_and_then(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("model", "names", "evolving"),
+    [("gan", ["interpolation", "samples"], ["samples"]), ("autoencoder", ["reconstructions"], [])],
+)
+def test_pictures_that_the_next_overwrite_are_drawn_now_and_then(model, names, evolving, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(loop, "save_artifacts", lambda _, pictures, __, step: drawn.append((step, *sorted(pictures))))
+    monkeypatch.setattr(loop, "save_artifacts", lambda _, pictures, __, step: drawn.append((step, sorted(pictures))))
     for seconds in (1e9, 0):
         monkeypatch.setattr(loop, "PICTURE_SECONDS", seconds)
-        train(tmp_path, str(seconds), "--steps", 6, "--eval-every", 2, model="gan")
-    every = ("interpolation", "samples")
-    assert drawn[:4] == [(2, *every), (4, "samples"), (6, "samples"), (None, *every)]
-    assert drawn[4:] == [(2, *every), (4, *every), (6, *every), (None, *every)]
+        train(tmp_path, str(seconds), "--steps", 6, "--eval-every", 2, model=model)
+    between = [(4, evolving), (6, evolving)] if evolving else []
+    assert drawn == [(2, names), *between, (None, names), *[(step, names) for step in (2, 4, 6, None)]]
 
 
 def test_rows_have_step_split_and_metrics(tmp_path, monkeypatch):

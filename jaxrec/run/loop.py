@@ -162,6 +162,7 @@ class Trainer:
         self.progress: dict[str, Any] = {"step": 0, "best": None, "waited": 0, "seconds": 0.0}
         self.progress |= {"skipped": 0, "unevaluated": False, "made_with": [], "went_back": []}
         self.pictured = -math.inf  # When all pictures were written last.
+        self.evolving = True  # Whether some are written at every evaluation; known when they are first drawn.
 
     def initial(self) -> Any:
         """The state at step 0."""
@@ -393,10 +394,14 @@ class Trainer:
         self.hashes = hashes
 
     def _pictures(self, state: State, split: Split, step: int | None) -> None:
+        recent = processes.by_first(lambda: time.monotonic() - self.pictured < PICTURE_SECONDS)
+        if step is not None and recent and not self.evolving:
+            return
         examples = split.read(np.arange(at_once(PICTURE_EXAMPLES, 2**22, split)))
         batch = self.devices.copy({**examples, "index": np.arange(len(examples["label"]), dtype=np.int32)})
         pictures = self.devices.finish(self.draw(state, batch))
-        if step is not None and time.monotonic() - self.pictured < PICTURE_SECONDS:
+        self.evolving = not pictures.keys().isdisjoint(EVOLVING)
+        if step is not None and recent:
             pictures = {name: pictures[name] for name in EVOLVING if name in pictures}
         else:
             self.pictured = time.monotonic()
