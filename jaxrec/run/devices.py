@@ -117,7 +117,8 @@ class Devices:
         if jax.process_count() > 1:
             return jax.tree.map(partial(jax.make_array_from_process_local_data, sharding), batch)
         if self.platform == "cpu" and self.mesh.size == 1:
-            return _taken_over(sharding)(batch)
+            # A step that had to wait for its batch would be made in the background.
+            return jax.block_until_ready(_taken_over(sharding)(batch))
         return jax.device_put(batch, sharding)
 
     def copy(self, tree: Any) -> Any:
