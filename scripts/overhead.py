@@ -38,9 +38,9 @@ from jaxrec.run.setup import unharmed
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSIONS = f"jaxrec {jaxrec.__version__}", f"jax {jax.__version__}"
-ROUNDS = 7
+ROUNDS = 31
 START_ROUNDS = 3
-WINDOW_SECONDS = 1.0
+WINDOW_SECONDS = 0.5
 RUNS = 16
 
 
@@ -263,7 +263,7 @@ def runs() -> str:
 
 TABLES: dict[str, tuple[str, Callable[[], str], int]] = {
     "steps": ("The command's loop", steps, ROUNDS),
-    "parts": ("Parts of a default run", run_parts, 1),
+    "parts": ("What a run spends its time on", run_parts, 1),
     "start": ("Start", start, START_ROUNDS),
     "runs": ("Many runs at once", runs, 3),
 }

@@ -6,7 +6,7 @@ import math
 import os
 import platform
 import re
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -114,22 +114,20 @@ class Devices:
         Of several processes each gives its part.
         """
         sharding = NamedSharding(self.mesh, PartitionSpec(*[None] * leading(batch), AXES))
-        if jax.process_count() > 1:
-            return jax.tree.map(partial(jax.make_array_from_process_local_data, sharding), batch)
         if self.platform == "cpu" and self.mesh.size == 1:
-            # A step that had to wait for its batch would be made in the background.
+            # Ended, for jax begins a step in the background whose batch is not there yet: see `tune_cpu`.
             return jax.block_until_ready(_taken_over(sharding)(batch))
-        return jax.device_put(batch, sharding)
+        return _put(batch, sharding)
 
     def copy(self, tree: Any) -> Any:
-        """Arrays put on every device."""
-        return jax.device_put(tree, self.replicated)
+        """Arrays put on every device; those of several processes are the same in each."""
+        return _put(tree, self.replicated)
 
     def finish(self, tree: Any) -> Any:
-        """What a program has begun to compute: on several devices of a CPU, when all of them have it.
+        """``tree``, which a program computes; on several devices of a CPU, waits until all of them have it.
 
-        There a program needs a thread for each device, of a small pool, until all devices meet. Of two programs each
-        can hold some of the threads that the other waits for, for ever.
+        A program in which devices meet holds a thread of a small pool for each device until all are there. Of two such
+        programs each can hold threads that the other waits for, for ever.
         """
         return jax.block_until_ready(tree) if self.platform == "cpu" and self.mesh.size > 1 else tree
 
@@ -155,9 +153,17 @@ class Devices:
         return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, self.replicated), tree)
 
 
+def _put(tree: Any, sharding: NamedSharding) -> Any:
+    """Arrays put on devices as ``sharding`` says; of several processes, each gives what its devices take."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+    # jax.device_put would first exchange the arrays, to see that they are the same.
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree)
+
+
 @cache
 def _taken_over(sharding: NamedSharding) -> Any:
-    """`jax.device_put` as one compiled call: its Python takes twice as long, while the cores have no step to make."""
+    """As `jax.device_put`, whose Python takes twice as long, while no step is made."""
     return jax.jit(lambda batch: batch, in_shardings=sharding, out_shardings=sharding)
 
 

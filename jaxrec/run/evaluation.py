@@ -44,7 +44,8 @@ class Evaluator:
         self.devices = devices
 
         def eval_step(state: State, batch: Any) -> dict[str, Any]:
-            return task_of(config).eval_step(devices.gather(state), batch)
+            with jax.sharding.use_abstract_mesh(devices.mesh.abstract_mesh):
+                return task_of(config).eval_step(devices.gather(state), batch)
 
         self.step = jax.jit(eval_step, out_shardings=devices.replicated)
 

@@ -21,7 +21,7 @@ class Hashes:
 
     def by_path(self) -> dict[str, int]:
         """The hash of each array."""
-        return dict(zip(self.paths, np.asarray(self.values).tolist(), strict=True))
+        return dict(zip(self.paths, np.asarray(jax.block_until_ready(self.values)).tolist(), strict=True))
 
     def digest(self) -> str:
         """All hashes in one, eight hexadecimal digits."""

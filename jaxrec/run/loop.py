@@ -166,7 +166,8 @@ class Trainer:
 
     def initial(self) -> Any:
         """The state at step 0."""
-        return initializer(self.config.task, self.devices)(jax.random.key(self.config.seed), self._examples())
+        make = initializer(self.config.task, self.devices)
+        return self.devices.finish(make(jax.random.key(self.config.seed), self._examples()))
 
     def _examples(self) -> dict[str, np.ndarray]:
         most = max(1, 2**24 // math.prod(self.data.train.image_shape))
@@ -276,7 +277,8 @@ class Trainer:
     def _steps(self, log: Log, state: Any, step: CompiledStep, start: int, steps: int) -> Any:
         """The loop, from step ``start`` to ``steps``.
 
-        A logged step's metrics are fetched while later steps run, unless each ends first, as `tune_cpu` has it.
+        A logged step's metrics are fetched while later steps run, unless each ends first: see `tune_cpu` and
+        `Devices.finish`.
         """
         config, waiting, self.skipped = self.config, None, self.progress["skipped"]
         watch = unharmed(self.devices, state)

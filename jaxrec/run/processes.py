@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxrec.config import Train
 from jaxrec.errors import UserError
@@ -121,8 +121,8 @@ def by_first(make: Callable[[], T]) -> T:
         except UserError as error:
             answer = {"error": str(error)}
     said = np.frombuffer(json.dumps(answer).encode(), np.uint8)
-    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(said))))
-    said = multihost_utils.broadcast_one_to_all(np.resize(said, length))
+    length = int(_firsts(np.array(len(said), np.int32)))
+    said = _firsts(np.resize(said, length))
     answer = json.loads(said.tobytes())
     if "error" in answer:
         raise UserError(answer["error"])
@@ -133,10 +133,12 @@ def arrays_by_first(tree: Any) -> Any:
     """The first process's numpy arrays in every process, which gives arrays of the same shapes."""
     if not several():
         return tree
-    # As bytes: they are added up with zeros, which would make 0.0 of -0.0.
-    sent = jax.tree.map(lambda x: np.frombuffer(x.tobytes(), np.uint8), tree)
-    got = multihost_utils.broadcast_one_to_all(sent)
-    return jax.tree.map(lambda x, like: np.frombuffer(x.tobytes(), like.dtype).reshape(like.shape), got, tree)
+
+    def firsts(x: np.ndarray) -> np.ndarray:
+        # As bytes: they are added up with zeros, which would make 0.0 of -0.0.
+        return np.frombuffer(_firsts(np.frombuffer(x.tobytes(), np.uint8)).tobytes(), x.dtype).reshape(x.shape)
+
+    return jax.tree.map(firsts, tree)
 
 
 def summed(counts: np.ndarray) -> np.ndarray:
@@ -144,8 +146,32 @@ def summed(counts: np.ndarray) -> np.ndarray:
     if not several():
         return counts
     # As bytes, because jax would make them numbers of 32 bits.
-    pieces = multihost_utils.process_allgather(np.frombuffer(counts.astype(np.int64).tobytes(), np.uint8))
+    pieces = _exchanged(np.frombuffer(counts.astype(np.int64).tobytes(), np.uint8), _all)
     return np.sum([np.frombuffer(piece.tobytes(), np.int64).reshape(counts.shape) for piece in pieces], axis=0)
+
+
+def _firsts(x: np.ndarray) -> np.ndarray:
+    return _exchanged(x if first() else np.zeros_like(x), _total)
+
+
+def _total(each: jax.Array) -> jax.Array:
+    return each.sum(0, dtype=each.dtype)
+
+
+def _all(each: jax.Array) -> jax.Array:
+    return each
+
+
+def _exchanged(x: np.ndarray, combine: Callable[[jax.Array], jax.Array]) -> np.ndarray:
+    """``combine`` of every process's x, stacked; in every process, when all of its devices have it.
+
+    jax's own exchanges (``multihost_utils``) end with the process's first device: see `Devices.finish`.
+    """
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    mesh = Mesh(np.array(devices).reshape(jax.process_count(), -1), ("process", "device"))
+    each = jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec("process")), x[None])
+    combined = jax.jit(combine, out_shardings=NamedSharding(mesh, PartitionSpec()))(each)
+    return np.asarray(jax.block_until_ready(combined).addressable_data(0))
 
 
 def agree(what: dict[str, Any]) -> None:
