@@ -38,9 +38,9 @@ from jaxrec.run.setup import unharmed
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSIONS = f"jaxrec {jaxrec.__version__}", f"jax {jax.__version__}"
-ROUNDS = 31
+ROUNDS = 7
 START_ROUNDS = 3
-WINDOW_SECONDS = 0.5
+WINDOW_SECONDS = 1.0
 RUNS = 16
 
 

@@ -6,7 +6,6 @@ import math
 import os
 import platform
 import re
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +113,6 @@ class Devices:
         Of several processes each gives its part.
         """
         sharding = NamedSharding(self.mesh, PartitionSpec(*[None] * leading(batch), AXES))
-        if self.platform == "cpu" and self.mesh.size == 1:
-            # Ended, for jax begins a step in the background whose batch is not there yet: see `tune_cpu`.
-            return jax.block_until_ready(_taken_over(sharding)(batch))
         return _put(batch, sharding)
 
     def copy(self, tree: Any) -> Any:
@@ -159,12 +155,6 @@ def _put(tree: Any, sharding: NamedSharding) -> Any:
         return jax.device_put(tree, sharding)
     # jax.device_put would first exchange the arrays, to see that they are the same.
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree)
-
-
-@cache
-def _taken_over(sharding: NamedSharding) -> Any:
-    """As `jax.device_put`, whose Python takes twice as long, while no step is made."""
-    return jax.jit(lambda batch: batch, in_shardings=sharding, out_shardings=sharding)
 
 
 def place(tree: Any, like: Any) -> Any:
