@@ -22,6 +22,7 @@ from benchmark import conditions, table, write
 import jaxrec
 from jaxrec.config import Classifier, ClassifierModel
 from jaxrec.models import build_classifier, layers
+from jaxrec.models.products import product
 from jaxrec.run.devices import tune_allocator, tune_cpu
 
 ROUNDS = 7
@@ -46,6 +47,12 @@ CONVOLUTIONS = [
     (True, 64, 8, 128, 64, 4, 2),
     (True, 64, 16, 64, 3, 4, 2),
     (True, 128, 14, 32, 1, 3, 2),
+]
+PRODUCTS = [
+    # Batch, in and out.
+    (1024, 256, 128, jnp.float32),
+    (1024, 256, 128, jnp.bfloat16),
+    (1024, 128, 384, jnp.bfloat16),
 ]
 POOLS = [(32, 32, 32), (128, 16, 64)]
 MODELS: list[tuple[ClassifierModel, int]] = [("cnn", 32), ("cnn", 128), ("vit", 64)]
@@ -121,6 +128,18 @@ def measure() -> str:
         name = f"{'transposed ' * transposed}{size}x{size}" + f", strides {strides}" * (strides > 1)
         cells = against(passes(ours, x, kernel), passes(plain, x, kernel))
         rows.append([name, f"{batch}x{side}x{side}x{inputs} to {outputs}", *cells])
+        print(rows[-1], flush=True)
+    for batch, inputs, outputs, dtype in PRODUCTS:
+        x, kernel = normal(batch, inputs).astype(dtype), normal(inputs, outputs).astype(dtype)
+
+        def dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            return product("nk,kd->nd", nn.gelu(x), kernel)
+
+        def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            return jnp.einsum("nk,kd->nd", nn.gelu(x), kernel)
+
+        cells = against(passes(dense, x, kernel), passes(plain, x, kernel))
+        rows.append([f"product after GELU, {jnp.dtype(dtype).name}", f"{batch}x{inputs} to {outputs}", *cells])
         print(rows[-1], flush=True)
     for batch, side, channels in POOLS:
         x = normal(batch, side, side, channels)

@@ -9,14 +9,13 @@ On GPUs and TPUs both are XLA's own operations; which platform it is, is settled
   for each phase of the stride; XLA's is one convolution over an input filled up with zeros;
 - the weight gradient of both is a convolution over a dilated kernel, which XLA has a fast path for, at any order of
   differentiation;
-- numbers narrower than float32 are converted to it first, once: XLA would convert them at each use.
+- numbers narrower than float32 are converted to it before XLA's convolutions, once, for it would convert them at each
+  use; in products they stay as they are.
 """
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -25,6 +24,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxrec.parallel import cut_axes
+
+from .forms import matched, own_forms, widened
+from .products import sums
 
 Pair = tuple[int, int]
 Pads = tuple[Pair, ...]
@@ -39,37 +41,15 @@ LARGE = 2**23
 LARGE_IMAGES = 2**21
 """Numbers in a batch from which it is transposed by a product for a weight gradient."""
 
-_plain = ContextVar("_plain", default=False)
-
-
-@contextmanager
-def forward_mode() -> Iterator[None]:
-    """Convolutions traced inside are XLA's plain operations, which `jax.jvp` can differentiate.
-
-    On a CPU convolutions have gradients of their own, and with them no forward mode: it is needed for `jax.jvp`,
-    `jax.jacfwd` and Hessian-vector products. What was traced before, for `jax.jit` or as the body of a `lax.scan`,
-    stays as it is.
-    """
-    token = _plain.set(True)
-    try:
-        yield
-    finally:
-        _plain.reset(token)
-
-
-def on_cpu() -> bool:
-    """Whether what is traced now will run on a CPU."""
-    return jax.default_backend() == "cpu"
-
-
-def own_forms() -> bool:
-    """Whether what is traced now takes the forms of its own that a CPU has."""
-    return on_cpu() and not _plain.get()
-
-
 # A convolution of y into x by the kernel w defines one sum over products of their three entries. Each of `_down`, `_up`
 # and `_kernel` is its derivative by one of the three, so each one's gradients are the other two: no base-dilated weight
 # gradient appears at any order. `pads` must fit exactly: side of y + pads = (side of x - 1) * stride + size of w.
+
+
+def _convolved(x: jax.Array, w: jax.Array, strides: Pair, pads: Sequence[Pair], **options: Any) -> jax.Array:
+    """XLA's convolution, in float32 at least; the result has x's dtype."""
+    options = {"dimension_numbers": NUMBERS, **options}
+    return lax.conv_general_dilated(widened(x), widened(w), strides, pads, **options).astype(x.dtype)
 
 
 def _patches(y: jax.Array, size: Sequence[int], strides: Pair, pads: Pads) -> jax.Array:
@@ -97,8 +77,8 @@ def _from_patches(y: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.
     shifts = [jnp.pad(w, ((0, 0), (i, shared - 1 - i), (0, 0), (0, 0))) for i in range(shared)]
     kernels = jnp.concatenate(shifts, 3)
     patches = _patches(y, kernels.shape[:2], (strides[0], shared * strides[1]), pads)
-    x = patches.reshape(-1, patches.shape[3]) @ kernels.reshape(-1, kernels.shape[3])
-    return x.reshape(*patches.shape[:2], -1, w.shape[3])
+    x = sums("nk,kd->nd", patches.reshape(-1, patches.shape[3]), kernels.reshape(-1, kernels.shape[3]))
+    return x.astype(y.dtype).reshape(*patches.shape[:2], -1, w.shape[3])
 
 
 def _from_patches_kernel(y: jax.Array, x: jax.Array, size: Pair, strides: Pair, pads: Pads) -> jax.Array:
@@ -106,16 +86,16 @@ def _from_patches_kernel(y: jax.Array, x: jax.Array, size: Pair, strides: Pair, 
     shared, features = _shared(x.shape[2], size[1], strides[1]), x.shape[3]
     wide = size[1] + shared - 1
     patches = _patches(y, (size[0], wide), (strides[0], shared * strides[1]), pads)
-    products = jnp.einsum("nk,nc->kc", patches.reshape(-1, patches.shape[3]), x.reshape(-1, shared * features))
+    products = sums("nk,nc->kc", patches.reshape(-1, patches.shape[3]), x.reshape(-1, shared * features))
     products = products.reshape(size[0], wide, y.shape[3], shared, features)
-    return jnp.stack([products[:, i : i + size[1], :, i] for i in range(shared)]).sum(0)
+    return jnp.stack([products[:, i : i + size[1], :, i] for i in range(shared)]).sum(0).astype(y.dtype)
 
 
 def _overlapping(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
     """The transpose of `_patches` as a product: each pixel of x times the whole kernel, whose overlaps are added up."""
     batch, height, width, channels = x.shape
     (rows, columns), (high, wide, features, _) = strides, w.shape
-    tiles = jnp.einsum("nc,kc->nk", x.reshape(-1, channels), w.reshape(-1, channels))
+    tiles = sums("nc,kc->nk", x.reshape(-1, channels), w.reshape(-1, channels))
     tiles = tiles.reshape(batch, height, width, high, wide, features)
     # A kernel covers this many strides along both sides.
     down, across = -(-high // rows), -(-wide // columns)
@@ -128,7 +108,7 @@ def _overlapping(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.A
     y = total.transpose(0, 1, 3, 2, 4, 5).reshape(batch, *full, features)
     sides = (height - 1) * rows + high - sum(pads[0]), (width - 1) * columns + wide - sum(pads[1])
     cut = [(-before, side - have + before, 0) for (before, _), side, have in zip(pads, sides, full, strict=True)]
-    return lax.pad(y, jnp.zeros((), y.dtype), [(0, 0, 0), *cut, (0, 0, 0)])
+    return lax.pad(y, jnp.zeros((), y.dtype), [(0, 0, 0), *cut, (0, 0, 0)]).astype(x.dtype)
 
 
 def _phases(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
@@ -147,7 +127,7 @@ def _phases(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
             around.append((before, cells[axis] + taps - 1 - before - x.shape[1 + axis]))
             first.append(offset)
         part = w[first[0] :: strides[0], first[1] :: strides[1]][::-1, ::-1]
-        rows.append(lax.conv_general_dilated(x, part, (1, 1), around, dimension_numbers=NUMBERS))
+        rows.append(_convolved(x, part, (1, 1), around))
     y = jnp.stack(rows, 3).reshape(x.shape[0], *cells, *strides, -1).swapaxes(2, 3)
     y = y.reshape(x.shape[0], cells[0] * strides[0], cells[1] * strides[1], -1)
     return y[:, : sides[0], : sides[1]]
@@ -181,7 +161,7 @@ def _transformed(pieces: list[jax.Array]) -> list[jax.Array]:
 
 def _tiles(y: jax.Array, pads: Pads) -> list[jax.Array]:
     """The 4x4 tiles, two pixels apart, under 3x3 convolutions of [B,H,W,C], transformed: 16 times [B*H/2*W/2,C]."""
-    cells, y = _cells(y, pads), lax.optimization_barrier(_filled(y, pads))
+    cells, y = _cells(y, pads), lax.optimization_barrier(_filled(widened(y), pads))
     rows = _transformed([y[:, i : i + 2 * cells[0] - 1 : 2] for i in range(4)])
     tiles = [t for row in rows for t in _transformed([row[:, :, j : j + 2 * cells[1] - 1 : 2] for j in range(4)])]
     return list(lax.optimization_barrier(tuple(t.reshape(-1, y.shape[3]) for t in tiles)))
@@ -193,15 +173,15 @@ def _winograd(y: jax.Array, w: jax.Array, pads: Pads, order: str = "nc,cd->nd") 
     The 16 stay arrays of their own, because XLA writes a stack of them by one thread.
     """
     sides = [side + sum(pad) - 2 for side, pad in zip(y.shape[1:3], pads, strict=True)]
-    tiles = _tiles(y, pads)
+    tiles = [tile.astype(y.dtype) for tile in _tiles(y, pads)]
 
     def transformed(pieces: Sequence[jax.Array]) -> list[jax.Array]:
         a, b, c = pieces
         return [a, (a + b + c) / 2, (a - b + c) / 2, c]
 
-    filters = [f for row in transformed(list(w)) for f in transformed(list(row))]
-    filters = lax.optimization_barrier(tuple(filters))
-    products = [jnp.einsum(order, tile, f) for tile, f in zip(tiles, filters, strict=True)]
+    filters = [f for row in transformed(list(widened(w))) for f in transformed(list(row))]
+    filters = lax.optimization_barrier(tuple(f.astype(y.dtype) for f in filters))
+    products = [sums(order, tile, f) for tile, f in zip(tiles, filters, strict=True)]
     products = lax.optimization_barrier(tuple(products))
     cells = _cells(y, pads)
     products = [product.reshape(y.shape[0], *cells, -1) for product in products]
@@ -213,7 +193,7 @@ def _winograd(y: jax.Array, w: jax.Array, pads: Pads, order: str = "nc,cd->nd") 
     columns = [inverse(products[j::4]) for j in range(4)]
     rows = [jnp.stack(inverse([column[i] for column in columns]), 3) for i in range(2)]
     x = jnp.stack(rows, 2).reshape(y.shape[0], 2 * cells[0], 2 * cells[1], -1)
-    return x[:, : sides[0], : sides[1]]
+    return x[:, : sides[0], : sides[1]].astype(y.dtype)
 
 
 def _transposed(y: jax.Array) -> jax.Array:
@@ -221,7 +201,7 @@ def _transposed(y: jax.Array) -> jax.Array:
 
     Not for rows over the images of several devices, which would have to come together.
     """
-    return jnp.einsum("kc,nc->kn", jnp.eye(y.shape[1], dtype=y.dtype), y)
+    return sums("kc,nc->kn", jnp.eye(y.shape[1], dtype=y.dtype), y)
 
 
 def _columns(y: jax.Array, pads: Pads) -> tuple[jax.Array, ...]:
@@ -247,7 +227,7 @@ def _winograd_kernel(y: jax.Array, x: jax.Array, pads: Pads) -> jax.Array:
     # A product whose left side has to be transposed first is slow with so few channels.
     transpose = channels == features == MANY and not cut_axes()
     tiles = _columns(y, pads) if transpose else _tiles(y, pads)
-    x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
+    x = jnp.pad(widened(x), ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
 
     def transformed(pieces: list[jax.Array]) -> list[jax.Array]:
         a, b = pieces
@@ -259,9 +239,9 @@ def _winograd_kernel(y: jax.Array, x: jax.Array, pads: Pads) -> jax.Array:
         # In the order of `_columns`, zero where its column too many is.
         outputs = [jnp.pad(t.transpose(1, 2, 0, 3), ((0, 0), (0, 1), (0, 0), (0, 0))) for t in outputs]
         outputs = [t.reshape(-1, features)[: -x.shape[0]] for t in outputs]
-    outputs = lax.optimization_barrier(tuple(t.reshape(-1, features) for t in outputs))
+    outputs = lax.optimization_barrier(tuple(t.reshape(-1, features).astype(y.dtype) for t in outputs))
     order = "cn,nd->cd" if transpose else "nc,nd->cd"
-    products = [jnp.einsum(order, tile, out) for tile, out in zip(tiles, outputs, strict=True)]
+    products = [sums(order, tile.astype(y.dtype), out) for tile, out in zip(tiles, outputs, strict=True)]
     products = lax.optimization_barrier(tuple(products))
 
     def inverse(pieces: list[jax.Array]) -> list[jax.Array]:
@@ -269,13 +249,13 @@ def _winograd_kernel(y: jax.Array, x: jax.Array, pads: Pads) -> jax.Array:
         return [a + (b + c) / 2, (b - c) / 2, (b + c) / 2 + d]
 
     columns = [inverse(list(products[j::4])) for j in range(4)]
-    return jnp.stack([jnp.stack(inverse([column[i] for column in columns])) for i in range(3)])
+    return jnp.stack([jnp.stack(inverse([column[i] for column in columns])) for i in range(3)]).astype(y.dtype)
 
 
 def _dilated(x: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
     around = [(k - 1 - before, k - 1 - after) for k, (before, after) in zip(w.shape, pads, strict=False)]
     w = w[::-1, ::-1].swapaxes(2, 3)
-    return lax.conv_general_dilated(x, w, (1, 1), around, lhs_dilation=strides, dimension_numbers=NUMBERS)
+    return _convolved(x, w, (1, 1), around, lhs_dilation=strides)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -284,7 +264,7 @@ def _down(y: jax.Array, w: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
         return _from_patches(y, w, strides, pads)
     if _suits_winograd(w.shape[:2], w.shape[2:], strides) and _is_large(y, w, pads):
         return _winograd(y, w, pads)
-    return lax.conv_general_dilated(y, w, strides, pads, dimension_numbers=NUMBERS)
+    return _convolved(y, w, strides, pads)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -317,8 +297,7 @@ def _kernel(y: jax.Array, x: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
         y = _transposed(y.transpose(1, 2, 0, 3).reshape(-1, channels)).reshape(channels, high, wide, batch)
     else:
         y = y.transpose(3, 1, 2, 0)
-    numbers = ("NHWC", "IHWO", "HWNC")
-    return lax.conv_general_dilated(y, x, (1, 1), pads, rhs_dilation=strides, dimension_numbers=numbers)
+    return _convolved(y, x, (1, 1), pads, rhs_dilation=strides, dimension_numbers=("NHWC", "IHWO", "HWNC"))
 
 
 _down.defvjp(
@@ -333,21 +312,6 @@ _kernel.defvjp(
     lambda y, x, strides, pads: (_kernel(y, x, strides, pads), (y, x)),
     lambda strides, pads, saved, w: (_up(saved[1], w, strides, pads), _down(saved[0], w, strides, pads)),
 )
-
-
-def widened(x: jax.Array) -> jax.Array:
-    """x in float32, if its numbers are narrower."""
-    return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
-
-
-def _operands(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, kernel = widened(x), widened(kernel)
-    # Inside shard_map a plain product marks the kernel as varying with the images by itself, and its gradient is then
-    # summed over devices; a custom gradient must be told.
-    varying = [jax.typeof(a).manual_axis_type.varying for a in (x, kernel)]
-    x = lax.pcast(x, tuple(varying[1] - varying[0]), to="varying")
-    kernel = lax.pcast(kernel, tuple(varying[0] - varying[1]), to="varying")
-    return x, kernel
 
 
 def conv(x: jax.Array, kernel: jax.Array, strides: int = 1, padding: str | Sequence[Pair] = "SAME") -> jax.Array:
@@ -365,8 +329,8 @@ def conv(x: jax.Array, kernel: jax.Array, strides: int = 1, padding: str | Seque
         return lax.conv_general_dilated(x, kernel, (strides, strides), padding, dimension_numbers=NUMBERS)
     # Behind the image, as much as the kernels reach and no more.
     pads = tuple((before, after - more % strides) for (before, after), more in zip(padding, reach, strict=True))
-    y: Any = _down(*_operands(x, kernel), (strides, strides), pads)
-    return y.astype(x.dtype)
+    y: Any = _down(*matched(x, kernel), (strides, strides), pads)
+    return y
 
 
 def conv_transpose(x: jax.Array, kernel: jax.Array, strides: int, padding: str = "SAME") -> jax.Array:
@@ -381,6 +345,6 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, strides: int, padding: str =
         total = k + strides - 2 + (max(k - strides, 0) if padding == "VALID" else 0)
         before = k - 1 if padding == "VALID" or strides > k - 1 else -(-total // 2)
         pads.append((k - 1 - before, k - 1 - total + before))
-    wide, kernel = _operands(x, kernel)
-    y: Any = _up(wide, kernel[::-1, ::-1].swapaxes(2, 3), (strides, strides), tuple(pads))
-    return y.astype(x.dtype)
+    x, kernel = matched(x, kernel)
+    y: Any = _up(x, kernel[::-1, ::-1].swapaxes(2, 3), (strides, strides), tuple(pads))
+    return y

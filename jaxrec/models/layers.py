@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .convolutions import conv, conv_transpose, on_cpu, own_forms, widened
-from .convolutions import forward_mode as forward_mode
+from .convolutions import conv, conv_transpose
+from .forms import forward_mode as forward_mode
+from .forms import on_cpu, own_forms, widened
+from .products import dot_general
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,
@@ -126,7 +128,7 @@ def _conv(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any,
 
 def Dense(features: int, **options: Any) -> nn.Module:
     """A dense layer on the last axis; options, parameters and result as `flax.linen.Dense`'s, the bias float32."""
-    return _layer(partial(nn.Dense, features), **options)
+    return _layer(partial(nn.Dense, features, dot_general=dot_general), **options)
 
 
 def batch_norm(x: jax.Array, train: bool, axis_name: str | None = None, **options: Any) -> jax.Array:
@@ -267,9 +269,9 @@ class SpectralDense(_Spectral):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """[B,C] to [B,features]."""
+        """[...,C] to [...,features]."""
         kernel, bias = self.weights((x.shape[-1], self.features), train)
-        return add_bias(x.astype(self.dtype) @ kernel, bias)
+        return add_bias(dot_general(x.astype(self.dtype), kernel), bias)
 
 
 def unit(x: jax.Array) -> jax.Array:

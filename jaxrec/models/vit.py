@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from ..errors import UserError
 from .layers import Dense, add_bias, in_parts, layer_norm
+from .products import product
 
 
 class ViT(nn.Module):
@@ -74,10 +75,10 @@ class Encoder(nn.Module):
     def _attention(self, x: jax.Array, name: str) -> jax.Array:
         heads = (self.heads, self.dim // self.heads)
         parts = Projection((3, *heads), dtype=self.dtype, name=f"{name}_qkv")(x)
-        query, key, value = parts[:, :, 0], parts[:, :, 1], parts[:, :, 2]
+        query, key, value = (part.squeeze(2) for part in jnp.split(parts, 3, axis=2))
         # jax.nn.dot_product_attention mixes dtypes, which strict promotion refuses in bfloat16.
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key).astype(jnp.float32) * query.shape[-1] ** -0.5
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", nn.softmax(scores).astype(x.dtype), value)
+        scores = product("bqhd,bkhd->bhqk", query, key).astype(jnp.float32) * query.shape[-1] ** -0.5
+        mixed = product("bhqk,bkhd->bqhd", nn.softmax(scores).astype(x.dtype), value)
         return Projection((self.dim,), axes=2, dtype=self.dtype, name=f"{name}_out")(mixed)
 
 
@@ -99,4 +100,6 @@ class Projection(nn.Module):
         sizes = math.prod(inputs), math.prod(self.shape)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), sizes).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, sizes[1:])
-        return add_bias(jnp.tensordot(x, kernel.reshape(*inputs, *self.shape), self.axes), bias.reshape(self.shape))
+        outer, inner, outputs = "abc"[: x.ndim - self.axes], "def"[: self.axes], "xyz"[: len(self.shape)]
+        order = f"{outer}{inner},{inner}{outputs}->{outer}{outputs}"
+        return add_bias(product(order, x, kernel.reshape(*inputs, *self.shape)), bias.reshape(self.shape))

@@ -1,0 +1,162 @@
+"""Products against `jnp.einsum`: values, gradients, gradients of gradients, and in bfloat16."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.extend.core import jaxprs_in_params
+from jax.sharding import AxisType, PartitionSpec
+
+from jaxrec.models import forms, layers, products
+from jaxrec.models.products import product
+
+SIZES = {"n": 33, "k": 3, "d": 5, "a": 2, "b": 4, "c": 6, "x": 7, "y": 3, "z": 2, "h": 2, "q": 5}
+ORDERS = [
+    *("nk,kd->nd", "nd,kd->nk", "nk,nd->kd", "nd,nk->dk"),  # a dense layer's three, and the third the other way round
+    *("abk,kd->abd", "abc,cxyz->abxyz", "abcd,cdx->abx"),  # of more axes
+    *("bqhd,bkhd->bhqk", "bhqk,bkhd->bqhd"),  # attention's
+]
+orders = pytest.mark.parametrize("order", ORDERS)
+
+
+def factors(order, seed=0, **sizes):
+    random = np.random.default_rng(seed)
+    return [random.normal(size=[{**SIZES, **sizes}[axis] for axis in axes]) for axes in order.split("->")[0].split(",")]
+
+
+def first_order(function, order):
+    return jax.value_and_grad(lambda a, b: jnp.sum(jnp.sin(function(order, a, b))), (0, 1))
+
+
+def second_order(function, order):
+    first = first_order(function, order)
+    return jax.grad(lambda a, b: sum(jnp.sum(g**2) for g in first(a, b)[1]), (0, 1))
+
+
+def close(got, expected, tolerance=1e-12):
+    def check(a, b):
+        assert a.shape == b.shape and a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(b).max(initial=1.0))
+
+    jax.tree.map(check, got, expected)
+
+
+@pytest.fixture
+def in_float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def dots(function, *arguments):
+    """The products that a function makes: shapes and dtypes of the factors, and the result's dtype."""
+
+    def search(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "dot_general":
+                yield [(each.aval.shape, each.aval.dtype) for each in equation.invars], equation.outvars[0].aval.dtype
+            for inner in jaxprs_in_params(equation.params):
+                yield from search(inner)
+
+    return list(search(jax.make_jaxpr(function)(*arguments).jaxpr))
+
+
+@orders
+def test_products_are_einsums_in_every_derivative(order, in_float64):
+    a, b = factors(order)
+    for derivative in (first_order, second_order):
+        close(*(jax.jit(derivative(function, order))(a, b) for function in (product, jnp.einsum)))
+
+
+@orders
+@pytest.mark.parametrize("sizes", [{}, dict.fromkeys("kqdx", 1), dict.fromkeys("nab", 1), {"n": 130, "k": 64, "d": 10}])
+def test_bfloat16_is_multiplied_as_it_is_and_summed_in_float32(order, sizes):
+    left, right, out = order.replace("->", ",").split(",")
+    numbers = [*factors(order, **sizes), *factors(f"{out},{right}->{left}", seed=1, **sizes)[:1]]
+    narrow = [jnp.asarray(each, jnp.bfloat16) for each in numbers]
+
+    def run(function, a, b, c):
+        value, gradients = jax.vjp(lambda a, b: function(order, a, b), a, b)
+        return value, gradients(c)
+
+    got = jax.jit(lambda *narrow: run(product, *narrow))(*narrow)
+    assert {leaf.dtype for leaf in jax.tree.leaves(got)} == {jnp.dtype(jnp.bfloat16)}
+    made = dots(lambda *narrow: run(product, *narrow), *narrow)
+    assert len(made) == 3
+    for inputs, result in made:
+        assert {dtype for _, dtype in inputs} == {jnp.dtype(jnp.bfloat16)} and result == jnp.float32
+    wide, got = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), (narrow, got))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=2**-8, atol=1e-4), got, run(jnp.einsum, *wide))
+
+
+@pytest.mark.parametrize(
+    "inputs, outputs, first", [(64, 8, 8), (8, 64, 8), (8, 8, 8), (512, 8, 512)], ids=["wide", "narrow", "same", "huge"]
+)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_weight_gradient_transposes_what_is_smaller(inputs, outputs, first, dtype):
+    # Not where the result, which is transposed in its stead, is as large.
+    n = 32 if inputs < 512 else 6
+    x, gradient = jnp.zeros((n, inputs), dtype), jnp.zeros((n, outputs), dtype)
+    [((left, _), _), _] = dots(lambda x, g: product("nk,nd->kd", x, g), x, gradient)[0]
+    assert left == ((first, n) if dtype == jnp.bfloat16 else (n, first))
+
+
+def test_products_under_transformations(in_float64):
+    order = "nk,kd->nd"
+    x, kernel = map(jnp.array, factors(order, n=8))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    specs = PartitionSpec("data"), PartitionSpec()
+
+    def everywhere(function):
+        first = first_order(function, order)
+        return {
+            "vmap": jax.vmap(first, (0, None))(x[:, None], kernel),
+            "scan": lax.scan(lambda carry, x: (carry, first(x, kernel)), 0, x[:, None])[1],
+            # With checking on, a gradient by a replicated kernel is summed over the devices.
+            "shard_map": jax.shard_map(lambda x, k: first(x, k)[1], mesh=mesh, in_specs=specs, out_specs=specs)(
+                x, kernel
+            ),
+        }
+
+    close(*(jax.jit(everywhere, static_argnums=0)(function) for function in (product, jnp.einsum)))
+
+
+@pytest.mark.parametrize("inputs, outputs", [(64, 8), (8, 64)])
+def test_a_weight_gradient_over_many_devices_gathers_no_images(inputs, outputs):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    cut, whole = jax.NamedSharding(mesh, PartitionSpec("data")), jax.NamedSharding(mesh, PartitionSpec())
+    x = jax.device_put(np.zeros((64, inputs), np.float32), cut)
+    kernel = jax.device_put(np.zeros((inputs, outputs), np.float32), whole)
+    gradient = jax.jit(jax.grad(lambda k, x: jnp.sin(product("nk,kd->nd", x, k)).sum()), out_shardings=whole)
+    with jax.set_mesh(mesh):
+        program = gradient.lower(kernel, x).compile().as_text()
+    assert "all-reduce" in program and "all-gather" not in program
+
+
+def test_forward_mode_by_the_switch(in_float64):
+    order = "nk,kd->nd"
+    a, b = factors(order)
+
+    def hessian_vector(function):
+        gradient = jax.grad(lambda a, b: jnp.sum(jnp.sin(function(order, a, b))), (0, 1))
+        return jax.jvp(gradient, (a, b), tuple(factors(order, seed=1)))
+
+    with layers.forward_mode():
+        got = hessian_vector(product)
+    close(got, hessian_vector(jnp.einsum))
+    with pytest.raises(TypeError, match="forward-mode"):
+        hessian_vector(product)
+
+
+def test_elsewhere_than_on_a_cpu_they_are_xlas(monkeypatch):
+    x = jnp.zeros((2, 3), jnp.bfloat16)
+    assert [result for _, result in dots(lambda x: product("nk,dk->nd", x, x), x)] == [jnp.float32]
+    monkeypatch.setattr(forms, "on_cpu", lambda: False)
+    assert [result for _, result in dots(lambda x: product("nk,dk->nd", x, x), x)] == [jnp.bfloat16]
+
+
+def test_a_dense_layer_multiplies_the_last_axis():
+    x, kernel = (np.float32(each) for each in factors("abk,kd->abd"))
+    close(products.dot_general(x, kernel), jnp.einsum("abk,kd->abd", x, kernel), 1e-6)
