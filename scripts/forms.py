@@ -21,8 +21,7 @@ from benchmark import conditions, table, write
 
 import jaxrec
 from jaxrec.config import Classifier, ClassifierModel
-from jaxrec.models import build_classifier, layers
-from jaxrec.models.products import product
+from jaxrec.models import build_classifier, layers, products
 from jaxrec.run.devices import tune_allocator, tune_cpu
 
 ROUNDS = 7
@@ -49,7 +48,7 @@ CONVOLUTIONS = [
     (True, 128, 14, 32, 1, 3, 2),
 ]
 PRODUCTS = [
-    # Batch, in and out.
+    # Batch, in and out, and the numbers.
     (1024, 256, 128, jnp.float32),
     (1024, 256, 128, jnp.bfloat16),
     (1024, 128, 384, jnp.bfloat16),
@@ -133,10 +132,11 @@ def measure() -> str:
         x, kernel = normal(batch, inputs).astype(dtype), normal(inputs, outputs).astype(dtype)
 
         def dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
-            return product("nk,kd->nd", nn.gelu(x), kernel)
+            return products.dense(nn.gelu(x), kernel)
 
         def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
-            return jnp.einsum("nk,kd->nd", nn.gelu(x), kernel)
+            with layers.forward_mode():
+                return dense(x, kernel)
 
         cells = against(passes(dense, x, kernel), passes(plain, x, kernel))
         rows.append([f"product after GELU, {jnp.dtype(dtype).name}", f"{batch}x{inputs} to {outputs}", *cells])

@@ -139,6 +139,9 @@ def test_a_large_batch_is_transposed_by_a_product(strides, monkeypatch):
     for order in (first_order, second_order):
         functions = (lambda x, k, f=f: f(x, k, strides) for f in (layers.conv, plain_down))
         close(*(jax.jit(order(function))(x, kernel) for function in functions))
+    narrow = jnp.asarray(x, jnp.bfloat16), jnp.asarray(kernel, jnp.bfloat16)
+    slopes = jax.grad(lambda x, k: layers.conv(x, k, strides).astype(jnp.float32).sum(), (0, 1))(*narrow)
+    assert [slope.dtype for slope in slopes] == [jnp.bfloat16, jnp.bfloat16]
     gradient = jax.make_jaxpr(jax.grad(lambda k: jnp.sum(layers.conv(x, k, strides))))(kernel)
     # Before a product of more axes XLA would transpose all the same.
     assert {each.ndim for name, each in operands(gradient.jaxpr) if name == "dot_general"} == {2}
@@ -476,7 +479,7 @@ def test_parameters_and_results_are_flaxs(ours, plain, options):
 
 @pytest.mark.parametrize("size, inputs, outputs", [(3, 3, 8), (3, 64, 64), (5, 8, 8)])
 @pytest.mark.parametrize("function", [layers.conv, layers.conv_transpose])
-def test_on_a_cpu_narrow_numbers_are_multiplied_as_they_are_and_convolved_in_float32(
+def test_on_a_cpu_bfloat16_is_multiplied_as_it_is_and_convolved_in_float32(
     function, size, inputs, outputs, monkeypatch
 ):
     monkeypatch.setattr(convolutions, "LARGE", 1)

@@ -10,8 +10,9 @@ from jax import lax
 from jax.extend.core import jaxprs_in_params
 from jax.sharding import AxisType, PartitionSpec
 
-from jaxrec.models import forms, layers, products
+from jaxrec.models import forms, layers
 from jaxrec.models.products import product
+from jaxrec.models.vit import Projection, ViT
 
 SIZES = {"n": 33, "k": 3, "d": 5, "a": 2, "b": 4, "c": 6, "x": 7, "y": 3, "z": 2, "h": 2, "q": 5}
 ORDERS = [
@@ -51,12 +52,13 @@ def in_float64():
 
 
 def dots(function, *arguments):
-    """The products that a function makes: shapes and dtypes of the factors, and the result's dtype."""
+    """The products that a function makes: shapes and dtypes of the factors, which axes meet, the result's dtype."""
 
     def search(jaxpr):
         for equation in jaxpr.eqns:
             if equation.primitive.name == "dot_general":
-                yield [(each.aval.shape, each.aval.dtype) for each in equation.invars], equation.outvars[0].aval.dtype
+                inputs = [(each.aval.shape, each.aval.dtype) for each in equation.invars]
+                yield inputs, equation.params["dimension_numbers"], equation.outvars[0].aval.dtype
             for inner in jaxprs_in_params(equation.params):
                 yield from search(inner)
 
@@ -85,8 +87,13 @@ def test_bfloat16_is_multiplied_as_it_is_and_summed_in_float32(order, sizes):
     assert {leaf.dtype for leaf in jax.tree.leaves(got)} == {jnp.dtype(jnp.bfloat16)}
     made = dots(lambda *narrow: run(product, *narrow), *narrow)
     assert len(made) == 3
-    for inputs, result in made:
+    for inputs, ((left, right), (batch, same)), result in made:
         assert {dtype for _, dtype in inputs} == {jnp.dtype(jnp.bfloat16)} and result == jnp.float32
+        # Other orders XLA converts, or fails at.
+        (a, _), (b, _) = inputs
+        assert batch == same == tuple(range(len(batch)))
+        assert left == tuple(range(len(a) - len(left), len(a)))
+        assert right in (tuple(range(len(b) - len(left), len(b))), tuple(range(len(batch), len(batch) + len(left))))
     wide, got = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), (narrow, got))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=2**-8, atol=1e-4), got, run(jnp.einsum, *wide))
 
@@ -99,28 +106,36 @@ def test_a_weight_gradient_transposes_what_is_smaller(inputs, outputs, first, dt
     # Not where the result, which is transposed in its stead, is as large.
     n = 32 if inputs < 512 else 6
     x, gradient = jnp.zeros((n, inputs), dtype), jnp.zeros((n, outputs), dtype)
-    [((left, _), _), _] = dots(lambda x, g: product("nk,nd->kd", x, g), x, gradient)[0]
+    [((left, _), _), *_] = dots(lambda x, g: product("nk,nd->kd", x, g), x, gradient)[0]
     assert left == ((first, n) if dtype == jnp.bfloat16 else (n, first))
 
 
-def test_products_under_transformations(in_float64):
+@pytest.mark.parametrize("dtype, tolerance", [(jnp.float64, 1e-12), (jnp.bfloat16, 2**-6)], ids=["f64", "bf16"])
+@pytest.mark.parametrize("sizes", [{"k": 3, "d": 5}, {"k": 64, "d": 2}], ids=str)
+def test_products_under_transformations(sizes, dtype, tolerance, in_float64):
     order = "nk,kd->nd"
-    x, kernel = map(jnp.array, factors(order, n=8))
+    x, kernel = (jnp.array(each / 4, dtype) for each in factors(order, n=64, **sizes))
+    x = x.reshape(8, 8, -1)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     specs = PartitionSpec("data"), PartitionSpec()
 
     def everywhere(function):
         first = first_order(function, order)
-        return {
-            "vmap": jax.vmap(first, (0, None))(x[:, None], kernel),
-            "scan": lax.scan(lambda carry, x: (carry, first(x, kernel)), 0, x[:, None])[1],
+
+        def on_devices(x, kernel):
             # With checking on, a gradient by a replicated kernel is summed over the devices.
-            "shard_map": jax.shard_map(lambda x, k: first(x, k)[1], mesh=mesh, in_specs=specs, out_specs=specs)(
-                x, kernel
-            ),
+            return first(x[0], kernel)[1]
+
+        return {
+            "images": jax.vmap(first, (0, None))(x, kernel),
+            "kernels": jax.vmap(first, (None, 0))(x[0], jnp.stack([kernel, -kernel])),
+            "both": jax.vmap(first)(x[:2], jnp.stack([kernel, -kernel])),
+            "scan": lax.scan(lambda carry, x: (carry, first(x, kernel)), 0, x)[1],
+            "shard_map": jax.shard_map(on_devices, mesh=mesh, in_specs=specs, out_specs=specs)(x, kernel),
         }
 
-    close(*(jax.jit(everywhere, static_argnums=0)(function) for function in (product, jnp.einsum)))
+    got, expected = (jax.jit(everywhere, static_argnums=0)(function) for function in (product, jnp.einsum))
+    close(*(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), each) for each in (got, expected)), tolerance)
 
 
 @pytest.mark.parametrize("inputs, outputs", [(64, 8), (8, 64)])
@@ -152,11 +167,43 @@ def test_forward_mode_by_the_switch(in_float64):
 
 def test_elsewhere_than_on_a_cpu_they_are_xlas(monkeypatch):
     x = jnp.zeros((2, 3), jnp.bfloat16)
-    assert [result for _, result in dots(lambda x: product("nk,dk->nd", x, x), x)] == [jnp.float32]
+    assert [result for *_, result in dots(lambda x: product("nk,dk->nd", x, x), x)] == [jnp.float32]
     monkeypatch.setattr(forms, "on_cpu", lambda: False)
-    assert [result for _, result in dots(lambda x: product("nk,dk->nd", x, x), x)] == [jnp.bfloat16]
+    assert [result for *_, result in dots(lambda x: product("nk,dk->nd", x, x), x)] == [jnp.bfloat16]
 
 
-def test_a_dense_layer_multiplies_the_last_axis():
-    x, kernel = (np.float32(each) for each in factors("abk,kd->abd"))
-    close(products.dot_general(x, kernel), jnp.einsum("abk,kd->abd", x, kernel), 1e-6)
+@pytest.mark.parametrize("order", ["nk,kd->n", "nk,kd->nkx", "nk, kd -> nd"])
+def test_orders_whose_gradients_are_no_products_are_refused(order):
+    with pytest.raises(ValueError, match="expected one like 'nk,kd->nd'"):
+        product(order, jnp.ones((2, 2)), jnp.ones((2, 2)))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.Dense(3, dtype=jnp.bfloat16),
+        layers.SpectralDense(3, dtype=jnp.bfloat16),
+        Projection((3,), 1, jnp.bfloat16),
+    ],
+    ids=["Dense", "SpectralDense", "Projection"],
+)
+def test_layers_multiply_bfloat16_as_it_is(layer):
+    x = jnp.ones((2, 4, 2), jnp.bfloat16)
+    variables = layer.init(jax.random.key(0), x)
+    made = [inputs for inputs, *_, result in dots(layer.apply, variables, x) if result == jnp.float32]
+    assert ((2, 4, 2), jnp.bfloat16) in [each for inputs in made for each in inputs]
+
+
+def test_attention_multiplies_bfloat16_as_it_is():
+    model = ViT(5, dim=8, depth=1, dtype=jnp.bfloat16)
+    images = jnp.ones((2, 8, 8, 3))
+    variables = model.init(jax.random.key(0), images)
+    # Patches, queries with keys and values, the scores, the values mixed, the way out, a hidden layer, the head.
+    assert [result for *_, result in dots(model.apply, variables, images)] == 8 * [jnp.float32]
+
+
+def test_a_dense_layer_asked_for_a_precision_has_it():
+    x = jnp.ones((2, 3))
+    layer = layers.Dense(2, precision="highest")
+    program = str(jax.make_jaxpr(layer.apply)(layer.init(jax.random.key(0), x), x))
+    assert "Precision.HIGHEST" in program

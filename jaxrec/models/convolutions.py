@@ -10,7 +10,7 @@ On GPUs and TPUs both are XLA's own operations; which platform it is, is settled
 - the weight gradient of both is a convolution over a dilated kernel, which XLA has a fast path for, at any order of
   differentiation;
 - numbers narrower than float32 are converted to it before XLA's convolutions, once, for it would convert them at each
-  use; in products they stay as they are.
+  use; in products bfloat16 stays as it is.
 """
 
 import itertools
@@ -201,7 +201,7 @@ def _transposed(y: jax.Array) -> jax.Array:
 
     Not for rows over the images of several devices, which would have to come together.
     """
-    return sums("kc,nc->kn", jnp.eye(y.shape[1], dtype=y.dtype), y)
+    return sums("kc,nc->kn", jnp.eye(y.shape[1], dtype=y.dtype), y).astype(y.dtype)
 
 
 def _columns(y: jax.Array, pads: Pads) -> tuple[jax.Array, ...]:
@@ -209,7 +209,7 @@ def _columns(y: jax.Array, pads: Pads) -> tuple[jax.Array, ...]:
     batch, _, _, channels = y.shape
     (high, wide), y = _cells(y, pads), _filled(y, pads)
     y = y.reshape(batch, high + 1, 2, wide + 1, 2, channels).transpose(2, 4, 1, 3, 0, 5).reshape(4, -1, channels)
-    phases = [_transposed(phase) for phase in lax.optimization_barrier(y)]
+    phases = [widened(_transposed(phase)) for phase in lax.optimization_barrier(y)]
     phases = lax.optimization_barrier(tuple(phases))
     length = (high * (wide + 1) - 1) * batch
 

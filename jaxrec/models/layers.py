@@ -12,7 +12,7 @@ from jax import lax
 from .convolutions import conv, conv_transpose
 from .forms import forward_mode as forward_mode
 from .forms import on_cpu, own_forms, widened
-from .products import dot_general
+from .products import dense, dot_general
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,
@@ -271,7 +271,7 @@ class SpectralDense(_Spectral):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """[...,C] to [...,features]."""
         kernel, bias = self.weights((x.shape[-1], self.features), train)
-        return add_bias(dot_general(x.astype(self.dtype), kernel), bias)
+        return add_bias(dense(x.astype(self.dtype), kernel), bias)
 
 
 def unit(x: jax.Array) -> jax.Array:

@@ -2,10 +2,10 @@
 
 On CPUs
 
-- numbers of bfloat16 are multiplied as they are, by instructions of their own, and summed in float32; asked for a sum
-  in bfloat16, XLA would convert both factors to float32;
-- a weight gradient transposes the smaller of its factors: XLA transposes the first one, together with all that it was
-  made of, which takes longer than the product.
+- numbers of bfloat16 are multiplied as they are and summed in float32; asked for a result in bfloat16, XLA would
+  convert both factors first;
+- a weight gradient transposes the gradient and its own result where together they are smaller than the layer's input:
+  XLA transposes the input, together with all that it was made of, which can take longer than the product.
 """
 
 import math
@@ -22,9 +22,13 @@ from .forms import matched, own_forms, widened
 def product(order: str, a: jax.Array, b: jax.Array) -> jax.Array:
     """`jnp.einsum` of two arrays of one floating dtype, such as ``product("nk,kd->nd", x, kernel)``.
 
-    Each axis has to be in two of the three at least, so that both gradients are such products too. For forward mode see
-    `forward_mode`.
+    Each axis has to be in two of the three, or in all, so that both gradients are such products too: else ValueError is
+    raised. For forward mode see `forward_mode`.
     """
+    if any(order.count(axis) == 1 for axis in order if axis.isalpha()) or " " in order:
+        raise ValueError(
+            f"got the product '{order}'; expected one like 'nk,kd->nd', with each axis in two places or more"
+        )
     if not own_forms():
         return jnp.einsum(order, a, b)
     return _product(*matched(a, b), order)
@@ -44,26 +48,28 @@ _product.defvjp(lambda a, b, order: (_product(a, b, order), (a, b)), _gradients)
 
 
 def sums(order: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    """`jnp.einsum` on a CPU, without a gradient; the result is float32 at least."""
+    """`jnp.einsum` on a CPU, whose gradients are XLA's; the result is float32 at least."""
     left, right, out = order.replace("->", ",").split(",")
+    sizes = dict(zip(left + right, a.shape + b.shape, strict=True))
     shared = "".join(axis for axis in left if axis in right and axis in out)
     summed = "".join(axis for axis in left if axis in right and axis not in out)
     kept = ["".join(axis for axis in axes if axis not in shared + summed) for axes in (left, right)]
     weights = not shared and left == summed + kept[0] and right == summed + kept[1]
-    if weights and a.size > b.size + _size(a, left, kept[0]) * _size(b, right, kept[1]):
+    if weights and a.size > b.size + math.prod(sizes[axis] for axis in out):
         # The first factor is transposed, together with all that it was made of: better the second and the result.
         turned = lax.optimization_barrier(sums(f"{right},{left}->{kept[1]}{kept[0]}", b, a))
         return jnp.einsum(f"{kept[1]}{kept[0]}->{out}", turned)
     if a.dtype != jnp.bfloat16:
         return jnp.einsum(order, widened(a), widened(b))
-    # XLA multiplies bfloat16 in these orders alone, and fails where it finds others behind fusions of its own.
+    # In other orders XLA converts bfloat16, or compiles a product that then fails with "Unsupported element type".
     a, left = _ordered(a, left, shared + kept[0] + summed)
     b, right = _ordered(b, right, right if right == shared + summed + kept[1] else shared + kept[1] + summed)
-    return jnp.einsum(f"{left},{right}->{out}", a, b, preferred_element_type=jnp.float32)
 
+    def places(names: str) -> tuple[list[int], list[int]]:
+        return [left.index(axis) for axis in names], [right.index(axis) for axis in names]
 
-def _size(x: jax.Array, axes: str, which: str) -> int:
-    return math.prod(x.shape[axes.index(axis)] for axis in which)
+    x = lax.dot_general(a, b, (places(summed), places(shared)), preferred_element_type=jnp.float32)
+    return jnp.einsum(f"{shared}{kept[0]}{kept[1]}->{out}", x)
 
 
 def _ordered(x: jax.Array, axes: str, ordered: str) -> tuple[jax.Array, str]:
@@ -73,7 +79,14 @@ def _ordered(x: jax.Array, axes: str, ordered: str) -> tuple[jax.Array, str]:
     return lax.optimization_barrier(x), ordered
 
 
-def dot_general(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
+def dot_general(x: jax.Array, kernel: jax.Array, dimensions: Any, precision: Any = None, **options: Any) -> jax.Array:
     """`lax.dot_general` as `flax.linen.Dense` calls it: the last axis of x by the first of a kernel [C,D]."""
+    if precision is not None:
+        return lax.dot_general(x, kernel, dimensions, precision, **options)
+    return dense(x, kernel)
+
+
+def dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The last axis of x [...,C] by the first of a kernel [C,D]."""
     axes = "abcdefgh"[: x.ndim - 1]
     return product(f"{axes}y,yz->{axes}z", x, kernel)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from .layers import Conv, Dense, add_bias, batch_norm, flatten, max_pool
+from .products import dense
 
 torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
@@ -54,7 +55,7 @@ class SpeedNet(nn.Module):
         """Standardised images [B,H,W,C] to logits [B,classes] and features [B,D], float32."""
         filters = self.variable("constants", "whitening", whitening, x).value.astype(self.dtype)
         # Each filter comes with its negative, so half of the products are enough.
-        x = patches(x.astype(self.dtype)) @ filters
+        x = dense(patches(x.astype(self.dtype)), filters)
         x = jnp.concatenate([x, -x], -1)
         x = nn.gelu(add_bias(x, self.param("bias", nn.initializers.zeros, x.shape[-1:])))
         if self.pooled_stem:

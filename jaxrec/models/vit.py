@@ -75,6 +75,7 @@ class Encoder(nn.Module):
     def _attention(self, x: jax.Array, name: str) -> jax.Array:
         heads = (self.heads, self.dim // self.heads)
         parts = Projection((3, *heads), dtype=self.dtype, name=f"{name}_qkv")(x)
+        # Split, for the gradient of a split is one concatenation, and that of three indices a sum of padded arrays.
         query, key, value = (part.squeeze(2) for part in jnp.split(parts, 3, axis=2))
         # jax.nn.dot_product_attention mixes dtypes, which strict promotion refuses in bfloat16.
         scores = product("bqhd,bkhd->bhqk", query, key).astype(jnp.float32) * query.shape[-1] ** -0.5

@@ -8,6 +8,7 @@ from typing import Any
 import contest
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 
 def build(what: str, options: Any) -> contest.Contestant:
@@ -17,7 +18,11 @@ def build(what: str, options: Any) -> contest.Contestant:
     if what == "product":
         # The constant matrix of mean 1 / size keeps the result where it is.
         left, x = jnp.full((size, size), 1 / size, dtype), jnp.ones((size, size), dtype)
-        work, step = 2.0 * size**3, jax.jit(lambda x: left @ x)
+        # Summed in float32: a CPU that multiplies bfloat16 would otherwise not be asked to.
+        work, step = (
+            2.0 * size**3,
+            jax.jit(lambda x: lax.dot(left, x, preferred_element_type=jnp.float32).astype(dtype)),
+        )
     else:
         x = jnp.ones((8 * size, size), jnp.float32)
         work, step = 2.0 * x.nbytes, jax.jit(lambda x: x + 1)
