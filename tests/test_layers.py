@@ -156,6 +156,8 @@ def test_empty_results_are_those_of_lax(batch, side, strides):
         return lax.conv_general_dilated(x, kernel, (strides, strides), "VALID", dimension_numbers=NUMBERS)
 
     close(*(first_order(f)(x, kernel) for f in (lambda x, k: layers.conv(x, k, strides, "VALID"), plain)))
+    if not batch:
+        close(*(first_order(lambda x, k, f=f: f(x, k, strides))(x, kernel) for f in (layers.conv_transpose, plain_up)))
 
 
 @pytest.mark.parametrize(

@@ -76,23 +76,24 @@ def test_classifiers_give_logits_and_features(name, shape, precision):
     assert features.shape[0] == 3 and features.ndim == 2
 
 
-@pytest.mark.parametrize("name", get_args(ClassifierModel))
+@pytest.mark.parametrize("name", ["cnn", "vit", "speednet"])
 def test_classifiers_compute_in_bfloat16_what_they_do_in_float32(name):
     # Optimized, as XLA takes its products of bfloat16 from among the fused operations around them.
     images = normal(8, 32, 32, 3)
-    exact, rough = (classifier(name, (32, 32, 3), precision=each, width=0.5) for each in ("f32", "bf16"))
-    variables = exact.init(KEY, images, train=False)
+    exact, rough = (classifier(name, (32, 32, 3), precision=each, width=0.25) for each in ("f32", "bf16"))
+    variables = init(exact, images)
 
     def loss(params, model):
         logits, _ = model.apply({**variables, "params": params}, images, train=False)
         return jnp.sin(logits).mean()
 
-    (expected, slopes), (got, gradients) = (
-        jax.jit(jax.value_and_grad(lambda p, m=model: loss(p, m)))(variables["params"]) for model in (exact, rough)
-    )
-    np.testing.assert_allclose(got, expected, atol=0.02)
-    flat, wanted = (np.concatenate([g.ravel() for g in jax.tree.leaves(each)]) for each in (gradients, slopes))
-    assert np.linalg.norm(flat - wanted) < 0.1 * np.linalg.norm(wanted)
+    expected, got = (jax.jit(jax.grad(lambda p, m=model: loss(p, m)))(variables["params"]) for model in (exact, rough))
+
+    def error(a, b):
+        return np.linalg.norm(a - b) / np.linalg.norm(b)
+
+    errors = [error(*both) for both in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True)]
+    assert 0 < max(errors) < 0.3
 
 
 @precisions

@@ -135,15 +135,17 @@ def test_products_under_transformations(sizes, dtype, tolerance, in_float64):
         }
 
     got, expected = (jax.jit(everywhere, static_argnums=0)(function) for function in (product, jnp.einsum))
+    assert [leaf.dtype for leaf in jax.tree.leaves(got)] == [leaf.dtype for leaf in jax.tree.leaves(expected)]
     close(*(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), each) for each in (got, expected)), tolerance)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("inputs, outputs", [(64, 8), (8, 64)])
-def test_a_weight_gradient_over_many_devices_gathers_no_images(inputs, outputs):
+def test_a_weight_gradient_over_many_devices_gathers_no_images(inputs, outputs, dtype):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     cut, whole = jax.NamedSharding(mesh, PartitionSpec("data")), jax.NamedSharding(mesh, PartitionSpec())
-    x = jax.device_put(np.zeros((64, inputs), np.float32), cut)
-    kernel = jax.device_put(np.zeros((inputs, outputs), np.float32), whole)
+    x = jax.device_put(jnp.zeros((64, inputs), dtype), cut)
+    kernel = jax.device_put(jnp.zeros((inputs, outputs), dtype), whole)
     gradient = jax.jit(jax.grad(lambda k, x: jnp.sin(product("nk,kd->nd", x, k)).sum()), out_shardings=whole)
     with jax.set_mesh(mesh):
         program = gradient.lower(kernel, x).compile().as_text()
@@ -172,7 +174,7 @@ def test_elsewhere_than_on_a_cpu_they_are_xlas(monkeypatch):
     assert [result for *_, result in dots(lambda x: product("nk,dk->nd", x, x), x)] == [jnp.bfloat16]
 
 
-@pytest.mark.parametrize("order", ["nk,kd->n", "nk,kd->nkx", "nk, kd -> nd"])
+@pytest.mark.parametrize("order", ["nk,kd->n", "nk,kd->nkx", "nk, kd -> nd", "nkk,kd->nd", "...k,kd->...d", "nk->nk"])
 def test_orders_whose_gradients_are_no_products_are_refused(order):
     with pytest.raises(ValueError, match="expected one like 'nk,kd->nd'"):
         product(order, jnp.ones((2, 2)), jnp.ones((2, 2)))
@@ -199,7 +201,9 @@ def test_attention_multiplies_bfloat16_as_it_is():
     images = jnp.ones((2, 8, 8, 3))
     variables = model.init(jax.random.key(0), images)
     # Patches, queries with keys and values, the scores, the values mixed, the way out, a hidden layer, the head.
-    assert [result for *_, result in dots(model.apply, variables, images)] == 8 * [jnp.float32]
+    made = dots(model.apply, variables, images)
+    assert [[dtype for _, dtype in inputs] for inputs, *_ in made] == 8 * [[jnp.bfloat16, jnp.bfloat16]]
+    assert [result for *_, result in made] == 8 * [jnp.float32]
 
 
 def test_a_dense_layer_asked_for_a_precision_has_it():

@@ -26,7 +26,7 @@ from jax import lax
 from jaxrec.parallel import cut_axes
 
 from .forms import matched, own_forms, widened
-from .products import sums
+from .products import narrowed, sums
 
 Pair = tuple[int, int]
 Pads = tuple[Pair, ...]
@@ -173,14 +173,14 @@ def _winograd(y: jax.Array, w: jax.Array, pads: Pads, order: str = "nc,cd->nd") 
     The 16 stay arrays of their own, because XLA writes a stack of them by one thread.
     """
     sides = [side + sum(pad) - 2 for side, pad in zip(y.shape[1:3], pads, strict=True)]
-    tiles = [tile.astype(y.dtype) for tile in _tiles(y, pads)]
+    tiles = [narrowed(tile, y.dtype) for tile in _tiles(y, pads)]
 
     def transformed(pieces: Sequence[jax.Array]) -> list[jax.Array]:
         a, b, c = pieces
         return [a, (a + b + c) / 2, (a - b + c) / 2, c]
 
     filters = [f for row in transformed(list(widened(w))) for f in transformed(list(row))]
-    filters = lax.optimization_barrier(tuple(f.astype(y.dtype) for f in filters))
+    filters = lax.optimization_barrier(tuple(narrowed(f, y.dtype) for f in filters))
     products = [sums(order, tile, f) for tile, f in zip(tiles, filters, strict=True)]
     products = lax.optimization_barrier(tuple(products))
     cells = _cells(y, pads)
@@ -239,9 +239,9 @@ def _winograd_kernel(y: jax.Array, x: jax.Array, pads: Pads) -> jax.Array:
         # In the order of `_columns`, zero where its column too many is.
         outputs = [jnp.pad(t.transpose(1, 2, 0, 3), ((0, 0), (0, 1), (0, 0), (0, 0))) for t in outputs]
         outputs = [t.reshape(-1, features)[: -x.shape[0]] for t in outputs]
-    outputs = lax.optimization_barrier(tuple(t.reshape(-1, features).astype(y.dtype) for t in outputs))
+    outputs = lax.optimization_barrier(tuple(narrowed(t.reshape(-1, features), y.dtype) for t in outputs))
     order = "cn,nd->cd" if transpose else "nc,nd->cd"
-    products = [sums(order, tile.astype(y.dtype), out) for tile, out in zip(tiles, outputs, strict=True)]
+    products = [sums(order, narrowed(tile, y.dtype), out) for tile, out in zip(tiles, outputs, strict=True)]
     products = lax.optimization_barrier(tuple(products))
 
     def inverse(pieces: list[jax.Array]) -> list[jax.Array]:
@@ -338,7 +338,7 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, strides: int, padding: str =
 
     x [B,H,W,C], kernel [K,K,C,D], of one floating dtype; with padding SAME gives [B,H*strides,W*strides,D].
     """
-    if not own_forms():
+    if not own_forms() or x.shape[0] == 0:
         return lax.conv_transpose(x, kernel, (strides, strides), padding, dimension_numbers=NUMBERS)
     pads = []
     for k in kernel.shape[:2]:

@@ -15,9 +15,9 @@ _plain = ContextVar("_plain", default=False)
 def forward_mode() -> Iterator[None]:
     """What is traced inside are XLA's plain operations, which `jax.jvp` can differentiate.
 
-    On a CPU convolutions and products have gradients of their own, and with them no forward mode: it is needed for
-    `jax.jvp`, `jax.jacfwd` and Hessian-vector products. What was traced before, for `jax.jit` or as the body of a
-    `lax.scan`, stays as it is.
+    On a CPU jaxrec's convolutions, dense layers and attention have gradients of their own, and with them no forward
+    mode: it is needed for `jax.jvp`, `jax.jacfwd` and Hessian-vector products. What was traced before, for `jax.jit` or
+    as the body of a `lax.scan`, stays as it is.
     """
     token = _plain.set(True)
     try:

@@ -9,6 +9,7 @@ On CPUs
 """
 
 import math
+import re
 from functools import partial
 from typing import Any
 
@@ -25,9 +26,11 @@ def product(order: str, a: jax.Array, b: jax.Array) -> jax.Array:
     Each axis has to be in two of the three, or in all, so that both gradients are such products too: else ValueError is
     raised. For forward mode see `forward_mode`.
     """
-    if any(order.count(axis) == 1 for axis in order if axis.isalpha()) or " " in order:
+    places = [set(part) for part in re.split(",|->", order)]
+    whole = re.fullmatch("[a-z]+,[a-z]+->[a-z]+", order) and sum(map(len, places)) == len(order) - 3
+    if not whole or any(sum(axis in part for part in places) == 1 for axis in order if axis.isalpha()):
         raise ValueError(
-            f"got the product '{order}'; expected one like 'nk,kd->nd', with each axis in two places or more"
+            f"got the product '{order}'; expected one like 'nk,kd->nd', with each axis in two of the three"
         )
     if not own_forms():
         return jnp.einsum(order, a, b)
@@ -70,6 +73,11 @@ def sums(order: str, a: jax.Array, b: jax.Array) -> jax.Array:
 
     x = lax.dot_general(a, b, (places(summed), places(shared)), preferred_element_type=jnp.float32)
     return jnp.einsum(f"{shared}{kept[0]}{kept[1]}->{out}", x)
+
+
+def narrowed(x: jax.Array, dtype: Any) -> jax.Array:
+    """A factor for `sums` in ``dtype`` if that is bfloat16, the only narrow one that it does not widen."""
+    return x.astype(dtype) if dtype == jnp.bfloat16 else x
 
 
 def _ordered(x: jax.Array, axes: str, ordered: str) -> tuple[jax.Array, str]:
