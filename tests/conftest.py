@@ -13,9 +13,11 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from jaxrec.run import judge
 from jaxrec.run.checkpoints import Checkpoints, split_state
@@ -55,6 +57,31 @@ def same_arrays(run: Path, other: Path) -> bool:
     """Whether two runs' latest checkpoints hold the same numbers."""
     one, two = arrays(run), arrays(other)
     return one.keys() == two.keys() and all(np.array_equal(one[name], two[name]) for name in one)
+
+
+def close(got: Any, expected: Any, tolerance: float = 1e-5) -> None:
+    """Asserts that two trees hold nearly the same arrays: of the same shapes and dtypes."""
+
+    def check(a: Any, b: Any) -> None:
+        assert a.shape == b.shape and a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(b).max(initial=1.0))
+
+    jax.tree.map(check, got, expected)
+
+
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """The equations of a jaxpr and of those inside it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jaxprs_in_params(equation.params):
+            yield from equations(inner)
+
+
+@pytest.fixture
+def in_float64() -> Iterator[None]:
+    """Where float32 loses digits, as in derivatives of derivatives, forms are held to the plain operation in 64."""
+    with jax.enable_x64(True):
+        yield
 
 
 @pytest.fixture(scope="module")

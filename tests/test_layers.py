@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import close, equations
 from jax import lax
-from jax.extend.core import jaxprs_in_params
 from jax.sharding import AxisType, PartitionSpec
 
 from jaxrec.models import convolutions, forms, layers
@@ -25,29 +25,12 @@ def normal(seed, *shape):
     return numbers if jax.config.read("jax_enable_x64") else numbers.astype(np.float32)
 
 
-@pytest.fixture
-def in_float64():
-    """Where float32 loses digits, as in derivatives of derivatives, the forms are held to the plain operation in 64."""
-    with jax.enable_x64(True):
-        yield
-
-
-def close(got, expected, tolerance=1e-5):
-    def check(a, b):
-        assert a.shape == b.shape and a.dtype == b.dtype
-        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(b).max(initial=1.0))
-
-    jax.tree.map(check, got, expected)
-
-
 def operands(jaxpr):
     """The inputs of every product and convolution in a jaxpr and those inside it, each with the operation's name."""
-    for equation in jaxpr.eqns:
+    for equation in equations(jaxpr):
         name = equation.primitive.name
         if name in ("dot_general", "conv_general_dilated"):
             yield from ((name, variable.aval) for variable in equation.invars)
-        for inner in jaxprs_in_params(equation.params):
-            yield from operands(inner)
 
 
 def plain_down(x, kernel, strides):
