@@ -48,7 +48,7 @@ def check_rules(config: Optimizer, params: list[Any]) -> None:
         if not any(_found(rule, name) for name in names):
             raise UserError(
                 f"the rule's pattern '{rule.pattern}' is found in no parameter's name; "
-                f"the names are {', '.join(names[:3])}, ...: python -m jaxrec.inspect RUN lists those of a run"
+                f"the names are {', '.join(names[:3])}, ...: python -m jaxrec inspect RUN lists those of a run"
             )
 
 

@@ -29,9 +29,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxrec.run.checkpoints import Checkpoints, split_state
-from jaxrec.run.devices import Devices
+from jaxrec.run.store.checkpoints import Checkpoints, split_state
 from jaxrec.run.trained import load_run
+from jaxrec.run.world.devices import Devices
 
 EVAL_EVERY, LOG_EVERY = 40, 5
 # Checkpoints of evaluations wait in memory for the next that is asked for.

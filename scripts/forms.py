@@ -22,7 +22,7 @@ from benchmark import conditions, table, write
 import jaxrec
 from jaxrec.config import Classifier, ClassifierModel
 from jaxrec.models import build_classifier, layers, products
-from jaxrec.run.devices import tune_allocator, tune_cpu
+from jaxrec.run.world.devices import tune_allocator, tune_cpu
 
 ROUNDS = 7
 BURST = 0.05

@@ -27,7 +27,7 @@ from PIL import Image
 from jaxrec.config import PRESETS, Train, to_dict
 from jaxrec.data.images import decode_file, probe_file, strict_pillow
 from jaxrec.errors import UserError
-from jaxrec.run.folder import read_config
+from jaxrec.run.store.folder import read_config
 
 SHAPE = (16, 16, 3)
 PATIENCE = 10

@@ -23,8 +23,8 @@ from jax.profiler import ProfileData
 from jaxrec_step import config_of
 
 import jaxrec
-from jaxrec.run.devices import Devices, tune_allocator
 from jaxrec.run.evaluation import initializer
+from jaxrec.run.world.devices import Devices, tune_allocator
 from jaxrec.tasks import task_of
 
 STEPS = 20

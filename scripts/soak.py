@@ -22,8 +22,8 @@ from statistics import mean
 
 import jax
 
-from jaxrec.cli import run_command
-from jaxrec.train import main as train
+from jaxrec.cli.arguments import run_command
+from jaxrec.cli.train import main as train
 
 LOG_EVERY = 20
 ARGUMENTS = ["--model", "cnn", "--width", "0.5", "--steps", "100000000", "--batch-size", "64", "--average", "0.99"]

@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
+from jaxrec.cli.train import main
 from jaxrec.run import judge
-from jaxrec.run.checkpoints import Checkpoints, split_state
-from jaxrec.run.devices import Devices, tune_cpu
+from jaxrec.run.store.checkpoints import Checkpoints, split_state
 from jaxrec.run.trained import load_run
-from jaxrec.train import main
+from jaxrec.run.world.devices import Devices, tune_cpu
 
 tune_cpu()  # As the commands do.
 

@@ -19,11 +19,11 @@ import pytest
 from conftest import small
 from PIL import Image
 
-from jaxrec import evaluate, generate, inspect, predict, train
-from jaxrec.cli import run_command
+from jaxrec.cli import evaluate, generate, predict, show, train
+from jaxrec.cli.arguments import run_command
 from jaxrec.run import loop
-from jaxrec.run.checkpoints import Checkpoints
-from jaxrec.run.report import write_report
+from jaxrec.run.show.report import write_report
+from jaxrec.run.store.checkpoints import Checkpoints
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run_it")]
 
@@ -254,7 +254,7 @@ def copied(trained, tmp_path):
 def test_run_folders_that_are_none(sentence, trained, tmp_path):
     run = trained("autoencoder")
     (tmp_path / "empty").mkdir()
-    for command in (evaluate, generate, inspect):
+    for command in (evaluate, generate, show):
         near = sentence(command, run.parent / "autoencodr")
         assert "there is no run folder" in near
         assert "did you mean 'autoencoder'?" in near
@@ -269,16 +269,16 @@ def test_damaged_runs(sentence, copied):
     run = copied("autoencoder")
     shutil.rmtree(run / "checkpoints" / "6" / "model")
     assert "damaged" in sentence(evaluate, run)
-    assert "damaged" in sentence(inspect, run)
+    assert "damaged" in sentence(show, run)
     shutil.rmtree(run / "checkpoints")
-    for command in (evaluate, inspect):
+    for command in (evaluate, show):
         assert "has no checkpoint yet" in sentence(command, run)
     (run / "manifest.json").unlink()
     assert "manifest.json' is missing or damaged" in sentence(evaluate, run)
     (run / "config.json").write_text((run / "config.json").read_text()[:-50])
     assert "config.json' is missing or damaged" in sentence(evaluate, run)
     (run / "config.json").write_text('{"task": {"kind": "Autoencoder", "colour": 3}}')
-    assert "hold Autoencoder 'colour', which this version of jaxrec does not know" in sentence(inspect, run)
+    assert "hold Autoencoder 'colour', which this version of jaxrec does not know" in sentence(show, run)
 
 
 @pytest.mark.parametrize("zeros", [np.zeros, jnp.zeros])
@@ -303,11 +303,11 @@ def test_damaged_metadata(sentence, copied):
     text = path.read_text()
     for content in (text.replace("tree_metadata", "tree_netadata"), "[]", "", text[:50]):
         path.write_text(content)
-        for command in (inspect, evaluate):
+        for command in (show, evaluate):
             assert "is damaged (its metadata cannot be read)" in sentence(command, run)
     path.unlink()
     os.mkfifo(path)
-    for command in (inspect, evaluate):
+    for command in (show, evaluate):
         assert "is damaged (its metadata cannot be read)" in sentence(command, run)
 
 
@@ -370,7 +370,7 @@ def test_options_of_the_other_commands(sentence, trained):
     assert "did you mean '--json'?" in sentence(evaluate, run, "--jsn")
     assert "no split 'tets'" in sentence(evaluate, run, "--split", "tets")
     assert "--count 0 draws nothing" in sentence(generate, run, "--count", 0)
-    assert "there is no option '--leavs' here; did you mean '--leaves'?" in sentence(inspect, run, "--leavs")
+    assert "there is no option '--leavs' here; did you mean '--leaves'?" in sentence(show, run, "--leavs")
 
 
 def test_places_that_cannot_be_written(sentence, trained, tmp_path):
@@ -495,7 +495,7 @@ def test_names_of_files_stay_names_in_tables(copied, tmp_path, capsys, monkeypat
     folder = images(tmp_path / "a\\[", "b.png", "red].png")
     (folder / "b.png").rename(folder / os.fsdecode(b"\xff.png"))
     (copied("cnn") / "checkpoints" / "\u00b2").mkdir()  # A digit, to Python.
-    inspect.main([str(tmp_path / "copies" / "cnn")])
+    show.main([str(tmp_path / "copies" / "cnn")])
     predict.main([str(tmp_path / "copies" / "cnn"), str(folder), "--out", str(tmp_path / "out")])
     said = capsys.readouterr().out
     assert "a\\[/\\udcff.png" in said and "a\\[/red].png" in said
@@ -507,8 +507,8 @@ def test_reading_a_strangers_run_unpickles_nothing(trained, tmp_path):
     """Every command that reads: settings, manifest, metrics, checkpoint, images."""
     code = """
 import sys
-from jaxrec import evaluate, inspect, predict
-from jaxrec.run.report import write_report
+from jaxrec.cli import evaluate, show, predict
+from jaxrec.run.show.report import write_report
 from pathlib import Path
 def watch(event, arguments):
     if event == "pickle.find_class":
@@ -516,7 +516,7 @@ def watch(event, arguments):
 sys.addaudithook(watch)
 run, image = sys.argv[1:]
 evaluate.main([run])
-inspect.main([run])
+show.main([run])
 predict.main([run, image, "--out", run + "-out"])
 write_report(Path(run))
 print("read all")

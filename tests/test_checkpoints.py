@@ -15,9 +15,9 @@ import pytest
 import tensorstore as ts
 
 from jaxrec.errors import UserError
-from jaxrec.run import checkpoints
-from jaxrec.run.checkpoints import Checkpoints, leaking_to_json, to_json
-from jaxrec.run.fingerprint import fingerprints
+from jaxrec.run.store import checkpoints
+from jaxrec.run.store.checkpoints import Checkpoints, leaking_to_json, to_json
+from jaxrec.run.store.hashes import fingerprints
 
 FILE = {"driver": "file", "path": "/tmp/run/"}
 

@@ -17,14 +17,14 @@ import pytest
 from conftest import SMALL, small
 from PIL import Image
 
-from jaxrec import evaluate, generate, inspect, predict, train
-from jaxrec.cli import run_command
+from jaxrec.cli import evaluate, generate, predict, show, train
+from jaxrec.cli.arguments import run_command
 from jaxrec.data import convert_image
 from jaxrec.errors import UserError
-from jaxrec.run.devices import Devices
-from jaxrec.run.report import read_metrics
 from jaxrec.run.setup import open_data
+from jaxrec.run.show.report import read_metrics
 from jaxrec.run.trained import load_run
+from jaxrec.run.world.devices import Devices
 from jaxrec.tasks import task_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run_it")]
@@ -56,7 +56,7 @@ def python(*arguments: object, where: Path | None = None, **changes: str) -> sub
 )
 def test_mistakes_end_a_process_with_one_sentence_and_code_2(arguments, said, tmp_path):
     command, *rest = arguments.split()
-    done = python("-m", f"jaxrec.{command}", *rest, TFDS_DATA_DIR=str(tmp_path), where=tmp_path)
+    done = python("-m", "jaxrec", command, *rest, TFDS_DATA_DIR=str(tmp_path), where=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("jaxrec: ")
@@ -98,7 +98,7 @@ def test_compiled_programs_are_few_and_kept(tmp_path):
     }
     assert Counter(name.removeprefix("jit_").split("-")[0] for name in first) == expected
     assert second == first
-    done = python("-m", "jaxrec.evaluate", tmp_path / "first", JAXREC_CACHE=str(tmp_path))
+    done = python("-m", "jaxrec", "evaluate", tmp_path / "first", JAXREC_CACHE=str(tmp_path))
     assert done.returncode == 0, done.stderr
 
 
@@ -169,7 +169,7 @@ def test_every_system_leaves_its_pictures_and_figures(trained, model, pictures, 
 
 
 def test_evaluate_prints_one_object_equal_to_the_results(cnn):
-    done = python("-m", "jaxrec.evaluate", cnn, "--json")
+    done = python("-m", "jaxrec", "evaluate", cnn, "--json")
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == json.loads((cnn / "results.json").read_text())
 
@@ -284,14 +284,14 @@ def test_generate_reconstructs_with_an_autoencoder(trained, tmp_path):
 
 def test_commands_name_the_one_that_fits(cnn, trained, tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"is a classifier, which draws no images; use python -m jaxrec.predict"):
+    with pytest.raises(UserError, match=r"is a classifier, which draws no images; use python -m jaxrec predict"):
         generate.main([str(cnn)])
-    with pytest.raises(UserError, match=r"is a gan, which draws images and reads none; use python -m jaxrec.generate"):
+    with pytest.raises(UserError, match=r"is a gan, which draws images and reads none; use python -m jaxrec generate"):
         predict.main([str(trained("gan")), str(tmp_path / "a.png")])
 
 
 def test_inspect_needs_no_device(cnn):
-    done = python("-m", "jaxrec.inspect", cnn, JAX_PLATFORMS="nonexistent")
+    done = python("-m", "jaxrec", "inspect", cnn, JAX_PLATFORMS="nonexistent")
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout[: done.stdout.index("\n}") + 2]) == json.loads((cnn / "config.json").read_text())
     assert "checkpoint of step 6" in done.stdout
@@ -300,7 +300,7 @@ def test_inspect_needs_no_device(cnn):
 
 
 def test_inspect_lists_every_array(trained, capsys):
-    inspect.main([str(trained("gan")), "--leaves"])
+    show.main([str(trained("gan")), "--leaves"])
     out = capsys.readouterr().out
     assert "generator/params/" in out
     assert "discriminator/params/" in out
@@ -344,7 +344,7 @@ def test_a_command_stopped_at_once_says_so(capsys):
 
 
 def test_an_output_without_room_is_answered_in_one_sentence(trained):
-    command = [sys.executable, "-m", "jaxrec.inspect", str(trained("cnn"))]
+    command = [sys.executable, "-m", "jaxrec", "inspect", str(trained("cnn"))]
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, env=environment(), stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 2
@@ -365,20 +365,20 @@ def test_help_and_import_are_light():
     code = (
         "import runpy, sys\n"
         "sys.argv[1:] = {}\n"
-        "try: runpy.run_module('jaxrec.{}', run_name='__main__')\n"
+        "try: runpy.run_module('jaxrec', run_name='__main__')\n"
         "except SystemExit as end: print('ended', end.code, {{'jax', 'tensorflow'}} & set(sys.modules))"
     )
-    done = python("-c", code.format(["--model", "gan", "--help"], "train"))
+    done = python("-c", code.format(["train", "--model", "gan", "--help"]))
     assert done.stdout.endswith("ended 0 set()\n")
     for word in ("--model is one of cnn, ", "--experiment FILE", "--discriminator-steps", "optimizer options"):
         assert word in done.stdout
     for command in ("predict", "sweep"):
-        done = python("-c", code.format(["--help"], command))
+        done = python("-c", code.format([command, "--help"]))
         assert done.stdout.endswith("ended 0 set()\n")
 
 
 def test_output_nobody_reads_is_no_error(cnn):
-    command = f"{sys.executable} -m jaxrec.inspect {cnn} | head -1; exit ${{PIPESTATUS[0]}}"
+    command = f"{sys.executable} -m jaxrec inspect {cnn} | head -1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment(), timeout=120)
     assert (done.returncode, done.stderr) in ((0, ""), (1, ""))
 

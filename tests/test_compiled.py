@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 from conftest import small
 
+from jaxrec.cli.train import main
 from jaxrec.config import PRESETS, Train
 from jaxrec.errors import UserError
-from jaxrec.run import devices, evaluation, setup
-from jaxrec.run.devices import Devices
-from jaxrec.run.report import read_metrics
+from jaxrec.run import evaluation, setup
 from jaxrec.run.setup import Watch, make_steps, steps_at_once
+from jaxrec.run.show.report import read_metrics
+from jaxrec.run.world import devices
+from jaxrec.run.world.devices import Devices
 from jaxrec.tasks import task_of
-from jaxrec.train import main
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
@@ -189,7 +190,7 @@ def test_flags_are_given_to_versions_that_know_them_and_never_over_the_users(ver
 
 @pytest.mark.parametrize("own, expected", [(None, False), ("true", True)])
 def test_no_step_begins_before_the_last_has_ended_unless_the_user_says_so(own, expected):
-    code = "import jax; from jaxrec.run import devices; devices.tune_cpu(); "
+    code = "import jax; from jaxrec.run.world import devices; devices.tune_cpu(); "
     code += "print(jax.config.values['jax_cpu_enable_async_dispatch'])"
     environment = {name: value for name, value in os.environ.items() if name != "JAX_CPU_ENABLE_ASYNC_DISPATCH"}
     environment |= {"PYTHONPATH": str(Path(__file__).parents[1])}
@@ -204,8 +205,8 @@ def test_the_training_command_tunes_the_compiler_before_jax_starts(tmp_path):
     code = """
 import sys
 from jax._src import xla_bridge
-from jaxrec.run import devices
-from jaxrec.train import main
+from jaxrec.run.world import devices
+from jaxrec.cli.train import main
 tune = devices.tune_cpu
 def in_time():
     print("started" if xla_bridge.backends_are_initialized() else "in time")

@@ -14,20 +14,20 @@ import numpy as np
 import pytest
 from conftest import small
 
-from jaxrec import verify
+from jaxrec.cli import verify
+from jaxrec.cli.train import main
 from jaxrec.config import AnyTask
 from jaxrec.errors import UserError
 from jaxrec.models import cnn, layers
 from jaxrec.run import setup
-from jaxrec.run.checkpoints import Checkpoints, hashes_of, split_state
-from jaxrec.run.devices import Devices
 from jaxrec.run.evaluation import initializer
-from jaxrec.run.fingerprint import fingerprints
-from jaxrec.run.folder import read_config
 from jaxrec.run.loop import Trainer
-from jaxrec.run.report import read_metrics
+from jaxrec.run.show.report import read_metrics
+from jaxrec.run.store.checkpoints import Checkpoints, hashes_of, split_state
+from jaxrec.run.store.folder import read_config
+from jaxrec.run.store.hashes import fingerprints
+from jaxrec.run.world.devices import Devices
 from jaxrec.tasks.state import State
-from jaxrec.train import main
 
 pytestmark = [
     pytest.mark.slow,

@@ -16,13 +16,13 @@ import jax
 import pytest
 from conftest import same_arrays, small
 
+from jaxrec.cli.train import main
 from jaxrec.errors import UserError
-from jaxrec.run.checkpoints import Checkpoints
-from jaxrec.run.devices import Devices
-from jaxrec.run.log import Log
-from jaxrec.run.report import read_metrics
+from jaxrec.run.show.log import Log
+from jaxrec.run.show.report import read_metrics
+from jaxrec.run.store.checkpoints import Checkpoints
 from jaxrec.run.trained import load_run
-from jaxrec.train import main
+from jaxrec.run.world.devices import Devices
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run_it")]
 
@@ -90,9 +90,9 @@ def test_a_run_on_a_full_disk_says_so_and_goes_on_when_there_is_room(room, small
 FILLED_WHILE_IT_SAVES = """
 import shutil, sys
 from pathlib import Path
-from jaxrec.cli import run_command
-from jaxrec.run.checkpoints import Checkpoints
-from jaxrec.train import main
+from jaxrec.cli.arguments import run_command
+from jaxrec.run.store.checkpoints import Checkpoints
+from jaxrec.cli.train import main
 check, disk = Checkpoints._check_room, Path(sys.argv.pop())
 def check_and_fill(checkpoints, needed):
     check(checkpoints, needed)

@@ -11,17 +11,17 @@ import jax
 import pytest
 import yaml
 
-from jaxrec.cli import parse
+from jaxrec.cli.arguments import parse
+from jaxrec.cli.evaluate import Evaluate
+from jaxrec.cli.generate import Generate
+from jaxrec.cli.plan import Plan
+from jaxrec.cli.predict import Predict
+from jaxrec.cli.show import Inspect
+from jaxrec.cli.sweep import draws
+from jaxrec.cli.train import read_arguments
+from jaxrec.cli.verify import Verify
 from jaxrec.config import Classifier, Sweep, Train, to_dict
-from jaxrec.evaluate import Evaluate
-from jaxrec.generate import Generate
-from jaxrec.inspect import Inspect
-from jaxrec.plan import Plan
-from jaxrec.predict import Predict
-from jaxrec.run.folder import write_json
-from jaxrec.sweep import draws
-from jaxrec.train import read_arguments
-from jaxrec.verify import Verify
+from jaxrec.run.store.folder import write_json
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "README.zh.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -44,7 +44,7 @@ def scripts() -> dict[str, str]:
 def commands() -> list[str]:
     """Every jaxrec command that a page shows, in a block or in its text."""
     text = "\n".join(page.read_text("utf-8") for page in PAGES).replace("\\\n", " ")
-    return sorted({command.strip() for command in re.findall(r"python -m (jaxrec\.[^`\n|&]+)", text)})
+    return sorted({command.strip() for command in re.findall(r"python -m jaxrec[. ]([^`\n|&]+)", text)})
 
 
 @pytest.fixture(scope="module")

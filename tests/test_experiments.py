@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from jaxrec.cli import check_numbers
+from jaxrec.cli.arguments import check_numbers
+from jaxrec.cli.train import read_experiment
 from jaxrec.config import Autoencoder
 from jaxrec.run import judge
 from jaxrec.run.loop import train
-from jaxrec.train import read_experiment
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run_it")]
 

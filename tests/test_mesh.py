@@ -12,15 +12,16 @@ import pytest
 from conftest import arrays, small
 from jax.sharding import PartitionSpec
 
+from jaxrec.cli.train import main
 from jaxrec.config import PRESETS, AnyTask, Augment, Optimizer, Train
 from jaxrec.errors import UserError
-from jaxrec.run import devices, evaluation, setup
-from jaxrec.run.checkpoints import split_state
-from jaxrec.run.devices import Devices, bytes_per_device, read_mesh
+from jaxrec.run import evaluation, setup
 from jaxrec.run.evaluation import scalars
 from jaxrec.run.loop import Trainer
-from jaxrec.run.report import read_metrics
-from jaxrec.train import main
+from jaxrec.run.show.report import read_metrics
+from jaxrec.run.store.checkpoints import split_state
+from jaxrec.run.world import devices
+from jaxrec.run.world.devices import Devices, bytes_per_device, read_mesh
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run_it")]
 

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from conftest import small
 
-from jaxrec import verify
+from jaxrec.cli import verify
+from jaxrec.cli.train import main
 from jaxrec.errors import UserError
 from jaxrec.run import setup
-from jaxrec.run.checkpoints import Checkpoints, LatestAndBest, hashes_of, split_state
-from jaxrec.run.log import Log
-from jaxrec.run.report import read_metrics
+from jaxrec.run.show.log import Log
+from jaxrec.run.show.report import read_metrics
+from jaxrec.run.store.checkpoints import Checkpoints, LatestAndBest, hashes_of, split_state
 from jaxrec.tasks import task_of
-from jaxrec.train import main
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run_it")]
 
@@ -87,7 +87,7 @@ def test_skip_changes_nothing_of_a_classifier_where_all_is_finite(tmp_path):
 
 
 def test_a_checkpoint_that_waits_is_a_good_one_too(tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxrec.run.checkpoints.WRITE_SECONDS", 1e9)
+    monkeypatch.setattr("jaxrec.run.store.checkpoints.WRITE_SECONDS", 1e9)
     injected(monkeypatch, "loss", lambda step, state: step == 7)
     options = ["--steps", STEPS, "--log-every", 1, "--eval-every", 4]
     with pytest.raises(UserError, match="not finite at step 7; the last good checkpoint is of step 4"):

@@ -9,12 +9,12 @@ from pathlib import Path
 import jax
 import pytest
 
+from jaxrec.cli.plan import Plan, collectives, main, plan
 from jaxrec.config import PRESETS, Autoencoder, Optimizer
 from jaxrec.errors import UserError
-from jaxrec.plan import Plan, collectives, main, plan
 from jaxrec.run import setup
-from jaxrec.run.devices import Devices, bytes_per_device
 from jaxrec.run.loop import Trainer
+from jaxrec.run.world.devices import Devices, bytes_per_device
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
@@ -66,7 +66,7 @@ def test_collectives_are_read_from_a_program():
 def test_a_mesh_of_more_devices_than_there_are_is_simulated(tmp_path):
     environment = {**os.environ, "XLA_FLAGS": "", "TFDS_DATA_DIR": str(tmp_path), "JAXREC_CACHE": str(tmp_path / "c")}
     environment["PYTHONPATH"] = str(Path(__file__).parents[1])
-    command = [sys.executable, "-m", "jaxrec.plan", "--model", "cnn", "--dataset", "not-there"]
+    command = [sys.executable, "-m", "jaxrec", "plan", "--model", "cnn", "--dataset", "not-there"]
     done = subprocess.run([*command, "--mesh", "data=16,model=4"], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()

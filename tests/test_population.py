@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 from conftest import small
 
-from jaxrec import evaluate, sweep, train
+from jaxrec.cli import evaluate, sweep, train
+from jaxrec.cli.train import read_arguments
 from jaxrec.config import GAN, HYPER, Autoencoder, Classifier, Sweep, with_values
 from jaxrec.errors import UserError
 from jaxrec.run import loop, population, setup
-from jaxrec.run.devices import Devices
-from jaxrec.run.log import Log
 from jaxrec.run.loop import Trainer
 from jaxrec.run.population import Population, spread, train_population
-from jaxrec.run.report import read_metrics
+from jaxrec.run.show.log import Log
+from jaxrec.run.show.report import read_metrics
 from jaxrec.run.trained import load_run
+from jaxrec.run.world.devices import Devices
 from jaxrec.tasks import task_of
-from jaxrec.train import read_arguments
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run_it")]
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import arrays
 
-from jaxrec.run.report import read_metrics
+from jaxrec.run.show.report import read_metrics
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +39,9 @@ def start(devices: int, *arguments: object, cache: Path, script: str = "", **aro
         "JAXREC_CACHE": str(cache),
         **around,
     }
-    code = f"{script}\nfrom jaxrec.cli import run_command\nfrom jaxrec.train import main\nrun_command(main)"
+    code = (
+        f"{script}\nfrom jaxrec.cli.arguments import run_command\nfrom jaxrec.cli.train import main\nrun_command(main)"
+    )
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -238,7 +240,7 @@ def test_incomplete_settings_are_answered_in_one_sentence(options, sentence, tmp
 
 
 def test_a_process_that_finds_no_others_ends_in_one_sentence(tmp_path):
-    hurried = "from jaxrec.run import processes\nprocesses.JOINING = 3"
+    hurried = "from jaxrec.run.world import processes\nprocesses.JOINING = 3"
     alone = [
         start(1, "--model", "cnn", "--runs", tmp_path, *joining(free_port(), number), cache=tmp_path, script=hurried)
         for number in range(2)

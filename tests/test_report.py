@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from jaxrec.errors import UserError
-from jaxrec.run import report
-from jaxrec.run.pictures import GAP, confusion, curves, grid, save_artifacts, shades, timeline
-from jaxrec.run.report import read_metrics, write_report
+from jaxrec.run.show import report
+from jaxrec.run.show.pictures import GAP, confusion, curves, grid, save_artifacts, shades, timeline
+from jaxrec.run.show.report import read_metrics, write_report
 
 SVG = "{http://www.w3.org/2000/svg}"
 EVIL = "<script>alert('x')</script>&\""
@@ -212,7 +212,7 @@ def test_report_of_a_whole_run(tmp_path) -> None:
     assert page.index("<td>one</td>") < page.index("<td>zero</td>")
     assert "0.000375123" in page
     assert "93,322" in page
-    assert "python -m jaxrec.evaluate runs/cnn-digits-1" in page
+    assert "python -m jaxrec evaluate runs/cnn-digits-1" in page
     assert "Stopped early" not in page
     assert sum(tag == "svg" for tag, _ in tags.seen) == 2
     images = [attrs["src"] or "" for tag, attrs in tags.seen if tag == "img"]
@@ -321,5 +321,5 @@ def test_report_leads_with_the_figure_of_the_system(tmp_path, kind, metrics, hea
     page = write_report(run).read_text()
     assert f"it on digits: {headline} on 360 test examples." in page
     folder = "&#x27;/some where/runs/cnn-digits-1&#x27;"
-    assert re.findall(r"python -m jaxrec\.(\w+) " + re.escape(folder), page) == commands
+    assert re.findall(r"python -m jaxrec[. ](\w+) " + re.escape(folder), page) == commands
     assert "python -m jaxrec.train --name cnn-digits-1 --runs &#x27;/some where/runs&#x27; --resume" in page

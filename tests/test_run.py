@@ -13,19 +13,20 @@ import orbax.checkpoint as ocp
 import pytest
 from conftest import same_arrays, small
 
-from jaxrec import verify
+from jaxrec.cli import verify
+from jaxrec.cli.train import main
 from jaxrec.config import Train
 from jaxrec.data import cache_dir
 from jaxrec.errors import UserError
-from jaxrec.run import evaluation, folder, judge, loop, setup
-from jaxrec.run.checkpoints import Checkpoints
-from jaxrec.run.devices import Devices
-from jaxrec.run.log import Log
-from jaxrec.run.report import read_metrics
+from jaxrec.run import evaluation, judge, loop, setup
 from jaxrec.run.setup import open_data
+from jaxrec.run.show.log import Log
+from jaxrec.run.show.report import read_metrics
+from jaxrec.run.store import folder
+from jaxrec.run.store.checkpoints import Checkpoints
 from jaxrec.run.trained import load_run
+from jaxrec.run.world.devices import Devices
 from jaxrec.tasks import autoencoder
-from jaxrec.train import main
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run_it")]
 

@@ -17,8 +17,8 @@ from jaxrec.errors import UserError
 from jaxrec.models import layers
 from jaxrec.parallel import stream
 from jaxrec.run import evaluation
-from jaxrec.run.devices import Devices
 from jaxrec.run.evaluation import Evaluator
+from jaxrec.run.world.devices import Devices
 from jaxrec.tasks import autoencoder, classifier, gan, task_of
 
 SGD = Optimizer(name="sgd", lr=0.1, schedule="constant", warmup=0.0)

@@ -10,8 +10,8 @@ import numpy as np
 
 from jaxrec.config import AnyTask, Autoencoder
 from jaxrec.data import Split, eval_batches
-from jaxrec.run import processes
-from jaxrec.run.devices import Devices
+from jaxrec.run.world import processes
+from jaxrec.run.world.devices import Devices
 from jaxrec.tasks import task_of
 from jaxrec.tasks.state import State
 

@@ -17,15 +17,8 @@ import numpy as np
 from jaxrec.config import GAN, Autoencoder, Train, to_dict
 from jaxrec.data import Split, cache_dir
 from jaxrec.errors import UserError, enough_memory
-from jaxrec.run import folder, processes
-from jaxrec.run.checkpoints import Checkpoints, hashes_of, split_state
-from jaxrec.run.devices import Devices, fetch, keep_programs, tune_allocator
 from jaxrec.run.evaluation import Evaluator, Interrupted, at_once, initializer, plain, scalars
-from jaxrec.run.fingerprint import Hashes
 from jaxrec.run.judge import judge_gan
-from jaxrec.run.log import Log, scores_line
-from jaxrec.run.pictures import EVOLVING, save_artifacts
-from jaxrec.run.report import write_report
 from jaxrec.run.setup import (
     CompiledStep,
     Data,
@@ -38,7 +31,15 @@ from jaxrec.run.setup import (
     steps_at_once,
     unharmed,
 )
-from jaxrec.run.stop import Stop
+from jaxrec.run.show.log import Log, scores_line
+from jaxrec.run.show.pictures import EVOLVING, save_artifacts
+from jaxrec.run.show.report import write_report
+from jaxrec.run.store import folder
+from jaxrec.run.store.checkpoints import Checkpoints, hashes_of, split_state
+from jaxrec.run.store.hashes import Hashes
+from jaxrec.run.world import processes
+from jaxrec.run.world.devices import Devices, fetch, keep_programs, tune_allocator
+from jaxrec.run.world.stop import Stop
 from jaxrec.tasks import task_of
 from jaxrec.tasks.state import State
 

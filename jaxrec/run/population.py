@@ -14,13 +14,13 @@ import numpy as np
 from jaxrec.config import GAN, Train, to_dict, with_values
 from jaxrec.data import Split
 from jaxrec.errors import UserError
-from jaxrec.run import folder
-from jaxrec.run.checkpoints import hashes_of, split_state
-from jaxrec.run.devices import Devices
 from jaxrec.run.evaluation import initializer, scalars
-from jaxrec.run.log import Log
 from jaxrec.run.loop import Trainer, test_results, train
 from jaxrec.run.setup import CompiledStep, Data, Watch, batches, compile_step, stack
+from jaxrec.run.show.log import Log
+from jaxrec.run.store import folder
+from jaxrec.run.store.checkpoints import hashes_of, split_state
+from jaxrec.run.world.devices import Devices
 from jaxrec.tasks.state import State
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from jaxrec.data import cache_dir
 from jaxrec.errors import UserError
-from jaxrec.run import folder
-from jaxrec.run.checkpoints import Checkpoints, hashes_of, split_state
-from jaxrec.run.devices import Devices, keep_programs
-from jaxrec.run.fingerprint import Hashes
 from jaxrec.run.loop import Trainer
-from jaxrec.run.report import read_metrics
 from jaxrec.run.setup import CompiledStep, check_same_data, complete, open_data, unharmed
+from jaxrec.run.show.report import read_metrics
+from jaxrec.run.store import folder
+from jaxrec.run.store.checkpoints import Checkpoints, hashes_of, split_state
+from jaxrec.run.store.hashes import Hashes
+from jaxrec.run.world.devices import Devices, keep_programs
 from jaxrec.tasks.state import State
 
 Difference = tuple[int, str]

@@ -23,8 +23,8 @@ from jaxrec.data import (
     streamed,
 )
 from jaxrec.errors import UserError
-from jaxrec.run import processes
-from jaxrec.run.devices import Devices, leading
+from jaxrec.run.world import processes
+from jaxrec.run.world.devices import Devices, leading
 from jaxrec.tasks import task_of
 from jaxrec.tasks.state import State
 

@@ -9,10 +9,10 @@ import numpy as np
 from jaxrec.config import Train
 from jaxrec.data import cache_dir
 from jaxrec.errors import UserError
-from jaxrec.run import folder
-from jaxrec.run.checkpoints import Checkpoints, model_of
-from jaxrec.run.devices import Devices, keep_programs
 from jaxrec.run.evaluation import initializer
+from jaxrec.run.store import folder
+from jaxrec.run.store.checkpoints import Checkpoints, model_of
+from jaxrec.run.world.devices import Devices, keep_programs
 from jaxrec.tasks.state import State
 
 

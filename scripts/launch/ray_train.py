@@ -23,7 +23,7 @@ RESOURCES = {"GPU": 1}
 
 def train(settings: dict[str, Any]) -> None:
     """One worker's part."""
-    from jaxrec.train import main
+    from jaxrec.cli.train import main
 
     if code := main(settings["arguments"]):
         raise SystemExit(code)

@@ -9,8 +9,8 @@ import numpy as np
 
 import jaxrec
 from jaxrec.config import GAN, AnyTask, Autoencoder, Classifier, Optimizer
-from jaxrec.run.devices import Devices, tune_allocator
 from jaxrec.run.evaluation import initializer
+from jaxrec.run.world.devices import Devices, tune_allocator
 from jaxrec.tasks import task_of
 
 

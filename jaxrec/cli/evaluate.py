@@ -1,4 +1,4 @@
-"""python -m jaxrec.evaluate RUN: the figures of a trained run on its test split."""
+"""jaxrec evaluate RUN: the figures of a trained run on its test split."""
 
 import json
 from dataclasses import dataclass, replace
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from jaxrec.cli import parse, run_command
+from jaxrec.cli.arguments import parse
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class Evaluate:
 
 def main(argv: list[str]) -> None:
     """Prints the figures."""
-    options = parse(Evaluate, argv, "jaxrec.evaluate")
-    from jaxrec.run.devices import Devices
+    options = parse(Evaluate, argv, "jaxrec evaluate")
     from jaxrec.run.evaluation import Evaluator
     from jaxrec.run.loop import test_results
     from jaxrec.run.setup import check_same_data, open_data
     from jaxrec.run.trained import load_run
+    from jaxrec.run.world.devices import Devices
 
     devices = Devices()
     run, config, dataset, state, step = load_run(options.run, devices)
@@ -47,7 +47,3 @@ def main(argv: list[str]) -> None:
         if isinstance(value, int | float):
             table.add_row(name, f"{value:.6g}")
     Console().print(table)
-
-
-if __name__ == "__main__":
-    run_command(main)

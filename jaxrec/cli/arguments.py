@@ -81,7 +81,7 @@ def parse(kind: Any, argv: Sequence[str], program: str, default: Any = None, des
     Raises UserError, naming the nearest known option or choice, where the arguments do not fit.
     """
     settings: dict[str, Any] = {
-        "prog": f"python -m {program}",
+        "prog": program,
         "config": (tyro.conf.AvoidSubcommands,),
         "description": description,
     }

@@ -1,4 +1,4 @@
-"""python -m jaxrec.inspect RUN: settings, parameters and checkpoints of a run; needs no device."""
+"""jaxrec inspect RUN: settings, parameters and checkpoints of a run; needs no device."""
 
 import json
 import re
@@ -8,10 +8,10 @@ from typing import Annotated
 
 import tyro
 
-from jaxrec.cli import parse, run_command
+from jaxrec.cli.arguments import parse
 from jaxrec.config import to_dict
 from jaxrec.errors import UserError
-from jaxrec.run import folder
+from jaxrec.run.store import folder
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def saved_arrays(run: Path) -> tuple[int, dict[str, tuple[int, ...]]]:
         raise UserError(f"run '{run.name}' has no checkpoint yet; let it train until its first")
     import jax
 
-    from jaxrec.run.checkpoints import saved_shapes
+    from jaxrec.run.store.checkpoints import saved_shapes
 
     # Orbax asks for the default device even to describe files; the CPU is always there.
     jax.config.update("jax_platforms", "cpu")
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    options = parse(Inspect, argv, "jaxrec.inspect")
+    options = parse(Inspect, argv, "jaxrec inspect")
     run = folder.find(options.run)
     console = Console(highlight=False)
     console.print(json.dumps(to_dict(folder.read_config(run)), indent=2), markup=False)
@@ -61,7 +61,3 @@ def main(argv: list[str]) -> None:
     console.print(table)
     parameters = sum(prod(shape) for name, shape in arrays.items() if name.split("/")[1] == "params")
     console.print(f"{parameters:,} parameters")
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -1,4 +1,4 @@
-"""python -m jaxrec.generate RUN: pictures from a trained gan or vae; reconstructions from an autoencoder."""
+"""jaxrec generate RUN: pictures from a trained gan or vae; reconstructions from an autoencoder."""
 
 import re
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from jaxrec.cli import parse, run_command
+from jaxrec.cli.arguments import parse
 from jaxrec.errors import UserError
 
 
@@ -29,23 +29,23 @@ class Generate:
 
 def main(argv: list[str]) -> None:
     """Writes a sheet of images, and each by itself if asked."""
-    options = parse(Generate, argv, "jaxrec.generate")
+    options = parse(Generate, argv, "jaxrec generate")
     if options.count < 1:
         raise UserError(f"--count {options.count} draws nothing; give at least 1")
     import jax
     import numpy as np
 
     from jaxrec.config import Autoencoder, Classifier
-    from jaxrec.run import folder
-    from jaxrec.run.devices import Devices
-    from jaxrec.run.pictures import save_artifacts
     from jaxrec.run.setup import check_same_data, open_data
+    from jaxrec.run.show.pictures import save_artifacts
+    from jaxrec.run.store import folder
     from jaxrec.run.trained import load_run
+    from jaxrec.run.world.devices import Devices
     from jaxrec.tasks import task_of
 
     run, config, dataset, state, _ = load_run(options.run, Devices())
     if isinstance(config.task, Classifier):
-        raise UserError(f"'{run.name}' is a classifier, which draws no images; use python -m jaxrec.predict")
+        raise UserError(f"'{run.name}' is a classifier, which draws no images; use python -m jaxrec predict")
     task = task_of(config.task)
     out = Path(options.out) if options.out else run / "generated"
     if not options.out:
@@ -89,7 +89,3 @@ def _write_each(out: Path, images: Any, names: list[str] | None) -> None:
         # The name may be a stranger's.
         suffix = "-" + re.sub(r"[^\w.-]+", "_", names[number])[:100] if names else ""
         Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(out / f"{number:05d}{suffix}.png")
-
-
-if __name__ == "__main__":
-    run_command(main)

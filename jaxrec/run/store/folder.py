@@ -13,7 +13,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from jaxrec.cli import check_numbers
+from jaxrec.cli.arguments import check_numbers
 from jaxrec.config import Train, from_dict, to_dict
 from jaxrec.errors import UserError, nearest
 

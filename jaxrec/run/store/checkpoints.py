@@ -22,10 +22,10 @@ from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers
 
 from jaxrec.errors import UserError
-from jaxrec.run.devices import fetch, place
-from jaxrec.run.fingerprint import Hashes, fingerprints
-from jaxrec.run.folder import read_json, write_json
-from jaxrec.run.processes import arrays_by_first, by_first, first, several
+from jaxrec.run.store.folder import read_json, write_json
+from jaxrec.run.store.hashes import Hashes, fingerprints
+from jaxrec.run.world.devices import fetch, place
+from jaxrec.run.world.processes import arrays_by_first, by_first, first, several
 from jaxrec.tasks.state import State
 
 T = TypeVar("T")

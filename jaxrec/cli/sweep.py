@@ -1,17 +1,17 @@
-"""python -m jaxrec.sweep --vary optimizer.lr=1e-4:1e-1: a random search, all its runs trained at once."""
+"""jaxrec sweep --vary optimizer.lr=1e-4:1e-1: a random search, all its runs trained at once."""
 
 import random
 from dataclasses import fields
 
-from jaxrec.cli import check_numbers, run_command
+from jaxrec.cli.arguments import check_numbers
+from jaxrec.cli.train import read_arguments
 from jaxrec.config import HYPER, PRESETS, Sweep, Train, with_values
 from jaxrec.errors import UserError, nearest
-from jaxrec.train import read_arguments
 
 HELP = f"""Train many runs at once with hyper-parameters drawn at random, and keep the best.
 
 --vary NAME=LOW:HIGH is given once for each option to vary, as --vary optimizer.lr=1e-4:1e-1.
-All options of jaxrec.train hold for every run.
+All options of jaxrec train hold for every run.
 
 --model is one of {", ".join(PRESETS)}; with --help after it, its own options are shown.
 --experiment FILE takes the settings of an experiment file, which the other options change."""
@@ -58,14 +58,10 @@ def draws(config: Sweep) -> list[dict[str, float]]:
 
 def main(argv: list[str]) -> int:
     """Trains as the arguments say; returns the exit code."""
-    config = read_arguments(argv, Sweep, "jaxrec.sweep", HELP)
+    config = read_arguments(argv, Sweep, "jaxrec sweep", HELP)
     drawn = draws(config)
     # Only now, so that --help and mistakes answer at once.
     from jaxrec.run.population import train_population
 
     common = Train(**{each.name: getattr(config, each.name) for each in fields(Train)})
     return train_population(common, drawn, config.halving)
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -1,4 +1,4 @@
-"""python -m jaxrec.predict RUN PATH...: what a trained run makes of images from disk."""
+"""jaxrec predict RUN PATH...: what a trained run makes of images from disk."""
 
 import csv
 import json
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from jaxrec.cli import parse, run_command
+from jaxrec.cli.arguments import parse
 from jaxrec.data.images import SUFFIXES, read_image
 from jaxrec.errors import UserError
 
@@ -82,21 +82,21 @@ def classify(probabilities: Any, names: list[str], head: str) -> dict[str, Any]:
 
 def main(argv: list[str]) -> None:
     """Prints a table and writes predictions.csv and predictions.jsonl."""
-    options = parse(Predict, argv, "jaxrec.predict")
+    options = parse(Predict, argv, "jaxrec predict")
     paths = find_images(options.paths)
     import jax
     import numpy as np
 
     from jaxrec.config import GAN, Classifier
-    from jaxrec.run import folder
-    from jaxrec.run.devices import Devices
-    from jaxrec.run.pictures import save_artifacts
+    from jaxrec.run.show.pictures import save_artifacts
+    from jaxrec.run.store import folder
     from jaxrec.run.trained import load_run
+    from jaxrec.run.world.devices import Devices
     from jaxrec.tasks import task_of
 
     run, config, dataset, state, _ = load_run(options.run, Devices())
     if isinstance(config.task, GAN):
-        raise UserError(f"'{run.name}' is a gan, which draws images and reads none; use python -m jaxrec.generate")
+        raise UserError(f"'{run.name}' is a gan, which draws images and reads none; use python -m jaxrec generate")
     out = Path(options.out) if options.out else run / "predictions"
     if not options.out:
         folder.refuse_links(run)
@@ -156,7 +156,3 @@ def _print(rows: list[dict[str, Any]], out: Path) -> None:
     console.print(table)
     more = f"; the first 50 of {len(rows)} are shown" if len(rows) > 50 else ""
     console.print(f"{out / 'predictions.csv'} and .jsonl hold all{more}", markup=False, soft_wrap=True)
-
-
-if __name__ == "__main__":
-    run_command(main)

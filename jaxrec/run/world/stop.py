@@ -7,7 +7,7 @@ from typing import Any
 
 from jax.experimental import multihost_utils
 
-from jaxrec.run import processes
+from jaxrec.run.world import processes
 
 
 class Stop:

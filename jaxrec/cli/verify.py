@@ -1,11 +1,11 @@
-"""python -m jaxrec.verify RUN: makes steps of a run again and compares the states with those it logged and saved."""
+"""jaxrec verify RUN: makes steps of a run again and compares the states with those it logged and saved."""
 
 from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
 
-from jaxrec.cli import check_numbers, parse, run_command
+from jaxrec.cli.arguments import check_numbers, parse
 from jaxrec.errors import UserError
 
 
@@ -21,11 +21,11 @@ class Verify:
 
 def main(argv: list[str]) -> int:
     """Prints what was compared and the first difference of each window; returns the exit code."""
-    options = parse(Verify, argv, "jaxrec.verify")
+    options = parse(Verify, argv, "jaxrec verify")
     check_numbers(options)
-    from jaxrec.run import folder
-    from jaxrec.run.checkpoints import Checkpoints
     from jaxrec.run.replay import Replay
+    from jaxrec.run.store import folder
+    from jaxrec.run.store.checkpoints import Checkpoints
 
     run = folder.find(options.run)
     replay = Replay(run)
@@ -42,7 +42,3 @@ def main(argv: list[str]) -> int:
         raise UserError(f"run '{run.name}' has logged no step after a checkpoint: there is nothing to compare")
     print(f"{replay.compared} logged states compared: {'some differ' if found else 'all are as logged'}")
     return int(bool(found))
-
-
-if __name__ == "__main__":
-    run_command(main)

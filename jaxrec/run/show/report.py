@@ -13,8 +13,8 @@ from urllib.parse import quote
 
 from jaxrec.data.images import open_image
 from jaxrec.errors import UserError
-from jaxrec.run.log import read_row
-from jaxrec.run.pictures import STEP_NAME, curves, timeline
+from jaxrec.run.show.log import read_row
+from jaxrec.run.show.pictures import STEP_NAME, curves, timeline
 
 EMBEDDED = 1_500_000
 MAIN = ("accuracy", "nll", "psnr", "class_consistency", "frechet_distance", "mse", "loss")
@@ -328,9 +328,9 @@ def _commands(run: Path, config: dict, population: bool) -> str:
     runs = config.get("runs", run.parent.name)
     folder = shlex.quote(str(Path(runs) / run.name))
     kind = config.get("task", {}).get("kind")
-    lines = [f"python -m jaxrec.evaluate {folder}"]
-    lines += [f"python -m jaxrec.predict {folder} IMAGE.png"] if kind != "GAN" else []
-    lines += [f"python -m jaxrec.generate {folder}"] if kind != "Classifier" else []
+    lines = [f"python -m jaxrec evaluate {folder}"]
+    lines += [f"python -m jaxrec predict {folder} IMAGE.png"] if kind != "GAN" else []
+    lines += [f"python -m jaxrec generate {folder}"] if kind != "Classifier" else []
     again = f"python -m jaxrec.train --name {shlex.quote(run.name)} --runs {shlex.quote(runs)} --resume"
     return "\n".join([*lines, *([] if population else [again])])
 

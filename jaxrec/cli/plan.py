@@ -1,4 +1,4 @@
-"""python -m jaxrec.plan --model ... --mesh ...: what a run would need, from compiling its step alone."""
+"""jaxrec plan --model ... --mesh ...: what a run would need, from compiling its step alone."""
 
 import math
 import re
@@ -7,14 +7,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jaxrec.cli import run_command
+from jaxrec.cli.train import read_arguments
 from jaxrec.config import Train
 from jaxrec.errors import UserError
-from jaxrec.train import read_arguments
 
 HELP = """Tell a run's parameters, FLOPs, bytes per device and collectives. Reads no data and trains nothing.
 
-It takes every option of jaxrec.train. A --mesh with numbers, such as data=16,model=4, is compiled for as many simulated
+It takes every option of jaxrec train. A --mesh with numbers, such as data=16,model=4, is compiled for as many simulated
 devices of this machine's CPU, with the operations that GPUs and TPUs would get; --mesh data for the devices that are
 here."""
 MOST_SIMULATED = 1024
@@ -45,14 +44,14 @@ def collectives(program: str) -> dict[str, tuple[int, int]]:
 
 
 def plan(config: Plan, devices: Any, *, simulated: bool) -> dict[str, Any]:
-    """The figures of a run's step on the given ``jaxrec.run.devices.Devices``; ``simulated`` ones stand for others."""
+    """The figures of a run's step on ``Devices``; ``simulated`` ones stand for others."""
     import jax
     import numpy as np
     from jax.sharding import NamedSharding, PartitionSpec
 
     from jaxrec.models import layers
-    from jaxrec.run.devices import AXES, bytes_per_device
     from jaxrec.run.setup import DEFAULT_STEPS, Watch, make_steps
+    from jaxrec.run.world.devices import AXES, bytes_per_device
     from jaxrec.tasks import task_of
 
     devices.check_batch(config.batch_size)
@@ -113,7 +112,7 @@ def _devices_named(mesh: str) -> int | None:
 
 def main(argv: list[str]) -> None:
     """Prints the figures."""
-    config = read_arguments(argv, Plan, "jaxrec.plan", HELP)
+    config = read_arguments(argv, Plan, "jaxrec plan", HELP)
     if min(config.image_shape) < 1 or config.labels < 1:
         shape = " ".join(map(str, config.image_shape))
         raise UserError(f"--image-shape {shape} and --labels {config.labels} have to be 1 or more; give them as such")
@@ -126,7 +125,7 @@ def main(argv: list[str]) -> None:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", count)
 
-    from jaxrec.run.devices import Devices
+    from jaxrec.run.world.devices import Devices
 
     devices = Devices(config.mesh)
     found = plan(config, devices, simulated=bool(count))
@@ -147,7 +146,3 @@ def main(argv: list[str]) -> None:
         print(f"{name:<20}{text}")
     if not found["collectives"]:
         print(f"{'collectives':<20}none")
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -1,0 +1,43 @@
+"""The ``jaxrec`` command: each subcommand is a module that parses, calls the library and prints."""
+
+import importlib
+
+from jaxrec.cli.arguments import run_command
+from jaxrec.errors import UserError, nearest
+
+COMMANDS = {
+    "train": "train a system and leave a run folder",
+    "evaluate": "compute a run's metrics on its test split",
+    "predict": "apply a run to images",
+    "generate": "draw images with a generative model",
+    "sweep": "search hyper-parameters by training many runs at once",
+    "inspect": "show a run's settings, parameters and checkpoints",
+    "verify": "repeat a run's steps and compare the states",
+    "plan": "estimate what a run needs, without data",
+}
+"""Each subcommand and what it does."""
+MODULES = {"inspect": "show"}
+"""The modules that are not called as their command: a module named inspect would hide Python's own."""
+
+
+def _help() -> str:
+    lines = [f"  {name:<10}{does}" for name, does in COMMANDS.items()]
+    return "\n".join(["usage: jaxrec COMMAND ...", "", *lines, "", "jaxrec COMMAND --help shows a command's options."])
+
+
+def dispatch(argv: list[str]) -> int | None:
+    """Runs the subcommand that the first argument names; returns its exit code."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    command, *rest = argv
+    if command not in COMMANDS:
+        hint = nearest(command, COMMANDS) or f"; the commands are {', '.join(COMMANDS)}"
+        raise UserError(f"there is no command '{command}'{hint}")
+    module = importlib.import_module(f"jaxrec.cli.{MODULES.get(command, command)}")
+    return module.main(rest)
+
+
+def main() -> None:
+    """The entry point of the installed ``jaxrec`` command."""
+    run_command(dispatch)

@@ -1,0 +1,1 @@
+"""What a run meets outside: devices, other processes and signals."""
