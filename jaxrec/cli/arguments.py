@@ -134,7 +134,7 @@ def _sentence(complaint: str, config: Any, argv: Sequence[str]) -> str:
     if unknown:
         suggestion = nearest(unknown[0], options) or "; --help lists the options"
         return f"there is no option '{unknown[0]}' here{suggestion}"
-    body = re.split(r"[-─]{20,}", complaint)[1:2] or [complaint]
+    body = re.split(r"[-─]{8,}", complaint)[1:2] or [complaint]
     text = " ".join(line.strip(" │╮") for line in body[0].splitlines()).strip()
     text = re.split(r"\s*Got errors", " ".join(text.split()))[0].rstrip(".")
     choice = re.search(r"invalid choice '(.*?)' .*\((.*?),?\)", text)
