@@ -1,4 +1,4 @@
-"""Sphinx directive ``options CLASS``: a configuration's fields as a table, read from jaxrec/config.py.
+"""Sphinx directive ``options CLASS``: a configuration's fields as a table, read from jaxrec/settings.
 
 The text is the field's docstring, so that a page says what ``--help`` says. ``:prefix:`` goes before the option's name;
 ``:python:`` is for what only Python can set.
@@ -8,6 +8,7 @@ import ast
 import inspect
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from docutils import nodes
@@ -15,13 +16,14 @@ from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 
-from jaxrec import config
+from jaxrec import settings
 
 
 @cache
 def field_docs() -> dict[tuple[str, str], str]:
     """The docstring below each field, by the names of class and field; fields without one are left out."""
-    classes = [node for node in ast.parse(inspect.getsource(config)).body if isinstance(node, ast.ClassDef)]
+    sources = [path.read_text("utf-8") for path in Path(settings.__file__).parent.glob("*.py")]
+    classes = [node for text in sources for node in ast.parse(text).body if isinstance(node, ast.ClassDef)]
     return {
         (each.name, field.target.id): text.value.value
         for each in classes
@@ -70,9 +72,9 @@ class OptionTable(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Parses the table as Markdown."""
-        self.env.note_dependency(inspect.getsourcefile(config))
-        kind = getattr(config, self.arguments[0])
+        kind = getattr(settings, self.arguments[0])
         prefix = None if "python" in self.options else self.options.get("prefix", "")
+        self.env.note_dependency(inspect.getsourcefile(kind))
         lines = ["| option | default | meaning |", "|---|---|---|", *rows(kind, prefix)]
         container = nodes.container()
         self.state.nested_parse(StringList(lines, kind.__name__), self.content_offset, container)

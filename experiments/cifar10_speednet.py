@@ -13,7 +13,7 @@ The settings were chosen on 5,000 images of the training split, the length of th
 predictions average six views: the image, four one-pixel shifts of it and its mirror, and the mirror itself.
 """
 
-from jaxrec.config import Augment, Classifier, Optimizer, Rule, Train
+from jaxrec.settings import Augment, Classifier, Optimizer, Rule, Train
 
 config = Train(
     dataset="cifar10",

@@ -9,7 +9,7 @@ Result:   test accuracy 99.72 % ± 0.48 (mean ± sample standard deviation)
 The settings were chosen on a fifth of the training split.
 """
 
-from jaxrec.config import Augment, Classifier, Optimizer, Train
+from jaxrec.settings import Augment, Classifier, Optimizer, Train
 
 config = Train(
     dataset="digits",

@@ -9,7 +9,7 @@ Result:   test accuracy 99.43 % ± 0.04 (mean ± sample standard deviation)
 The settings were chosen on 5,000 images of the training split, the length of the run by the time it takes.
 """
 
-from jaxrec.config import Augment, Classifier, Optimizer, Train
+from jaxrec.settings import Augment, Classifier, Optimizer, Train
 
 config = Train(
     dataset="mnist",

@@ -9,7 +9,7 @@ Result:   test PSNR 20.65 dB ± 0.01 (mean ± sample standard deviation)
 The settings were chosen on 5,000 images of the training split, the length of the run by the time it takes.
 """
 
-from jaxrec.config import Autoencoder, Optimizer, Train
+from jaxrec.settings import Autoencoder, Optimizer, Train
 
 config = Train(
     dataset="mnist",

@@ -12,7 +12,7 @@ reads as the class that was asked for. The settings were chosen with 5,000 image
 the test split, the length of the run by the time it takes.
 """
 
-from jaxrec.config import GAN, Optimizer, Train
+from jaxrec.settings import GAN, Optimizer, Train
 
 config = Train(
     dataset="mnist",

@@ -12,7 +12,7 @@ nll is the importance-weighted bound with 500 codes per image (Burda et al. 2016
 images of the training split, the length of the run by the time it takes.
 """
 
-from jaxrec.config import Autoencoder, Optimizer, Train
+from jaxrec.settings import Autoencoder, Optimizer, Train
 
 config = Train(
     dataset="mnist",

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxrec.config import Augment
 from jaxrec.errors import UserError, nearest
+from jaxrec.settings import Augment
 
 # RandAugment's (Cubuk et al. 2020) but for equalize, whose histograms would cost more than all the others.
 _ENHANCEMENTS = ("brightness", "contrast", "saturation", "sharpness")

@@ -9,8 +9,8 @@ import optax
 from flax import traverse_util
 from optax.contrib import MuonDimensionNumbers, muon
 
-from jaxrec.config import Optimizer, Rule
 from jaxrec.errors import UserError
+from jaxrec.settings import Optimizer, Rule
 
 Flat = dict[str, jax.Array]
 

@@ -20,9 +20,9 @@ import numpy as np
 from benchmark import conditions, table, write
 
 import jaxrec
-from jaxrec.config import Classifier, ClassifierModel
 from jaxrec.models import build_classifier, layers, products
 from jaxrec.run.world.devices import tune_allocator, tune_cpu
+from jaxrec.settings import Classifier
 
 ROUNDS = 7
 BURST = 0.05
@@ -54,7 +54,7 @@ PRODUCTS = [
     (1024, 128, 384, jnp.bfloat16),
 ]
 POOLS = [(32, 32, 32), (128, 16, 64)]
-MODELS: list[tuple[ClassifierModel, int]] = [("cnn", 32), ("cnn", 128), ("vit", 64)]
+MODELS: list[tuple[str, int]] = [("cnn", 32), ("cnn", 128), ("vit", 64)]
 
 
 @contextmanager

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jaxrec.config import PRESETS, Train, to_dict
 from jaxrec.data.images import decode_file, probe_file, strict_pillow
 from jaxrec.errors import UserError
 from jaxrec.run.store.folder import read_config
+from jaxrec.settings import Train, models, preset, to_dict
 
 SHAPE = (16, 16, 3)
 PATIENCE = 10
@@ -170,7 +170,7 @@ def main() -> int:
     options = parser.parse_args()
     signal.signal(signal.SIGALRM, hang)
     rng = random.Random(options.seed)
-    settings = [json.dumps(to_dict(Train(task=task))).encode() for task in PRESETS.values()]
+    settings = [json.dumps(to_dict(Train(task=task))).encode() for task in map(preset, models())]
     with tempfile.TemporaryDirectory() as folder, strict_pillow():
         image, run = Path(folder, "image.png"), Path(folder)
         good = [

@@ -30,11 +30,11 @@ import jax
 from benchmark import conditions, table, write
 
 import jaxrec
-from jaxrec.config import PRESETS, Train
 from jaxrec.data import datasets
 from jaxrec.data.datasets import KEPT
 from jaxrec.run.loop import Trainer, train
 from jaxrec.run.setup import unharmed
+from jaxrec.settings import Train, preset
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSIONS = f"jaxrec {jaxrec.__version__}", f"jax {jax.__version__}"
@@ -178,7 +178,7 @@ def steps() -> str:
             ("streamed and decoded", 0, 0),
         ):
             datasets.KEPT = kept
-            config = Train(task=PRESETS[model], dataset=dataset, steps=10**6, log_every=50, memory_mb=megabytes)
+            config = Train(task=preset(model), dataset=dataset, steps=10**6, log_every=50, memory_mb=megabytes)
             run = trained(Stepwise, config)
             bare = 1000 * statistics.median(run.bare)
             rows.append([f"{model}, {dataset}", where, f"{bare:.2f}", part(run.loop, run.bare), part(run.waits)])
@@ -189,7 +189,7 @@ def steps() -> str:
 
 def account(model: str, dataset: str) -> tuple[float, dict[str, float]]:
     """The seconds of a whole run with default options, and those that it spends on each part."""
-    run = trained(Accounted, Train(task=PRESETS[model], dataset=dataset))
+    run = trained(Accounted, Train(task=preset(model), dataset=dataset))
     return run.total, run.spent
 
 

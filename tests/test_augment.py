@@ -12,8 +12,8 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from jaxrec import augment as module
 from jaxrec.augment import Geometry, standardise
-from jaxrec.config import Augment
 from jaxrec.errors import UserError
+from jaxrec.settings import Augment
 
 # Compiled as in a step, which is also much faster than one program per operation.
 augment = jax.jit(module.augment, static_argnums=0)

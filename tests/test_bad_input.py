@@ -117,8 +117,8 @@ def test_mistakes_found_before_training(sentence, tmp_path, monkeypatch, argumen
         ("config = 3", "sets no config"),
         ("config = (", "fails with SyntaxError"),
         ("import nothing_of_the_kind", "fails with ModuleNotFoundError (No module named 'nothing_of_the_kind')"),
-        ("from jaxrec.config import Train\nconfig = Train(stps=3)", "fails with TypeError"),
-        ("from jaxrec.config import Train\nconfig = Train(steps=-3)", "--steps -3 is out of range"),
+        ("from jaxrec.settings import Train\nconfig = Train(stps=3)", "fails with TypeError"),
+        ("from jaxrec.settings import Train\nconfig = Train(steps=-3)", "--steps -3 is out of range"),
     ],
 )
 def test_experiments_that_cannot_be_read(sentence, tmp_path, source, said):
@@ -219,7 +219,7 @@ def test_tensorboard_that_is_not_installed(sentence, tmp_path, monkeypatch):
     ],
 )
 def test_rules_that_match_nothing(sentence, tmp_path, pattern, said):
-    lines = "from jaxrec.config import Classifier, Optimizer, Rule, Train"
+    lines = "from jaxrec.settings import Classifier, Optimizer, Rule, Train"
     optimizer = f"Optimizer(rules=(Rule({pattern!r}, freeze=True),))"
     (tmp_path / "x.py").write_text(f"{lines}\nconfig = Train(task=Classifier(optimizer={optimizer}))")
     assert said in sentence(train, "--experiment", tmp_path / "x.py", "--runs", tmp_path / "runs")
@@ -277,7 +277,7 @@ def test_damaged_runs(sentence, copied):
     assert "manifest.json' is missing or damaged" in sentence(evaluate, run)
     (run / "config.json").write_text((run / "config.json").read_text()[:-50])
     assert "config.json' is missing or damaged" in sentence(evaluate, run)
-    (run / "config.json").write_text('{"task": {"kind": "Autoencoder", "colour": 3}}')
+    (run / "config.json").write_text('{"format": 2, "task": {"system": "autoencoder", "colour": 3}}')
     assert "hold Autoencoder 'colour', which this version of jaxrec does not know" in sentence(show, run)
 
 

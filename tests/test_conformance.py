@@ -17,7 +17,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxrec import parallel
-from jaxrec.config import GAN, Augment, Autoencoder, Classifier, Optimizer, Rule
+from jaxrec.settings import GAN, Augment, Autoencoder, Classifier, Optimizer, Rule
 from jaxrec.tasks import TASKS, task_of
 
 REPLICAS, BATCH, STEPS = 8, 16, 3

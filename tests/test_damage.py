@@ -16,7 +16,6 @@ from conftest import small
 
 from jaxrec.cli import verify
 from jaxrec.cli.train import main
-from jaxrec.config import AnyTask
 from jaxrec.errors import UserError
 from jaxrec.models import cnn, layers
 from jaxrec.run import setup
@@ -27,6 +26,7 @@ from jaxrec.run.store.checkpoints import Checkpoints, hashes_of, split_state
 from jaxrec.run.store.folder import read_config
 from jaxrec.run.store.hashes import fingerprints
 from jaxrec.run.world.devices import Devices
+from jaxrec.settings import Task
 from jaxrec.tasks.state import State
 
 pytestmark = [
@@ -90,7 +90,7 @@ def run(tmp_path_factory, as_users_run_it, rising_loss) -> Path:
 
 
 @cache
-def blank(task: AnyTask) -> State:
+def blank(task: Task) -> State:
     """A state of the runs' shapes."""
     examples = {"image": np.zeros((2, 8, 8, 1), np.uint8), "label": np.zeros(2, np.int32)}
     return initializer(task, Devices("data=1"))(jax.random.key(0), examples)

@@ -20,8 +20,8 @@ from jaxrec.cli.show import Inspect
 from jaxrec.cli.sweep import draws
 from jaxrec.cli.train import read_arguments
 from jaxrec.cli.verify import Verify
-from jaxrec.config import Classifier, Sweep, Train, to_dict
 from jaxrec.run.store.folder import write_json
+from jaxrec.settings import Classifier, Sweep, Train, to_dict
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "README.zh.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -12,9 +12,9 @@ import pytest
 
 from jaxrec.cli.arguments import check_numbers
 from jaxrec.cli.train import read_experiment
-from jaxrec.config import Autoencoder
 from jaxrec.run import judge
 from jaxrec.run.loop import train
+from jaxrec.settings import Autoencoder
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run_it")]
 

@@ -13,7 +13,6 @@ from conftest import arrays, small
 from jax.sharding import PartitionSpec
 
 from jaxrec.cli.train import main
-from jaxrec.config import PRESETS, AnyTask, Augment, Optimizer, Train
 from jaxrec.errors import UserError
 from jaxrec.run import evaluation, setup
 from jaxrec.run.evaluation import scalars
@@ -22,17 +21,18 @@ from jaxrec.run.show.report import read_metrics
 from jaxrec.run.store.checkpoints import split_state
 from jaxrec.run.world import devices
 from jaxrec.run.world.devices import Devices, bytes_per_device, read_mesh
+from jaxrec.settings import Augment, Optimizer, Task, Train, preset
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run_it")]
 
 MESHES = ["data", "data=4,model=2"]
 SGD = Optimizer(name="momentum", lr=0.01, clip=1.0)
-TASKS: dict[str, AnyTask] = {
-    "cnn": replace(PRESETS["cnn"], optimizer=SGD, average=0.9, dropout=0.2, augment=Augment(translate=0.1)),
-    "speednet": replace(PRESETS["speednet"], optimizer=SGD, width=0.125, accumulate=2),
-    "autoencoder": replace(PRESETS["autoencoder"], width=4, noise=0.2),
-    "vae": replace(PRESETS["vae"], optimizer=replace(SGD, lr=1e-4), architecture="dense", width=4, eval_samples=3),
-    "gan": replace(PRESETS["gan"], optimizer=replace(SGD, lr=1e-3), width=8),
+TASKS: dict[str, Task] = {
+    "cnn": replace(preset("cnn"), optimizer=SGD, average=0.9, dropout=0.2, augment=Augment(translate=0.1)),
+    "speednet": replace(preset("speednet"), optimizer=SGD, width=0.125, accumulate=2),
+    "autoencoder": replace(preset("autoencoder"), width=4, noise=0.2),
+    "vae": replace(preset("vae"), optimizer=replace(SGD, lr=1e-4), architecture="dense", width=4, eval_samples=3),
+    "gan": replace(preset("gan"), optimizer=replace(SGD, lr=1e-3), width=8),
 }
 TOLERANCE = 1e-4
 """Largest difference after four steps, relative to an array's largest number: sums are made in another order."""
@@ -48,7 +48,7 @@ def difference(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
     return max(float(np.max(np.abs(a[name] - b[name])) / max(1e-2, np.max(np.abs(b[name])))) for name in a)
 
 
-def trainer(task: AnyTask, mesh: str) -> Trainer:
+def trainer(task: Task, mesh: str) -> Trainer:
     config = Train(task=task, batch_size=64, steps=8, mesh=mesh, memory_mb=0)
     found = Devices(mesh)
     data = setup.open_data(config, trains=True)
@@ -63,7 +63,7 @@ def quickly_compiled():
     jax.config.update("jax_disable_most_optimizations", before)
 
 
-def steps_and_figures(task: AnyTask, mesh: str) -> tuple[dict[str, np.ndarray], list[dict[str, float]]]:
+def steps_and_figures(task: Task, mesh: str) -> tuple[dict[str, np.ndarray], list[dict[str, float]]]:
     """The state's arrays after four steps; their metrics, and those of the test split."""
     made, figures = trainer(task, mesh), []
     state = made.initial()
@@ -162,10 +162,10 @@ def test_a_run_goes_on_on_any_number_of_devices(streamed, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("model", ["cnn", "autoencoder", "gan"])
 def test_the_state_is_cut_and_falls_by_the_length_of_the_axis(model):
-    whole = trainer(PRESETS[model], "data=1").initial()
+    whole = trainer(preset(model), "data=1").initial()
     held = {}
     for parts in (1, 2, 4):
-        state = trainer(PRESETS[model], f"data=2,model={parts}").initial()
+        state = trainer(preset(model), f"data=2,model={parts}").initial()
         held[parts] = bytes_per_device(state)
         expected = 0
         for leaf, like in zip(jax.tree.leaves(state), jax.tree.leaves(whole), strict=True):
@@ -179,7 +179,7 @@ def test_the_state_is_cut_and_falls_by_the_length_of_the_axis(model):
 
 def test_parameters_are_gathered_once_and_gradients_added_up_once():
     """The collectives of fully sharded data parallelism, and none of activations."""
-    made = trainer(PRESETS["vit"], "data=4,model=2")
+    made = trainer(preset("vit"), "data=4,model=2")
     state = made.initial()
     _, batch = next(made._batches(0, 1))
     steps = jax.jit(lambda *given: setup.make_steps(made.config.task, made.devices, False, *given, {}))

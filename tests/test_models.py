@@ -2,19 +2,18 @@
 
 import functools
 import sys
-from typing import get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.config import GAN, Autoencoder, Classifier, ClassifierModel
 from jaxrec.errors import UserError
 from jaxrec.models import build_autoencoder, build_classifier, build_gan, layers
 from jaxrec.models.autoencoder import Autoencoder as AutoencoderModule
 from jaxrec.models.resnet import LAYOUTS, ResNet
 from jaxrec.models.speednet import SpeedNet, dirac, whitening
+from jaxrec.settings import GAN, Autoencoder, Classifier, classifier
 
 SHAPES = [(8, 8, 1), (28, 28, 1), (32, 32, 3)]
 ODD = (15, 13, 3)
@@ -22,6 +21,8 @@ shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 precisions = pytest.mark.parametrize("precision", ["f32", "bf16"])
 KEY = jax.random.key(0)
 RNGS = {"params": KEY, "dropout": KEY}
+
+CLASSIFIERS = list(classifier.PRESETS)
 
 
 def normal(*shape):
@@ -68,7 +69,7 @@ def count(model, shape):
 
 @precisions
 @shapes
-@pytest.mark.parametrize("name", get_args(ClassifierModel))
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_classifiers_give_logits_and_features(name, shape, precision):
     model = classifier(name, shape, precision=precision, dropout=0.5)
     (logits, features), _ = outputs(model, normal(3, *shape))
@@ -204,7 +205,7 @@ def test_resnet_stem_follows_the_image_size(side, stem, size):
     assert variables["params"]["conv"]["kernel"].shape[:2] == (size, size)
 
 
-@pytest.mark.parametrize("name", get_args(ClassifierModel))
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_width_multiplies_the_parameters(name):
     counts = [count(classifier(name, (32, 32, 3), width=width), (32, 32, 3)) for width in (0.5, 1.0, 2.0)]
     assert 1.5 * counts[0] < counts[1] < counts[2] / 1.5

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from jaxrec import optimizers
-from jaxrec.config import Optimizer, Rule
+from jaxrec.settings import Optimizer, Rule
 
 STEPS = 6
 LR, DECAY = 0.1, 0.3

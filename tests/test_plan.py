@@ -10,11 +10,11 @@ import jax
 import pytest
 
 from jaxrec.cli.plan import Plan, collectives, main, plan
-from jaxrec.config import PRESETS, Autoencoder, Optimizer
 from jaxrec.errors import UserError
 from jaxrec.run import setup
 from jaxrec.run.loop import Trainer
 from jaxrec.run.world.devices import Devices, bytes_per_device
+from jaxrec.settings import Autoencoder, Optimizer, preset
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
@@ -40,7 +40,7 @@ def test_flops_parameters_and_bytes_of_a_dense_network_are_those_of_its_layers()
 
 
 def test_a_cut_state_is_gathered_once_and_gradients_are_added_up():
-    config = Plan(task=PRESETS["vit"], batch_size=64, image_shape=(8, 8, 1), mesh="data=4,model=2")
+    config = Plan(task=preset("vit"), batch_size=64, image_shape=(8, 8, 1), mesh="data=4,model=2")
     devices = Devices(config.mesh)
     found = plan(config, devices, simulated=True)
     data = setup.open_data(config, trains=True)

@@ -15,7 +15,6 @@ from conftest import small
 
 from jaxrec.cli import evaluate, sweep, train
 from jaxrec.cli.train import read_arguments
-from jaxrec.config import GAN, HYPER, Autoencoder, Classifier, Sweep, with_values
 from jaxrec.errors import UserError
 from jaxrec.run import loop, population, setup
 from jaxrec.run.loop import Trainer
@@ -24,6 +23,7 @@ from jaxrec.run.show.log import Log
 from jaxrec.run.show.report import read_metrics
 from jaxrec.run.trained import load_run
 from jaxrec.run.world.devices import Devices
+from jaxrec.settings import GAN, Autoencoder, Classifier, Sweep, registry, with_values
 from jaxrec.tasks import task_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run_it")]
@@ -33,6 +33,10 @@ OPTIONS = ["--optimizer.name", "sgd", "--optimizer.schedule", "constant", "--opt
 OPTIONS += ["--log-every", 1, "--eval-every", 6]
 DRAWS = [{"optimizer.lr": 0.01, "optimizer.l2": 0.0}, {"optimizer.lr": 0.02, "optimizer.l2": 0.1}]
 RUNS = [(seed, values) for values in DRAWS for seed in (5, 6)]
+
+
+def hyper(config) -> tuple[str, ...]:
+    return registry.settings_module(registry.name_of(config)).HYPER
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -267,10 +271,10 @@ def test_a_stopped_population_keeps_its_best_member(tmp_path, monkeypatch, capsy
     ids=lambda c: type(c).__name__,
 )
 def test_what_may_vary_is_what_the_state_holds(config):
-    config = with_values(Sweep(task=config), dict.fromkeys(HYPER[type(config).__name__], 0.5)).task
+    config = with_values(Sweep(task=config), dict.fromkeys(hyper(config), 0.5)).task
     batch = {"image": np.zeros((2, 8, 8, 1), np.uint8), "label": np.zeros(2, np.int32)}
     state = jax.eval_shape(lambda key: task_of(config).init(config, key, batch), jax.random.key(0))
-    names = {option.rpartition(".")[2].replace("-", "_") for option in HYPER[type(config).__name__]}
+    names = {option.rpartition(".")[2].replace("-", "_") for option in hyper(config)}
     assert state.hyper.keys() == names
 
 

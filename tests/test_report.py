@@ -305,17 +305,17 @@ def test_a_resumed_run_counts_each_step_once(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("kind", "metrics", "headline", "commands"),
     [
-        ("Classifier", {"loss": 0.5, "accuracy": 0.75, "f1_macro": 0.7}, "accuracy 0.75", ["evaluate", "predict"]),
-        ("Classifier", {"loss": 0.5, "hamming": 0.25}, "loss 0.5", ["evaluate", "predict"]),
-        ("Autoencoder", {"loss": 9.0, "mse": 0.01, "psnr": 20.5}, "psnr 20.5", ["evaluate", "predict", "generate"]),
-        ("Autoencoder", {"elbo": -92.0, "nll": 90.5, "psnr": 1.0}, "nll 90.5", ["evaluate", "predict", "generate"]),
-        ("GAN", {"loss": 3.0, "class_consistency": 0.96}, "class consistency 0.96", ["evaluate", "generate"]),
-        ("GAN", {"loss": 3.0, "frechet_distance": 7.5}, "frechet distance 7.5", ["evaluate", "generate"]),
+        ("classifier", {"loss": 0.5, "accuracy": 0.75, "f1_macro": 0.7}, "accuracy 0.75", ["evaluate", "predict"]),
+        ("classifier", {"loss": 0.5, "hamming": 0.25}, "loss 0.5", ["evaluate", "predict"]),
+        ("autoencoder", {"loss": 9.0, "mse": 0.01, "psnr": 20.5}, "psnr 20.5", ["evaluate", "predict", "generate"]),
+        ("autoencoder", {"elbo": -92.0, "nll": 90.5, "psnr": 1.0}, "nll 90.5", ["evaluate", "predict", "generate"]),
+        ("gan", {"loss": 3.0, "class_consistency": 0.96}, "class consistency 0.96", ["evaluate", "generate"]),
+        ("gan", {"loss": 3.0, "frechet_distance": 7.5}, "frechet distance 7.5", ["evaluate", "generate"]),
     ],
 )
 def test_report_leads_with_the_figure_of_the_system(tmp_path, kind, metrics, headline, commands) -> None:
     run = _run(tmp_path)
-    config = {"task": {"kind": kind, "model": "it"}, "dataset": "digits", "runs": "/some where/runs", "steps": 40}
+    config = {"task": {"system": kind, "model": "it"}, "dataset": "digits", "runs": "/some where/runs", "steps": 40}
     (run / "config.json").write_text(json.dumps(config))
     (run / "results.json").write_text(json.dumps({"split": "test", "examples": 360, "step": 40, **metrics}))
     page = write_report(run).read_text()

@@ -15,7 +15,6 @@ from conftest import same_arrays, small
 
 from jaxrec.cli import verify
 from jaxrec.cli.train import main
-from jaxrec.config import Train
 from jaxrec.data import cache_dir
 from jaxrec.errors import UserError
 from jaxrec.run import evaluation, judge, loop, setup
@@ -26,6 +25,7 @@ from jaxrec.run.store import folder
 from jaxrec.run.store.checkpoints import Checkpoints
 from jaxrec.run.trained import load_run
 from jaxrec.run.world.devices import Devices
+from jaxrec.settings import Train
 from jaxrec.tasks import autoencoder
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run_it")]

@@ -11,7 +11,6 @@ import pytest
 from flax import linen as nn
 
 from jaxrec import losses, optimizers
-from jaxrec.config import GAN, Autoencoder, Classifier, Optimizer, Rule
 from jaxrec.data.splits import Split, from_arrays
 from jaxrec.errors import UserError
 from jaxrec.models import layers
@@ -19,6 +18,7 @@ from jaxrec.parallel import stream
 from jaxrec.run import evaluation
 from jaxrec.run.evaluation import Evaluator
 from jaxrec.run.world.devices import Devices
+from jaxrec.settings import GAN, Autoencoder, Classifier, Optimizer, Rule
 from jaxrec.tasks import autoencoder, classifier, gan, task_of
 
 SGD = Optimizer(name="sgd", lr=0.1, schedule="constant", warmup=0.0)

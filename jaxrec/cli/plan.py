@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from jaxrec.cli.train import read_arguments
-from jaxrec.config import Train
 from jaxrec.errors import UserError
+from jaxrec.settings import Train
 
 HELP = """Tell a run's parameters, FLOPs, bytes per device and collectives. Reads no data and trains nothing.
 
@@ -57,13 +57,9 @@ def plan(config: Plan, devices: Any, *, simulated: bool) -> dict[str, Any]:
     devices.check_batch(config.batch_size)
     height, width, channels = config.image_shape
     steps = config.steps or DEFAULT_STEPS
-    task = replace(
-        config.task,
-        classes=config.labels,
-        mean=(0.5,) * channels,
-        std=(0.25,) * channels,
-        optimizer=replace(config.task.optimizer, steps=steps),
-    )
+    found = {"classes": config.labels, "mean": (0.5,) * channels, "std": (0.25,) * channels}
+    found["optimizer"] = replace(config.task.optimizer, steps=steps)
+    task = replace(config.task, **{name: found[name] for name in found if hasattr(config.task, name)})
     shared = NamedSharding(devices.mesh, PartitionSpec(AXES))
 
     def examples(*shape: int, kind: type = np.int32) -> jax.ShapeDtypeStruct:

@@ -87,11 +87,11 @@ def main(argv: list[str]) -> None:
     import jax
     import numpy as np
 
-    from jaxrec.config import GAN, Classifier
     from jaxrec.run.show.pictures import save_artifacts
     from jaxrec.run.store import folder
     from jaxrec.run.trained import load_run
     from jaxrec.run.world.devices import Devices
+    from jaxrec.settings import GAN, Classifier
     from jaxrec.tasks import task_of
 
     run, config, dataset, state, _ = load_run(options.run, Devices())

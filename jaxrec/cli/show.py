@@ -9,9 +9,9 @@ from typing import Annotated
 import tyro
 
 from jaxrec.cli.arguments import parse
-from jaxrec.config import to_dict
 from jaxrec.errors import UserError
 from jaxrec.run.store import folder
+from jaxrec.settings import to_dict
 
 
 @dataclass(frozen=True)

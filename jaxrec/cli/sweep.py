@@ -5,15 +5,15 @@ from dataclasses import fields
 
 from jaxrec.cli.arguments import check_numbers
 from jaxrec.cli.train import read_arguments
-from jaxrec.config import HYPER, PRESETS, Sweep, Train, with_values
 from jaxrec.errors import UserError, nearest
+from jaxrec.settings import Sweep, Train, models, registry, with_values
 
 HELP = f"""Train many runs at once with hyper-parameters drawn at random, and keep the best.
 
 --vary NAME=LOW:HIGH is given once for each option to vary, as --vary optimizer.lr=1e-4:1e-1.
 All options of jaxrec train hold for every run.
 
---model is one of {", ".join(PRESETS)}; with --help after it, its own options are shown.
+--model is one of {", ".join(models())}; with --help after it, its own options are shown.
 --experiment FILE takes the settings of an experiment file, which the other options change."""
 
 
@@ -21,7 +21,7 @@ def ranges(config: Sweep) -> dict[str, tuple[float, float]]:
     """The lowest and the highest value of each option that is varied; raises UserError where one cannot be."""
     if not config.vary:
         raise UserError("a sweep needs something to vary: give --vary optimizer.lr=1e-4:1e-1, say")
-    known = HYPER[type(config.task).__name__]
+    known = registry.settings_module(registry.name_of(config.task)).HYPER
     found: dict[str, tuple[float, float]] = {}
     for text in config.vary:
         name, _, span = text.removeprefix("--").partition("=")

@@ -5,12 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from jaxrec.cli.arguments import check_numbers, parse
-from jaxrec.config import PRESETS, AnyTrain, Train
-from jaxrec.errors import UserError, nearest
+from jaxrec.errors import UserError
+from jaxrec.settings import Train, models, preset
+from jaxrec.settings.serialize import AnyTrain
 
 HELP = f"""Train an image-recognition system and leave a run folder to look at.
 
---model is one of {", ".join(PRESETS)}; with --help after it, its own options are shown.
+--model is one of {", ".join(models())}; with --help after it, its own options are shown.
 --experiment FILE takes the settings of an experiment file, which the other options change."""
 
 
@@ -27,7 +28,7 @@ def read_experiment(path: str) -> Train:
             f"experiment '{path}' fails with {type(error).__name__} ({error}); run it with python to see where"
         ) from error
     if not isinstance(config, Train):
-        raise UserError(f"experiment '{path}' sets no config; expected a line config = jaxrec.config.Train(...)")
+        raise UserError(f"experiment '{path}' sets no config; expected a line config = jaxrec.settings.Train(...)")
     return config
 
 
@@ -65,10 +66,7 @@ def read_arguments(
         if "--epochs" in (argument.partition("=")[0] for argument in argv):
             default = replace(default, steps=None)
     elif model is not None:
-        if model not in PRESETS:
-            others = f"; the models are {', '.join(PRESETS)}"
-            raise UserError(f"there is no model '{model}'{nearest(model, PRESETS) or others}")
-        default = Train(task=PRESETS[model])
+        default = Train(task=preset(model))
     config = parse(kind, argv, program, kind(**vars(default)), description)
     check_numbers(config)
     if config.seed + config.seeds > 2**32:

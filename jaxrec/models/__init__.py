@@ -6,7 +6,8 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from ..config import GAN, Autoencoder, Classifier, Task
+from jaxrec.settings import GAN, Autoencoder, Classifier, Task
+
 from . import autoencoder, gan
 from .cnn import CNN
 from .layers import scaled

@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrec.config import AnyTask, Autoencoder
 from jaxrec.data import Split, eval_batches
 from jaxrec.run.world import processes
 from jaxrec.run.world.devices import Devices
+from jaxrec.settings import Autoencoder, Task
 from jaxrec.tasks import task_of
 from jaxrec.tasks.state import State
 
@@ -25,7 +25,7 @@ def at_once(most: int, values: int, split: Split) -> int:
     return size if size <= len(split) else min(size, FEW, len(split))
 
 
-def evaluation_batch_size(config: AnyTask, split: Split) -> int:
+def evaluation_batch_size(config: Task, split: Split) -> int:
     """Examples per evaluation batch: fewer where images are large or each stands for many decoded codes."""
     size = at_once(500, 2**22, split)
     if isinstance(config, Autoencoder) and config.model == "vae":
@@ -40,7 +40,7 @@ class Interrupted(Exception):
 class Evaluator:
     """Evaluates states; compiles once for each configuration and size of batch."""
 
-    def __init__(self, config: AnyTask, devices: Devices) -> None:
+    def __init__(self, config: Task, devices: Devices) -> None:
         self.devices = devices
 
         def eval_step(state: State, batch: Any) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def plain(metrics: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def initializer(config: AnyTask, devices: Devices, *, members: bool = False) -> jax.stages.Wrapped:
+def initializer(config: Task, devices: Devices, *, members: bool = False) -> jax.stages.Wrapped:
     """The task's ``(key, batch) -> State``, compiled once and put on the devices; of ``members``, keys to states."""
 
     def init(key: jax.Array, batch: Any) -> State:

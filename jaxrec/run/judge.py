@@ -18,10 +18,10 @@ import numpy as np
 from flax import traverse_util
 
 from jaxrec import metrics
-from jaxrec.config import Augment, Classifier, Optimizer
 from jaxrec.data import batch_indices
 from jaxrec.errors import UserError
 from jaxrec.run.setup import Data
+from jaxrec.settings import Augment, Classifier, Optimizer
 from jaxrec.tasks import classifier, gan
 from jaxrec.tasks.state import State
 

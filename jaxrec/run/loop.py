@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrec.config import GAN, Autoencoder, Train, to_dict
 from jaxrec.data import Split, cache_dir
 from jaxrec.errors import UserError, enough_memory
 from jaxrec.run.evaluation import Evaluator, Interrupted, at_once, initializer, plain, scalars
@@ -40,6 +39,7 @@ from jaxrec.run.store.hashes import Hashes
 from jaxrec.run.world import processes
 from jaxrec.run.world.devices import Devices, fetch, keep_programs, tune_allocator
 from jaxrec.run.world.stop import Stop
+from jaxrec.settings import GAN, Autoencoder, Train, to_dict
 from jaxrec.tasks import task_of
 from jaxrec.tasks.state import State
 

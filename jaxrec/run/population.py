@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.config import GAN, Train, to_dict, with_values
 from jaxrec.data import Split
 from jaxrec.errors import UserError
 from jaxrec.run.evaluation import initializer, scalars
@@ -21,6 +20,7 @@ from jaxrec.run.show.log import Log
 from jaxrec.run.store import folder
 from jaxrec.run.store.checkpoints import hashes_of, split_state
 from jaxrec.run.world.devices import Devices
+from jaxrec.settings import GAN, Train, to_dict, with_values
 from jaxrec.tasks.state import State
 
 

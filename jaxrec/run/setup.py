@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.config import GAN, AnyTask, Train
 from jaxrec.data import (
     STATISTICS_SAMPLE,
     Dataset,
@@ -25,6 +24,7 @@ from jaxrec.data import (
 from jaxrec.errors import UserError
 from jaxrec.run.world import processes
 from jaxrec.run.world.devices import Devices, leading
+from jaxrec.settings import GAN, Task, Train
 from jaxrec.tasks import task_of
 from jaxrec.tasks.state import State
 
@@ -125,7 +125,8 @@ def complete(config: Train, data: Data) -> Train:
     sample = STATISTICS_SAMPLE if data.train.nbytes > STATISTICS_BYTES else None
     mean, std = statistics(data.train, sample, share=processes.share(), merge=processes.summed)
     optimizer = replace(config.task.optimizer, steps=steps)
-    task = replace(config.task, classes=len(data.dataset.class_names), mean=mean, std=std, optimizer=optimizer)
+    found = {"classes": len(data.dataset.class_names), "mean": mean, "std": std, "optimizer": optimizer}
+    task = replace(config.task, **{name: found[name] for name in found if hasattr(config.task, name)})
     every = config.eval_every or max(1, steps // EVALUATIONS)
     if config.eval_every is None and every > config.log_every:
         # On logged steps, so that many steps between two of them can be one program.
@@ -184,7 +185,7 @@ def stack(batches: list[Any]) -> Any:
 
 
 def make_steps(
-    task: AnyTask, devices: Devices, skip: bool, state: State, watch: Watch, batch: Any, images: Any
+    task: Task, devices: Devices, skip: bool, state: State, watch: Watch, batch: Any, images: Any
 ) -> tuple[State, Watch, dict[str, jax.Array]]:
     """One step, with `Orders` or a batch [B, ...], or as many as a batch [K, B, ...] has rows. Pure.
 

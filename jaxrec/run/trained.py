@@ -6,13 +6,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrec.config import Train
 from jaxrec.data import cache_dir
-from jaxrec.errors import UserError
 from jaxrec.run.evaluation import initializer
 from jaxrec.run.store import folder
 from jaxrec.run.store.checkpoints import Checkpoints, model_of
 from jaxrec.run.world.devices import Devices, keep_programs
+from jaxrec.settings import Train
 from jaxrec.tasks.state import State
 
 
@@ -26,11 +25,6 @@ def load_run(path: str | Path, devices: Devices) -> tuple[Path, Train, dict[str,
     run = folder.find(path)
     config = folder.read_config(run)
     dataset = folder.read_dataset(run)
-    if len(dataset["class_names"]) != config.task.classes:
-        raise UserError(
-            f"'{run / 'manifest.json'}' names {len(dataset['class_names'])} classes and the settings say "
-            f"{config.task.classes}; one of the two is damaged: restore it, or train again"
-        )
     blank = {"image": np.zeros((2, *dataset["image_shape"]), np.uint8), "label": np.zeros(2, np.int32)}
     initialize, key = initializer(config.task, devices), jax.random.key(config.seed)
     # Of shapes alone: damaged settings may ask for more than the memory holds.

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxrec import losses
-from jaxrec.config import Autoencoder as Config
 from jaxrec.errors import UserError
 from jaxrec.metrics import Average, Metric, Reconstruction
 from jaxrec.models import build_autoencoder
 from jaxrec.parallel import stream
+from jaxrec.settings import Autoencoder as Config
 from jaxrec.tasks.state import Batch, Metrics, State, augmented, image_shape, learn, new_player, new_state, pixels
 
 __all__ = ["Config", "artifacts", "eval_step", "generate", "init", "predict", "train_step"]

@@ -17,11 +17,11 @@ from flax import linen as nn
 
 from jaxrec import losses
 from jaxrec.augment import cutmix, mixup, standardise
-from jaxrec.config import Classifier as Config
 from jaxrec.errors import UserError
 from jaxrec.metrics import Classification, MultiLabel
 from jaxrec.models import build_classifier
 from jaxrec.parallel import stream
+from jaxrec.settings import Classifier as Config
 from jaxrec.tasks.state import (
     Batch,
     Metrics,

@@ -12,11 +12,11 @@ from flax import linen as nn
 
 from jaxrec import losses
 from jaxrec.augment import diffaugment
-from jaxrec.config import GAN as Config
 from jaxrec.errors import UserError
 from jaxrec.metrics import Average
 from jaxrec.models import build_gan
 from jaxrec.parallel import stream
+from jaxrec.settings import GAN as Config
 from jaxrec.tasks.state import (
     Batch,
     Metrics,

@@ -10,9 +10,9 @@ from flax import struct
 
 from jaxrec import optimizers
 from jaxrec.augment import augment
-from jaxrec.config import AnyTask
 from jaxrec.errors import UserError
 from jaxrec.parallel import mean_over_replicas, per_replica, whole
+from jaxrec.settings import Task
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -59,7 +59,7 @@ class State(struct.PyTreeNode):
         return player
 
 
-def new_player(config: AnyTask, model: nn.Module, variables: Any) -> Player:
+def new_player(config: Task, model: nn.Module, variables: Any) -> Player:
     """A player at the start of its training, from the variables that ``model.init`` gave."""
     stats = {name: value for name, value in variables.items() if name != "params"}
     params = variables["params"]
@@ -69,7 +69,7 @@ def new_player(config: AnyTask, model: nn.Module, variables: Any) -> Player:
     return Player(params=params, stats=stats, average=average, opt_state=opt_state, model=model)
 
 
-def new_state(config: AnyTask, key: jax.Array, players: dict[str, Player], **weights: float) -> State:
+def new_state(config: Task, key: jax.Array, players: dict[str, Player], **weights: float) -> State:
     """A state at step 0; ``weights`` are loss weights that become hyper-parameters beside the optimizer's."""
     optimizers.check_rules(config.optimizer, [player.params for player in players.values()])
     hyper = optimizers.hyperparameters(config.optimizer)
@@ -153,7 +153,7 @@ def pixels(batch: Batch) -> jax.Array:
     return batch["image"].astype(jnp.float32) / 255
 
 
-def augmented(config: AnyTask, key: jax.Array, batch: Batch) -> jax.Array:
+def augmented(config: Task, key: jax.Array, batch: Batch) -> jax.Array:
     """The batch's images as float32 in [0, 1] after the configured augmentation.
 
     A batch without ``index`` and ``epoch`` counts as the first examples in the first epoch.

@@ -8,13 +8,13 @@ import jax
 import numpy as np
 
 import jaxrec
-from jaxrec.config import GAN, AnyTask, Autoencoder, Classifier, Optimizer
 from jaxrec.run.evaluation import initializer
 from jaxrec.run.world.devices import Devices, tune_allocator
+from jaxrec.settings import GAN, Autoencoder, Classifier, Optimizer, Task
 from jaxrec.tasks import task_of
 
 
-def config_of(workload: contest.Workload, images: Any, bf16: bool, width: float) -> AnyTask:
+def config_of(workload: contest.Workload, images: Any, bf16: bool, width: float) -> Task:
     """The workload in jaxrec's settings."""
     optimizer = Optimizer("adam", contest.LEARNING_RATE, "constant", 0.0, momentum=contest.BETA1, beta2=contest.BETA2)
     mean, std = contest.moments(images)

@@ -327,10 +327,10 @@ def _commands(run: Path, config: dict, population: bool) -> str:
     """What to type to use this run, where it was trained from."""
     runs = config.get("runs", run.parent.name)
     folder = shlex.quote(str(Path(runs) / run.name))
-    kind = config.get("task", {}).get("kind")
+    kind = config.get("task", {}).get("system")
     lines = [f"python -m jaxrec evaluate {folder}"]
-    lines += [f"python -m jaxrec predict {folder} IMAGE.png"] if kind != "GAN" else []
-    lines += [f"python -m jaxrec generate {folder}"] if kind != "Classifier" else []
+    lines += [f"python -m jaxrec predict {folder} IMAGE.png"] if kind != "gan" else []
+    lines += [f"python -m jaxrec generate {folder}"] if kind != "classifier" else []
     again = f"python -m jaxrec.train --name {shlex.quote(run.name)} --runs {shlex.quote(runs)} --resume"
     return "\n".join([*lines, *([] if population else [again])])
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxrec.cli.arguments import check_numbers
-from jaxrec.config import Train, from_dict, to_dict
 from jaxrec.errors import UserError, nearest
+from jaxrec.settings import Train, from_dict, to_dict
 
 LIBRARIES = ("jaxrec", "jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 FREE_TO_CHANGE = (

@@ -14,8 +14,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxrec.config import Train
 from jaxrec.errors import UserError
+from jaxrec.settings import Train
 
 T = TypeVar("T")
 HEARTBEAT = 20

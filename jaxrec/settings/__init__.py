@@ -1,0 +1,26 @@
+"""Every setting, as plain frozen data; importable without jax, so that ``--help`` answers at once."""
+
+from jaxrec.settings.autoencoder import Autoencoder
+from jaxrec.settings.classifier import Classifier
+from jaxrec.settings.common import Augment, Optimizer, Rule, Task
+from jaxrec.settings.gan import GAN
+from jaxrec.settings.registry import models, preset
+from jaxrec.settings.run import Sweep, Train
+from jaxrec.settings.serialize import from_dict, to_dict, with_values
+
+__all__ = [
+    "GAN",
+    "Augment",
+    "Autoencoder",
+    "Classifier",
+    "Optimizer",
+    "Rule",
+    "Sweep",
+    "Task",
+    "Train",
+    "from_dict",
+    "models",
+    "preset",
+    "to_dict",
+    "with_values",
+]
