@@ -4,12 +4,9 @@ The text is the field's docstring, so that a page says what ``--help`` says. ``:
 ``:python:`` is for what only Python can set.
 """
 
-import ast
 import inspect
-from dataclasses import MISSING, Field, fields, is_dataclass
-from functools import cache
-from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import MISSING, fields
+from typing import Any
 
 from docutils import nodes
 from docutils.parsers.rst import directives
@@ -17,50 +14,38 @@ from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 
 from jaxrec import settings
+from jaxrec.settings.options import options
 
 
-@cache
-def field_docs() -> dict[tuple[str, str], str]:
-    """The docstring below each field, by the names of class and field; fields without one are left out."""
-    sources = [path.read_text("utf-8") for path in Path(settings.__file__).parent.glob("*.py")]
-    classes = [node for text in sources for node in ast.parse(text).body if isinstance(node, ast.ClassDef)]
-    return {
-        (each.name, field.target.id): text.value.value
-        for each in classes
-        for field, text in zip(each.body, each.body[1:], strict=False)
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
-    }
-
-
-def _default(field: Field, nested: bool) -> str:
+def _default(value: Any) -> str:
     """The default as one would type it."""
-    value = field.default
     if value is MISSING:
-        return "" if nested else "required"
+        return "required"
+    if value is None or value in ((), ""):
+        return ""
     if isinstance(value, bool):
         return "on" if value else "off"
-    return "" if value in (None, ()) else f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 
 def rows(kind: type, prefix: str | None) -> list[str]:
     """A Markdown table row for each field that the class itself declares and a user may set."""
-    hints = get_type_hints(kind, include_extras=True)
     table = []
-    for field in fields(kind):
-        hint, doc = hints[field.name], field_docs().get((kind.__name__, field.name))
-        suppressed = any("Suppress" in repr(each) for each in getattr(hint, "__metadata__", ()))
-        if doc is None or suppressed or field.name not in kind.__annotations__:
+    own = [field.name for field in fields(kind) if field.name in kind.__annotations__]
+    for option in options(kind):
+        name = option.name.removeprefix("--")
+        # Nested settings have tables of their own, and the task's fields are another class's.
+        if option.hidden or not option.help or name.replace("-", "_") not in own:
             continue
-        inner = [each for each in get_args(hint) if each is not Ellipsis]
-        choices = get_args(inner[0]) if inner and get_origin(inner[0]) is Literal else ()
-        choices = get_args(hint) if get_origin(hint) is Literal else choices
         # The command line cannot spell a list of records.
-        python = prefix is None or any(is_dataclass(each) for each in inner)
-        name = f"`{field.name}`" if python else f"`--{prefix}{field.name.replace('_', '-')}`"
-        listed = f" One of {', '.join(f'`{choice}`' for choice in choices)}." if choices else ""
-        text = " ".join((doc + listed).split()).replace("|", r"\|")
-        table.append(f"| {name} | {_default(field, is_dataclass(hint))} | {text} |")
+        python = prefix is None or option.records
+        shown = f"`{name.replace('-', '_')}`" if python else f"`--{prefix}{name}`"
+        text = option.help
+        unnamed = [choice for choice in option.choices if choice not in text]
+        if unnamed:
+            text += f" One of {', '.join(f'`{choice}`' for choice in option.choices)}."
+        escaped = text.replace("|", r"\|")
+        table.append(f"| {shown} | {_default(option.value)} | {escaped} |")
     return table
 
 

@@ -1,12 +1,15 @@
-"""The one exception a user is meant to read: what is wrong, what was expected, what to do."""
+"""The one exception that a user is meant to read: what is wrong, what was expected, what to do."""
 
 import contextlib
 import difflib
 from collections.abc import Iterable, Iterator
 
+TRAINING_MEMORY = "try a smaller --batch-size, a larger --accumulate or a smaller model"
+"""What to do if a step of training needs more memory than there is."""
+
 
 class UserError(Exception):
-    """Bad input, said in one sentence; the commands print it without a traceback and exit with code 2."""
+    """A mistake of the user in one sentence; the commands print it without a traceback and exit with code 2."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -16,13 +19,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 @contextlib.contextmanager
-def enough_memory() -> Iterator[None]:
-    """Turns errors of memory that does not suffice, numpy's and XLA's, into a ``UserError``."""
+def memory_errors(advice: str) -> Iterator[None]:
+    """Turns the out-of-memory errors of NumPy and XLA into a ``UserError`` that ends with ``advice``."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not str(error).startswith("RESOURCE_EXHAUSTED"):
             raise
         reason = str(error).strip().partition("\n")[0]
-        advice = "give a smaller --batch-size, more --accumulate, or a smaller model"
-        raise UserError(f"the memory does not suffice ({reason}); {advice}") from error
+        raise UserError(f"out of memory ({reason}); {advice}") from error

@@ -1,29 +1,33 @@
-"""Optimizers and schedules by name, penalties, and settings per parameter name; optax does the arithmetic."""
+"""Optimizers and schedules by name, penalties, and settings per parameter; optax does the arithmetic."""
 
+import inspect
 import re
+from collections.abc import Callable
+from functools import partial
+from types import FunctionType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import traverse_util
 from optax.contrib import MuonDimensionNumbers, muon
 
-from jaxrec.errors import UserError
+from jaxrec.errors import UserError, nearest
 from jaxrec.settings import Optimizer, Rule
 
 Flat = dict[str, jax.Array]
+Given = optax.GradientTransformation | None
 
 
 def flatten(params: Any) -> Flat:
-    """Nested parameters as one dict named by path: ``{"conv1/kernel": ...}``."""
-    flat: Any = traverse_util.flatten_dict(params, sep="/")
-    return flat
+    """The arrays of a tree of parameters as one dict named by path: ``{"conv1/kernel": ...}``."""
+    leaves = jax.tree.leaves_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def unflatten(flat: Flat) -> Any:
-    """The inverse of ``flatten``."""
-    return traverse_util.unflatten_dict(flat, sep="/")
+def unflatten(flat: Flat, like: Any) -> Any:
+    """The inverse of ``flatten``: a tree with the structure of ``like``."""
+    return jax.tree.unflatten(jax.tree.structure(like), [flat[name] for name in flatten(like)])
 
 
 def _found(rule: Rule, name: str) -> bool:
@@ -31,24 +35,24 @@ def _found(rule: Rule, name: str) -> bool:
         return re.search(rule.pattern, name) is not None
     except re.error as error:
         raise UserError(
-            f"the rule's pattern '{rule.pattern}' is no regular expression ({error}); correct it"
+            f"the rule's pattern '{rule.pattern}' is not a regular expression ({error}); correct it"
         ) from error
 
 
 def rule_for(config: Optimizer, name: str) -> Rule:
-    """The settings of the parameter ``name``: those of the last rule whose pattern is found in it."""
+    """The settings of the parameter ``name``: those of the last rule whose pattern matches it."""
     matching = [rule for rule in config.rules if _found(rule, name)]
     return matching[-1] if matching else Rule(name)
 
 
 def check_rules(config: Optimizer, params: list[Any]) -> None:
-    """Raises UserError for a rule whose pattern is found in no parameter's name."""
+    """Raises UserError for a rule whose pattern matches no parameter."""
     names = [name for each in params for name in flatten(each)]
     for rule in config.rules:
         if not any(_found(rule, name) for name in names):
             raise UserError(
-                f"the rule's pattern '{rule.pattern}' is found in no parameter's name; "
-                f"the names are {', '.join(names[:3])}, ...: python -m jaxrec inspect RUN lists those of a run"
+                f"the rule's pattern '{rule.pattern}' matches no parameter; the parameters are "
+                f"{', '.join(names[:3])}, ... (jaxrec inspect RUN --leaves lists those of a run)"
             )
 
 
@@ -62,18 +66,21 @@ def split_frozen(config: Optimizer, params: Any) -> tuple[Flat, Flat]:
 def hyperparameters(config: Optimizer) -> dict[str, jax.Array]:
     """The numbers that live in the state, so that changing them never recompiles and ``vmap`` over them is a search.
 
-    lr and weight_decay always; l1 and l2 where the configuration turns them on.
+    They are lr and weight_decay, and l1 and l2 if the settings turn them on.
     """
-    penalties = {name: value for name in ("l1", "l2") if (value := getattr(config, name))}
-    numbers = {"lr": config.lr, "weight_decay": config.weight_decay, **penalties}
+    numbers = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.l1:
+        numbers["l1"] = config.l1
+    if config.l2:
+        numbers["l2"] = config.l2
     return {name: jnp.asarray(value, jnp.float32) for name, value in numbers.items()}
 
 
 def schedule(config: Optimizer, step: jax.Array) -> jax.Array:
-    """Share of the peak learning rate at ``step`` (int32), float32 in [0, 1]; 1 throughout where no length is set."""
+    """Share of the peak learning rate at ``step`` (int32), float32 in [0, 1]; always 1 if no length is set."""
     if not config.steps:
         return jnp.ones((), jnp.float32)
-    # optax compares steps with floats, which strict promotion refuses for integers.
+    # optax compares steps with floats, which strict promotion forbids for integers.
     step = step.astype(jnp.float32)
     steps, warmup = config.steps, min(round(config.warmup * config.steps), config.steps - 1)
     fall = {
@@ -93,7 +100,7 @@ def schedule(config: Optimizer, step: jax.Array) -> jax.Array:
 
 
 def _matrices(params: Any) -> Any:
-    """Muon's view of each parameter: dense and convolution kernels as (inputs, outputs) matrices, the rest to Adam."""
+    """Dense and convolution kernels as (inputs, outputs) matrices for Muon; None for the rest, which goes to Adam."""
 
     def view(value: jax.Array) -> MuonDimensionNumbers | None:
         return MuonDimensionNumbers(tuple(range(value.ndim - 1)), value.ndim - 1) if value.ndim in (2, 4) else None
@@ -101,10 +108,26 @@ def _matrices(params: Any) -> Any:
     return jax.tree.map(view, params)
 
 
-def transformation(config: Optimizer) -> Any:
-    """The named optax optimizer at learning rate 1 and without weight decay, after gradient clipping."""
+def transformation(config: Optimizer, optimizer: Given = None) -> Any:
+    """The optax transformation whose updates ``update`` applies.
+
+    Args:
+      config: names an optimizer, which is made at learning rate 1 and without weight decay, behind gradient clipping.
+      optimizer: a transformation of optax that replaces all of that.
+
+    Raises:
+      UserError: optax has no optimizer of that name, or it needs more than gradients and parameters.
+    """
+    if optimizer is not None:
+        return optimizer
+    make = _recipes(config).get(config.name, partial(_from_optax, config))
+    return optax.chain(optax.clip_by_global_norm(config.clip), make()) if config.clip else make()
+
+
+def _recipes(config: Optimizer) -> dict[str, Callable[[], optax.GradientTransformation]]:
+    """The optimizers whose arguments all come from the settings."""
     momentum, beta2 = config.momentum, config.beta2
-    optimizer = {
+    return {
         "sgd": lambda: optax.sgd(1.0),
         "momentum": lambda: optax.sgd(1.0, momentum),
         "nesterov": lambda: optax.sgd(1.0, momentum, nesterov=True),
@@ -118,8 +141,61 @@ def transformation(config: Optimizer) -> Any:
         "muon": lambda: muon(
             1.0, beta=momentum, adam_b2=beta2, muon_weight_dimension_numbers=_matrices, consistent_rms=0.2
         ),
-    }[config.name]()
-    return optax.chain(optax.clip_by_global_norm(config.clip), optimizer) if config.clip else optimizer
+    }
+
+
+REFUSED = {
+    "fromage": "its updates are not proportional to the learning rate",
+    "lbfgs": "its line search evaluates the loss",
+    "noisy_sgd": "it needs a random key",
+    "optimistic_adam": "optax has replaced it by optimistic_adam_v2",
+    "polyak_sgd": "it needs the value of the loss",
+}
+"""Optimizers of optax that a step with only gradients and parameters cannot use, and why."""
+
+
+def names() -> list[str]:
+    """Every ``Optimizer.name``: those with recipes, and all others of optax that need only a learning rate."""
+    others = [name for name in dir(optax) if name not in REFUSED and _arguments(name)]
+    return sorted({*_recipes(Optimizer()), *others})
+
+
+def _arguments(name: str) -> dict[str, inspect.Parameter]:
+    """The parameters of an optimizer of optax by name; empty if optax has no such optimizer."""
+    made = getattr(optax, name, None)
+    # optax also exports types, and parts of optimizers whose names begin with scale_by.
+    if name.startswith(("_", "scale_by_")) or not isinstance(made, FunctionType | partial):
+        return {}
+    parameters = dict(inspect.signature(made).parameters)
+    return parameters if next(iter(parameters), "") == "learning_rate" else {}
+
+
+def _from_optax(config: Optimizer) -> optax.GradientTransformation:
+    """An optimizer of optax without a recipe here, at learning rate 1 and without weight decay.
+
+    It takes momentum and betas from the settings if its own defaults are the same as theirs, as those of Adam's
+    relatives are; all other arguments keep optax's defaults.
+    """
+    name = config.name
+    if name in REFUSED:
+        raise UserError(f"--optimizer.name '{name}' cannot be used: {REFUSED[name]}; choose another, such as adamw")
+    parameters = _arguments(name)
+    if not parameters:
+        hint = nearest(name, names()) or "; the manual of optax lists its optimizers"
+        raise UserError(f"--optimizer.name '{name}' is not an optimizer of optax{hint}")
+    usual = Optimizer()
+    common = (
+        ("b1", usual.momentum, config.momentum),
+        ("momentum", usual.momentum, config.momentum),
+        ("b2", usual.beta2, config.beta2),
+    )
+    given: dict[str, Any] = {}
+    for argument, default, value in common:
+        if argument in parameters and parameters[argument].default == default:
+            given[argument] = value
+    if "weight_decay" in parameters:
+        given["weight_decay"] = 0.0  # The decay is applied in `update`.
+    return getattr(optax, name)(learning_rate=1.0, **given)
 
 
 def penalty(config: Optimizer, hyper: dict[str, jax.Array], params: Flat) -> jax.Array | float:
@@ -134,27 +210,38 @@ def penalty(config: Optimizer, hyper: dict[str, jax.Array], params: Flat) -> jax
 
 
 def update(
-    config: Optimizer, hyper: dict[str, jax.Array], step: jax.Array, grads: Flat, opt_state: Any, params: Flat
+    config: Optimizer,
+    hyper: dict[str, jax.Array],
+    step: jax.Array,
+    grads: Flat,
+    opt_state: Any,
+    params: Flat,
+    optimizer: Given = None,
 ) -> tuple[Flat, Any]:
     """One update of flat parameters; returns (params, opt_state).
 
     The learning rate is ``hyper["lr"]`` x schedule(step) x the rule's factor; the decoupled weight decay (Loshchilov &
-    Hutter 2019) subtracts learning rate x ``hyper["weight_decay"]`` x the kernel.
+    Hutter 2019) subtracts learning rate x ``hyper["weight_decay"]`` x the kernel. A given ``optimizer`` has a learning
+    rate, a schedule, a decay and clipping of its own: its updates are multiplied by the rule's ``lr`` and nothing else.
     """
-    directions, opt_state = transformation(config).update(grads, opt_state, params)
+    directions, opt_state = transformation(config, optimizer).update(grads, opt_state, params)
+    moved = {}
+    if optimizer is not None:
+        for name, value in params.items():
+            change = rule_for(config, name).lr * directions[name]
+            moved[name] = value + change.astype(value.dtype)
+        return moved, opt_state
     rate = hyper["lr"] * schedule(config, step)
-
-    def move(name: str, value: jax.Array) -> jax.Array:
+    for name, value in params.items():
         rule = rule_for(config, name)
         direction = directions[name]
         if value.ndim > 1:
             direction = direction - rule.weight_decay * hyper["weight_decay"] * value
-        return value + (rule.lr * rate * direction).astype(value.dtype)
-
-    return {name: move(name, value) for name, value in params.items()}, opt_state
+        moved[name] = value + (rule.lr * rate * direction).astype(value.dtype)
+    return moved, opt_state
 
 
 def moving_average(average: Any, params: Any, decay: float, step: jax.Array) -> Any:
-    """Exponential moving average whose decay rises from .1 to ``decay``, so that early averages forget the start."""
+    """Exponential moving average whose decay rises from 0.1 to ``decay``, so that it forgets the initial values."""
     step = step.astype(jnp.float32)
     return optax.incremental_update(params, average, 1 - jnp.minimum(decay, (1 + step) / (10 + step)))

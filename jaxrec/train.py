@@ -1,6 +1,6 @@
 """python -m jaxrec.train: the same as ``jaxrec train``."""
 
-from jaxrec.cli.arguments import run_command
+from jaxrec.cli.running import run_command
 from jaxrec.cli.train import main
 
 if __name__ == "__main__":

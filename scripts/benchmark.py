@@ -30,7 +30,7 @@ from typing import Any
 from peers.contest import GOALS, WORKLOADS, Goal
 
 from jaxrec.data import cache_dir, cut_validation, open_dataset
-from jaxrec.run.world.devices import CPU_FLAGS
+from jaxrec.host import CPU_FLAGS
 
 ROOT = Path(__file__).resolve().parents[1]
 BURST = 1.0
@@ -51,7 +51,7 @@ TUNED = {
     "MALLOC_TOP_PAD_": str(64 * 2**20),
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
-"""glibc's own variables for what `jaxrec.run.world.devices.tune_allocator` sets."""
+"""glibc's own variables for what `jaxrec.host.keep_freed_memory` sets."""
 FLAGS = " ".join(f"{flag}={value}" for flag, value in CPU_FLAGS.items())
 
 Entry = tuple[str, list[str], dict[str, str]]

@@ -26,15 +26,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import jax
-import numpy as np
-
-from jaxrec.run.store.checkpoints import Checkpoints, split_state
-from jaxrec.run.trained import load_run
+from jaxrec.run.store.checkpoints import Checkpoints
+from jaxrec.run.store.leaves import to_host
+from jaxrec.run.trained import load
 from jaxrec.run.world.devices import Devices
 
 EVAL_EVERY, LOG_EVERY = 40, 5
-# Checkpoints of evaluations wait in memory for the next that is asked for.
 COMMON = ["--steps", "240", "--batch-size", "64", "--eval-every", str(EVAL_EVERY), "--save-every", "30"]
 COMMON += ["--log-every", str(LOG_EVERY)]
 COMMON += ["--average", "0.9", "--accumulate", "2", "--augment.translate", "0.1", "--augment.rotate", "8"]
@@ -61,13 +58,12 @@ def environment(cache: Path) -> dict[str, str]:
 
 def content(run: Path) -> dict[str, str]:
     """What two equal runs have alike: a hash of every array of the state, the metrics and the results."""
-    state = load_run(run, Devices())[3]
+    state = load(run, Devices()).state
     with Checkpoints(run, read_only=True) as checkpoints:
         state, progress = checkpoints.restore(state, checkpoints.latest())
     digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(split_state(state)):
-        array = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode() + array.tobytes())
+    for path, array in to_host(state).items():
+        digest.update(f"{path} {array.dtype} {array.shape}".encode() + array.tobytes())
     del progress["seconds"]
     rows = [(json.loads(line), line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     places = [(row["step"], row["split"]) for row, _ in rows]

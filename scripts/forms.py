@@ -20,9 +20,10 @@ import numpy as np
 from benchmark import conditions, table, write
 
 import jaxrec
-from jaxrec.models import build_classifier, layers, products
-from jaxrec.run.world.devices import tune_allocator, tune_cpu
+from jaxrec.models import layers
+from jaxrec.models.cpu import parts
 from jaxrec.settings import Classifier
+from jaxrec.tasks.classifier import build as build_classifier
 
 ROUNDS = 7
 BURST = 0.05
@@ -60,11 +61,11 @@ MODELS: list[tuple[str, int]] = [("cnn", 32), ("cnn", 128), ("vit", 64)]
 @contextmanager
 def whole() -> Iterator[None]:
     """Models traced inside compute the whole batch at once."""
-    before, layers.PART_BYTES = layers.PART_BYTES, 2**62
+    before, parts.PART_BYTES = parts.PART_BYTES, 2**62
     try:
         yield
     finally:
-        layers.PART_BYTES = before
+        parts.PART_BYTES = before
 
 
 def passes(function: Callable[..., jax.Array], *arrays: Any) -> list[tuple[Any, tuple[Any, ...]]]:
@@ -121,7 +122,7 @@ def measure() -> str:
             return layer(x, kernel, strides)
 
         def plain(x: jax.Array, kernel: jax.Array, ours: Any = ours) -> jax.Array:
-            with layers.forward_mode():
+            with jaxrec.plain_forms():
                 return ours(x, kernel)
 
         name = f"{'transposed ' * transposed}{size}x{size}" + f", strides {strides}" * (strides > 1)
@@ -132,10 +133,10 @@ def measure() -> str:
         x, kernel = normal(batch, inputs).astype(dtype), normal(inputs, outputs).astype(dtype)
 
         def dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
-            return products.dense(nn.gelu(x), kernel)
+            return layers.dense(nn.gelu(x), kernel)
 
         def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
-            with layers.forward_mode():
+            with jaxrec.plain_forms():
                 return dense(x, kernel)
 
         cells = against(passes(dense, x, kernel), passes(plain, x, kernel))
@@ -168,8 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table on this page")
     options = parser.parse_args()
-    tune_allocator()
-    tune_cpu()
+    jaxrec.tune_cpu()
     versions = f"jaxrec {jaxrec.__version__}", f"jax {jax.__version__}"
     about = (
         "Milliseconds of our form, then the time of XLA's operation, or of the model on the whole batch, divided by "

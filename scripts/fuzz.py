@@ -32,7 +32,7 @@ from jaxrec.settings import Train, models, preset, to_dict
 SHAPE = (16, 16, 3)
 PATIENCE = 10
 INTERESTING = (b"\x00", b"\xff", b"\x00\x00\x00\x00", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x80\x00\x00\x00")
-VALUES = (None, True, -1, 0, 1e308, 2**70, "", "x", "../..", [], [[]], {}, {"kind": "GAN"}, "\u202e", float("nan"))
+VALUES = (None, True, -1, 0, 1e308, 2**70, "", "x", "../..", [], [[]], {}, {"system": "gan"}, "\u202e", float("nan"))
 
 
 def seeds() -> list[bytes]:
@@ -92,7 +92,7 @@ def mutated(rng: random.Random, content: bytes, others: list[bytes]) -> bytes:
 
 def read_picture(path: Path) -> None:
     """As a folder's images are read: the header, then the pixels."""
-    (height, width), colour = probe_file(path)
+    (height, width), colour, _ = probe_file(path)
     assert height > 0 and width > 0 and isinstance(colour, bool)
     image = decode_file(path, SHAPE)
     assert image.shape == SHAPE and image.dtype == np.uint8

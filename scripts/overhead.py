@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import gc
 import io
+import itertools
 import multiprocessing
 import os
 import statistics
@@ -23,17 +24,25 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 from unittest import mock
 
 import jax
+import jax.numpy as jnp
 from benchmark import conditions, table, write
 
 import jaxrec
 from jaxrec.data import datasets
 from jaxrec.data.datasets import KEPT
-from jaxrec.run.loop import Trainer, train
-from jaxrec.run.setup import unharmed
+from jaxrec.run import observers
+from jaxrec.run.feed import Call, Feed
+from jaxrec.run.fit import first_call, fit, prepare
+from jaxrec.run.initial import initial_state
+from jaxrec.run.observers import TrainingLog, moment
+from jaxrec.run.session import open_session
+from jaxrec.run.show.log import Log
+from jaxrec.run.steps import run_steps, unharmed
+from jaxrec.run.store.checkpoints import Checkpoints
 from jaxrec.settings import Train, preset
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,122 +53,113 @@ WINDOW_SECONDS = 1.0
 RUNS = 16
 
 
-class Stepwise(Trainer):
-    """Makes steps by the command's loop and by the compiled step alone, in turn; evaluates and saves nothing."""
+class Waiting:
+    """A feed, and the seconds that its calls were waited for."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.stream: Iterator[tuple[int, Any]] | None = None
-        self.loop: list[float] = []
-        self.bare: list[float] = []
-        self.waits: list[float] = []
-        self.waited = 0.0
+    def __init__(self, feed: Feed) -> None:
+        self.feed, self.seconds = feed, 0.0
 
-    def _batches(self, start: int, steps: int) -> Iterator[tuple[int, Any]]:
-        if self.stream is None:
-            self.stream = super()._batches(start, steps)
-        for _ in range(start, steps):
+    def calls(self, start: int, end: int) -> Iterator[Call]:
+        """The feed's calls."""
+        calls = self.feed.calls(start, end)
+        while True:
             began = time.perf_counter()
-            item = next(self.stream)
-            self.waited += time.perf_counter() - began
-            yield item
+            call = next(calls, None)
+            self.seconds += time.perf_counter() - began
+            if call is None:
+                return
+            yield call
 
-    def _evaluate(self, log: Any, state: Any, made: int) -> None:
-        pass
 
-    def _save(self, made: int, state: Any, score: Any, *, may_wait: bool) -> None:
-        pass
+class Windows(NamedTuple):
+    """What was measured, a number for each window."""
 
-    def _finish(self, log: Any, state: Any, seconds: dict[str, float], began: float) -> None:
-        pass
+    loop: list[float]
+    """Seconds of a step that the command's loop makes."""
+    bare: list[float]
+    """Seconds of the compiled step alone."""
+    waits: list[float]
+    """The share of the loop that waits for batches."""
 
-    def _steps(self, log: Any, state: Any, step: Any, start: int, steps: int) -> Any:
-        batch = next(super()._batches(0, steps))[1]
-        # One stream for all windows, as a run has.
-        self.stream = super()._batches(start, steps)
-        watch = unharmed(self.devices, state)
+
+@contextmanager
+def quietly(config: Train) -> Iterator[Train]:
+    """The settings of a run that says nothing and of which nothing is kept."""
+    gc.set_threshold(20_000)  # as the commands have it
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        yield replace(config, runs=folder)
+
+
+def windows(config: Train, rounds: int = ROUNDS, seconds: float = WINDOW_SECONDS) -> Windows:
+    """Makes steps by the command's loop and by the compiled step alone, in turn; evaluates and saves nothing."""
+    found, last = Windows([], [], []), 10**9
+    with (
+        quietly(config) as settings,
+        open_session(settings) as session,
+        Log(session.folder, last, 0, False, session.config) as log,
+    ):
+        config, devices = session.config, session.devices
+        state = initial_state(config.task, session.system, devices, config.seed, session.data.train)
+        feed, step, _ = prepare(session, state, 0)
+        sent, waiting, observer = first_call(feed, 0), Waiting(feed), TrainingLog(session, log)
+        # A state of its own, because each step takes its state's memory over.
+        alone, watch = jax.tree.map(jnp.copy, state), unharmed(devices, state)
+        # One feed for all windows, as a run has.
+        events = run_steps(step, cast(Feed, waiting), state, unharmed(devices, state), 0, last)
+        log.start_clock(0)
         count = 20
-        for number in range(-1, ROUNDS):
-            self.waited, began = 0.0, time.perf_counter()
-            state = jax.block_until_ready(super()._steps(log, state, step, start, start + count))
+        for number in range(-1, rounds):
+            waiting.seconds, began = 0.0, time.perf_counter()
+            for event in itertools.islice(events, count):
+                observer(moment(event, config, last=False))
+            jax.block_until_ready(event.state)
             middle = time.perf_counter()
             for _ in range(count):
-                state, watch, _ = step(state, watch, batch)
-            jax.block_until_ready(state)
+                alone, watch, _ = step(alone, watch, sent)
+            jax.block_until_ready(alone)
             end = time.perf_counter()
-            start += count
-            if number >= 0:  # The first window tells how many steps the others take.
-                self.loop.append((middle - began) / count)
-                self.bare.append((end - middle) / count)
-                self.waits.append(self.waited / (middle - began))
-            else:
-                count = max(1, round(WINDOW_SECONDS * count / (end - middle)))
-        return state
+            if number < 0:  # The first window tells how many steps the others take.
+                count = max(1, round(seconds * count / (end - middle)))
+                continue
+            found.loop.append((middle - began) / count)
+            found.bare.append((end - middle) / count)
+            found.waits.append(waiting.seconds / (middle - began))
+    return found
 
 
-class Accounted(Trainer):
-    """Trains as always and notes the seconds that go to logging, checkpoints, pictures and evaluation."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.spent: dict[str, float] = dict.fromkeys(("logging", "checkpoints", "pictures", "validation"), 0.0)
-
-    @contextmanager
-    def _counted(self, name: str) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self.spent[name] += time.perf_counter() - began
-
-    def _seen(self, state: Any, watch: Any) -> Any:
-        with self._counted("logging"):
-            return super()._seen(state, watch)
-
-    def _log(self, log: Any, made: int, metrics: Any, watch: Any, hashes: Any) -> None:
-        # What is waited for is the step, whose time is not logging's.
-        jax.block_until_ready(metrics)
-        with self._counted("logging"):
-            super()._log(log, made, metrics, watch, hashes)
-
-    def _save(self, made: int, state: Any, score: Any, *, may_wait: bool) -> None:
-        jax.block_until_ready(state)
-        with self._counted("checkpoints"):
-            super()._save(made, state, score, may_wait=may_wait)
-
-    def _pictures(self, state: Any, split: Any, step: int | None) -> None:
-        jax.block_until_ready(state)
-        with self._counted("pictures"):
-            super()._pictures(state, split, step)
-
-    def _validated(self, state: Any, split: Any) -> dict[str, float]:
-        with self._counted("validation"):
-            return super()._validated(state, split)
-
-    def train(self, state: Any, began: float) -> int:
-        """Notes the whole time, too."""
-        wait = self.checkpoints.wait
-
-        def counted() -> None:
-            with self._counted("checkpoints"):
-                wait()
-
-        self.checkpoints.wait = counted
-        code = super().train(state, began)
-        self.total = time.perf_counter() - began
-        return code
+PARTS = (
+    ("logging", observers.TrainingLog, "__call__"),
+    ("checkpoints", observers.Saving, "__call__"),
+    ("checkpoints", Checkpoints, "wait"),
+    ("pictures", observers.Pictures, "at"),
+    ("pictures", observers.Pictures, "last"),
+    ("validation", observers, "validated"),
+)
+"""What a run does beside its steps: a name, and the function that does it."""
 
 
-def trained(kind: type[Trainer], config: Train) -> Any:
-    """The trainer after its run, of which nothing is kept."""
-    made: list[Trainer] = []
-    gc.set_threshold(20_000)  # as the commands have it
+@contextmanager
+def accounted() -> Iterator[dict[str, float]]:
+    """The seconds that the runs inside spend on each part."""
+    spent = {name: 0.0 for name, _, _ in PARTS}
 
-    def make(*arguments: Any) -> Trainer:
-        made.append(kind(*arguments))
-        return made[0]
+    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            # What is waited for here is the step, whose time is not the part's.
+            jax.block_until_ready([getattr(each, "state", each) for each in arguments])
+            began = time.perf_counter()
+            try:
+                return function(*arguments)
+            finally:
+                spent[name] += time.perf_counter() - began
 
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        train(replace(config, runs=folder), make)
-    return made[0]
+        return call
+
+    with contextlib.ExitStack() as patches:
+        for name, owner, attribute in PARTS:
+            function = timed(name, getattr(owner, attribute))
+            patches.enter_context(mock.patch.object(owner, attribute, function))
+        yield spent
 
 
 def part(values: list[float], of: list[float] | None = None) -> str:
@@ -171,15 +171,12 @@ def part(values: list[float], of: list[float] | None = None) -> str:
 def steps() -> str:
     """The loop of the command against the compiled step alone."""
     rows = []
+    places = (("on the device", 4096, KEPT), ("streamed", 0, KEPT), ("streamed and decoded", 0, 0))
     for model, dataset in (("cnn", "mnist"), ("cnn", "cifar10"), ("autoencoder", "mnist"), ("gan", "mnist")):
-        for where, megabytes, kept in (
-            ("on the device", 4096, KEPT),
-            ("streamed", 0, KEPT),
-            ("streamed and decoded", 0, 0),
-        ):
-            datasets.KEPT = kept
+        for where, megabytes, kept in places:
             config = Train(task=preset(model), dataset=dataset, steps=10**6, log_every=50, memory_mb=megabytes)
-            run = trained(Stepwise, config)
+            with mock.patch.object(datasets, "KEPT", kept):
+                run = windows(config)
             bare = 1000 * statistics.median(run.bare)
             rows.append([f"{model}, {dataset}", where, f"{bare:.2f}", part(run.loop, run.bare), part(run.waits)])
             print(rows[-1], file=sys.stderr)
@@ -189,8 +186,10 @@ def steps() -> str:
 
 def account(model: str, dataset: str) -> tuple[float, dict[str, float]]:
     """The seconds of a whole run with default options, and those that it spends on each part."""
-    run = trained(Accounted, Train(task=preset(model), dataset=dataset))
-    return run.total, run.spent
+    began = time.perf_counter()
+    with quietly(Train(task=preset(model), dataset=dataset)) as config, accounted() as spent:
+        fit(config)
+    return time.perf_counter() - began, spent
 
 
 def run_parts() -> str:

@@ -23,9 +23,9 @@ from jax.profiler import ProfileData
 from jaxrec_step import config_of
 
 import jaxrec
-from jaxrec.run.evaluation import initializer
-from jaxrec.run.world.devices import Devices, tune_allocator
-from jaxrec.tasks import task_of
+from jaxrec.run.initial import initializer
+from jaxrec.run.world.devices import Devices
+from jaxrec.tasks.system import system_of
 
 STEPS = 20
 ABOUT = (
@@ -46,8 +46,9 @@ def parts(workload: str) -> tuple[float, Counter[str]]:
     config = config_of(WORKLOADS[workload], images, False, 1.0)
     devices = Devices()
     batch = devices.share({"image": images, "label": label, "index": np.arange(len(label), dtype=np.int32)})
-    state = initializer(config, devices)(jax.random.key(0), batch)
-    step = jax.jit(task_of(config).train_step, donate_argnums=0).lower(state, batch).compile()
+    system = system_of(config)
+    state = initializer(config, system, devices)(jax.random.key(0), batch)
+    step = jax.jit(system.train_step, donate_argnums=0).lower(state, batch).compile()
     text = step.as_text()
     names = dict(re.findall(r"^ *(?:ROOT )?%(\S+) = .*?op_name=\"([^\"]*)\"", text, re.MULTILINE))
     known = set(re.findall(r"^ *(?:ROOT )?%(\S+) = ", text, re.MULTILINE))
@@ -79,7 +80,7 @@ def main() -> None:
     parser.add_argument("workloads", nargs="*", default=list(WORKLOADS), help=f"some of {', '.join(WORKLOADS)}")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table on this page")
     options = parser.parse_args()
-    tune_allocator()
+    jaxrec.tune_cpu()
     rows = []
     kinds = [*KINDS, "element by element"]
     for workload in options.workloads:

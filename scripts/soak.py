@@ -22,7 +22,7 @@ from statistics import mean
 
 import jax
 
-from jaxrec.cli.arguments import run_command
+from jaxrec.cli.running import run_command
 from jaxrec.cli.train import main as train
 
 LOG_EVERY = 20

@@ -18,22 +18,16 @@ from typing import Any
 import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
+from systems import SMALL
 
+import jaxrec
 from jaxrec.cli.train import main
-from jaxrec.run import judge
-from jaxrec.run.store.checkpoints import Checkpoints, split_state
-from jaxrec.run.trained import load_run
-from jaxrec.run.world.devices import Devices, tune_cpu
+from jaxrec.run.store.checkpoints import Checkpoints
+from jaxrec.run.store.leaves import to_host
+from jaxrec.run.trained import load
+from jaxrec.run.world.devices import Devices
 
-tune_cpu()  # As the commands do.
-
-SMALL = {
-    "cnn": [],
-    "autoencoder": ["--architecture", "dense", "--width", "4", "--code", "5"],
-    "vae": ["--architecture", "dense", "--width", "4", "--code", "5", "--eval-samples", "3"],
-    "gan": ["--width", "8"],
-}
-"""The models that commands are tried on, and what makes them quick."""
+jaxrec.tune_cpu(tune_allocator=False)  # As the commands do. What is for plain operations says so by `plain_forms`.
 
 
 def small(model: str, *options: object) -> list[str]:
@@ -46,11 +40,10 @@ def small(model: str, *options: object) -> list[str]:
 
 def arrays(run: Path) -> dict[str, np.ndarray]:
     """All arrays of a run's latest checkpoint, by path."""
-    state = load_run(run, Devices("data=1"))[3]
+    state = load(run, Devices("data=1")).state
     with Checkpoints(run, read_only=True) as checkpoints:
         state, _ = checkpoints.restore(state, checkpoints.latest())
-    leaves = jax.tree_util.tree_leaves_with_path(split_state(state))
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+    return to_host(state)
 
 
 def same_arrays(run: Path, other: Path) -> bool:
@@ -97,6 +90,14 @@ def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "device_count", lambda: 1)
 
 
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache folder of the tests' own, shared by the files that use it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXREC_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs() -> Iterator[None]:
     """A file's programs are of no use to the next, and the garbage collector would look through all of them each time.
@@ -125,8 +126,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     @cache
     def train(model: str) -> Path:
         with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
-            patch.setattr(judge, "LEAST_STEPS", 20)
-            patch.setattr(judge, "EPOCHS", 1)
             patch.setenv("JAXREC_CACHE", str(runs / "cache"))
             assert main(small(model, "--runs", runs, "--name", model)) == 0
         return runs / model

@@ -10,8 +10,8 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image, ImageEnhance, ImageOps
 
-from jaxrec import augment as module
-from jaxrec.augment import Geometry, standardise
+import jaxrec.augment as module
+from jaxrec.augment import Geometry, colour, randaugment, standardise
 from jaxrec.errors import UserError
 from jaxrec.settings import Augment
 
@@ -21,8 +21,8 @@ draw_geometry = jax.jit(module.draw_geometry, static_argnums=(0, 4))
 move_images, move_boxes = jax.jit(module.move_images), jax.jit(module.move_boxes)
 move_masks = jax.jit(module.move_masks, static_argnums=2)
 change_colour = jax.jit(module.change_colour, static_argnums=0)
-randaugment_colour = jax.jit(module._randaugment_colour, static_argnums=3)
-randaugment_affine = jax.jit(module._randaugment_affine, static_argnums=(2, 3))
+randaugment_colour = jax.jit(colour._randaugment_colour, static_argnums=3)
+randaugment_affine = jax.jit(randaugment.randaugment_affine, static_argnums=(2, 3))
 mixup, cutmix = jax.jit(module.mixup, static_argnums=3), jax.jit(module.cutmix, static_argnums=3)
 diffaugment = jax.jit(module.diffaugment, static_argnums=2)
 
@@ -81,7 +81,7 @@ def shifted(image, down, right, fill=0.0):
 
 
 def operation(name, batch):
-    return np.full(batch, module._OPERATIONS.index(name), np.int32)
+    return np.full(batch, randaugment.OPERATIONS.index(name), np.int32)
 
 
 # Geometry against NumPy
@@ -342,7 +342,7 @@ def test_randaugment_of_magnitude_zero_changes_at_most_contrast():
 
 
 def test_randaugment_draws_every_operation_equally():
-    rounds = module._draw_randaugment(Augment(randaugment=2), KEY, 6500)
+    rounds = randaugment.draw_randaugment(Augment(randaugment=2), KEY, 6500)
     counts = np.bincount(np.concatenate([op for op, _ in rounds]), minlength=13)
     assert counts.shape == (13,) and (np.abs(counts - 1000) < 150).all()
     assert not np.array_equal(rounds[0][0], rounds[1][0])

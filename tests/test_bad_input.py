@@ -19,11 +19,16 @@ import pytest
 from conftest import small
 from PIL import Image
 
-from jaxrec.cli import evaluate, generate, predict, show, train
-from jaxrec.cli.arguments import run_command
-from jaxrec.run import loop
+from jaxrec.cli import evaluate, generate, predict, show, train, verify
+from jaxrec.cli.running import run_command
+from jaxrec.cli.training_arguments import read_arguments
+from jaxrec.errors import UserError
+from jaxrec.run import ending
+from jaxrec.run.feed import Resident
 from jaxrec.run.show.report import write_report
 from jaxrec.run.store.checkpoints import Checkpoints
+from jaxrec.settings import Classifier, Optimizer, Rule, Train, from_dict, to_dict
+from jaxrec.settings.ranges import check_numbers
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run_it")]
 
@@ -50,81 +55,171 @@ def sentence(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "named"),
     [
-        ("--stps 5", "there is no option '--stps' here; did you mean '--steps'?"),
-        ("--model cnm", "there is no model 'cnm'; did you mean 'cnn'?"),
-        ("--model zebra", "there is no model 'zebra'; the models are cnn, "),
-        ("--model", "--model is given without a value"),
-        ("--model gan --label-smoothing .1", "there is no option '--label-smoothing' here"),
-        ("--optimizer.name adm", "invalid choice 'adm' for argument '--optimizer.name'"),
-        ("--optimizer.name adm", "did you mean 'adam'?"),
-        ("--batch-size many", "error parsing --batch-size"),
-        ("cnn", "unrecognized options: cnn"),
-        ("--steps 0", "--steps 0 is out of range; expected 1 or more"),
-        ("--steps -5", "--steps -5 is out of range"),
-        ("--epochs 0", "--epochs 0.0 is out of range; expected a number above 0"),
-        ("--steps 5 --epochs 2", "got --steps 5 and --epochs 2.0; give one of them"),
-        ("--batch-size 0", "--batch-size 0 is out of range"),
-        ("--log-every 0", "--log-every 0 is out of range"),
-        ("--eval-every 0", "--eval-every 0 is out of range"),
-        ("--save-every -1", "--save-every -1 is out of range"),
-        ("--validation 1", "--validation 1.0 is out of range; expected 0 or more, and less than 1"),
-        ("--validation -.1", "--validation -0.1 is out of range"),
-        ("--patience -1", "--patience -1 is out of range; expected 0 or more"),
-        ("--seed -1", "--seed -1 is out of range; expected 0 to 4294967295"),
-        ("--seed 4294967296", "--seed 4294967296 is out of range"),
-        ("--optimizer.lr 0", "--optimizer.lr 0.0 is out of range; expected a number above 0"),
-        ("--optimizer.lr nan", "--optimizer.lr nan is out of range"),
-        ("--optimizer.weight-decay -1", "--optimizer.weight-decay -1.0 is out of range"),
-        ("--width -2", "--width -2.0 is out of range"),
-        ("--width 1e30", "--width 1e+30 is out of range; expected above 0, and at most 65536"),
-        ("--model autoencoder --code 9007199254740992", "is out of range; expected 1 to 65536"),
-        ("--dropout 1", "--dropout 1.0 is out of range"),
-        ("--augment.crop -1", "--augment.crop -1 is out of range"),
-        ("--augment.scale 1", "--augment.scale 1.0 is out of range"),
-        ("--augment.magnitude 50", "--augment.magnitude 50.0 is out of range; expected 0 to 10"),
-        ("--model vae --noise .5", "a vae takes no noise; got 0.5"),
-        ("--patience 3 --validation 0", "--patience decides on the validation split"),
-        ("--model gan --patience 3", "--patience needs a figure to watch"),
-        ("--model autoencoder --architecture unet", "architecture 'unet' passes its input around the code"),
-        ("--dataset mnst", "dataset 'mnst' is not prepared in "),
-        ("--dataset mnst", "`python scripts/prepare_dataset.py mnst --data-dir "),
-        ("--dataset digts", "did you mean 'digits'?"),
-        ("--test-split tets", "dataset 'digits' has no split 'tets', only t"),
-        ("--train-split train[:0]", "--train-split train[:0] of dataset 'digits' holds no examples"),
-        ("--batch-size 2000", "batch size 2000 is larger than the training split of 1293 examples"),
-        ("--batch-size 100", "batch size 100 cannot be shared by 8 devices; choose a multiple of 8"),
-        ("--accumulate 3", "a batch of 128 cannot be accumulated in 3 equal parts"),
-        ("--name a/b", "--name 'a/b' is not a folder's name"),
-        ("--resume", "--resume goes on with the run that --name names"),
-        ("--resume --name missing", "there is no run folder"),
-        ("--experiment", "--experiment is given without a value"),
-        ("--experiment missing.py", "there is no experiment file 'missing.py'"),
+        ("--stps 5", ["'--stps'", "'--steps'"]),
+        ("--lr 3", ["'--lr'", "'--optimizer.lr'"]),
+        ("--experimnt x.py", ["'--experimnt'", "'--experiment'"]),
+        ("--no-skip-bads", ["'--no-skip-bads'", "'--no-skip-bad'"]),
+        ("--classes 3", ["'--classes'"]),
+        ("--model cnm", ["'cnm'", "'cnn'"]),
+        ("--model zebra", ["'zebra'", "resnet18", "gan"]),
+        ("--model", ["--model"]),
+        ("--steps", ["--steps"]),
+        ("--augment.flip --seed 3", ["--augment.flip"]),
+        ("--model gan --label-smoothing .1", ["'--label-smoothing'"]),
+        ("--optimizer.name adm", ["--optimizer.name", "'adm'", "'adam'"]),
+        ("--optimizer.name lbfgs", ["--optimizer.name", "'lbfgs'"]),
+        ("--optimizer.schedule=csine", ["--optimizer.schedule", "'csine'", "'cosine'"]),
+        ("--model gan --diffaugment colour shift", ["--diffaugment", "'shift'"]),
+        ("--batch-size many", ["--batch-size", "'many'"]),
+        ("cnn", ["cnn"]),
+        ("--steps 0", ["--steps 0", "1 or more"]),
+        ("--steps -5", ["--steps -5"]),
+        ("--epochs 0", ["--epochs 0.0", "above 0"]),
+        ("--steps 5 --epochs 2", ["--steps 5", "--epochs 2.0"]),
+        ("--batch-size 0", ["--batch-size 0"]),
+        ("--log-every 0", ["--log-every 0"]),
+        ("--eval-every 0", ["--eval-every 0"]),
+        ("--save-every -1", ["--save-every -1"]),
+        ("--fuse-steps 0", ["--fuse-steps 0"]),
+        ("--fuse-steps atuo", ["--fuse-steps", "'atuo'"]),
+        ("--validation 1", ["--validation 1.0", "0 or more", "less than 1"]),
+        ("--validation -.1", ["--validation -0.1"]),
+        ("--patience -1", ["--patience -1", "0 or more"]),
+        ("--seed -1", ["--seed -1", "0 to 4294967295"]),
+        ("--seed 4294967296", ["--seed 4294967296"]),
+        ("--seed 4294967295 --seeds 2", ["--seed 4294967295", "--seeds 2"]),
+        ("--optimizer.lr 0", ["--optimizer.lr 0.0", "above 0"]),
+        ("--optimizer.lr nan", ["--optimizer.lr nan"]),
+        ("--optimizer.weight-decay -1", ["--optimizer.weight-decay -1.0"]),
+        ("--width -2", ["--width -2.0"]),
+        ("--width 1e30", ["--width 1e+30", "above 0", "at most 65536"]),
+        ("--model autoencoder --code 9007199254740992", ["--code", "1 to 65536"]),
+        ("--patience 9007199254740993", ["--patience", "at most 2**53"]),
+        ("--dropout 1", ["--dropout 1.0"]),
+        ("--augment.crop -1", ["--augment.crop -1"]),
+        ("--augment.scale 1", ["--augment.scale 1.0"]),
+        ("--augment.magnitude 50", ["--augment.magnitude 50.0", "0 to 10"]),
+        ("--model vae --noise .5", ["vae", "noise", "0.5"]),
+        ("--patience 3 --validation 0", ["--patience", "validation"]),
+        ("--model gan --patience 3", ["--patience"]),
+        ("--model autoencoder --architecture unet", ["architecture", "'unet'"]),
+        ("--dataset mnst", ["'mnst'", "python scripts/prepare_dataset.py mnst --data-dir "]),
+        ("--dataset digts", ["'digts'", "'digits'"]),
+        ("--test-split tets", ["'digits'", "'tets'"]),
+        ("--train-split train[:0]", ["train[:0]", "'digits'"]),
+        ("--batch-size 2000", ["batch", "2000", "1293"]),
+        ("--batch-size 100", ["batch", "100", "8 devices"]),
+        ("--accumulate 3", ["128", "3"]),
+        ("--name a/b", ["--name", "'a/b'"]),
+        ("--model resunet --stem 3", ["--stem", "'3'", "2, 4"]),
+        ("--resume", ["--resume", "--name"]),
+        ("--resume --name missing", ["missing"]),
+        ("--experiment", ["--experiment"]),
+        ("--experiment missing.py", ["--experiment", "'missing.py'"]),
+        ("--system", ["--system"]),
+        ("--system missing.py", ["--system", "'missing.py'"]),
     ],
 )
-def test_mistakes_found_before_training(sentence, tmp_path, monkeypatch, arguments, said):
+def test_mistakes_found_before_training(sentence, tmp_path, monkeypatch, arguments, named):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
     (tmp_path / "runs").mkdir()
-    assert said in sentence(train, "--runs", tmp_path / "runs", *arguments.split())
+    said = sentence(train, "--runs", tmp_path / "runs", *arguments.split())
+    assert [each for each in named if each not in said] == [], said
     assert not list((tmp_path / "runs").iterdir())
 
 
+def test_hidden_options_are_not_suggested(sentence):
+    """``--classes`` is taken from the data."""
+    assert "'--classes'" not in sentence(train, "--class-weights", 1)
+
+
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "named"),
     [
-        ("", "sets no config; expected a line config = "),
-        ("config = 3", "sets no config"),
-        ("config = (", "fails with SyntaxError"),
-        ("import nothing_of_the_kind", "fails with ModuleNotFoundError (No module named 'nothing_of_the_kind')"),
-        ("from jaxrec.settings import Train\nconfig = Train(stps=3)", "fails with TypeError"),
-        ("from jaxrec.settings import Train\nconfig = Train(steps=-3)", "--steps -3 is out of range"),
+        ("", "config"),
+        ("config = 3", "config"),
+        ("config = (", "SyntaxError"),
+        ("import nothing_of_the_kind", "ModuleNotFoundError (No module named 'nothing_of_the_kind')"),
+        ("from jaxrec.settings import Train\nconfig = Train(stps=3)", "TypeError"),
+        ("from jaxrec.settings import Train\nconfig = Train(steps=-3)", "--steps -3"),
     ],
 )
-def test_experiments_that_cannot_be_read(sentence, tmp_path, source, said):
+def test_experiments_that_cannot_be_read(sentence, tmp_path, source, named):
     (tmp_path / "x.py").write_text(source)
-    assert said in sentence(train, "--experiment", tmp_path / "x.py", "--runs", tmp_path / "runs")
+    said = sentence(train, "--experiment", tmp_path / "x.py", "--runs", tmp_path / "runs")
+    assert named in said
+    assert "x.py" in said or "--steps" in said
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_model_of_another_system_than_the_experiments(sentence, tmp_path):
+    (tmp_path / "x.py").write_text("from jaxrec.settings import GAN, Train\nconfig = Train(task=GAN())")
+    assert "--model cnn" in sentence(train, "--experiment", tmp_path / "x.py", "--model", "cnn")
+
+
+STRANGERS = """
+from __future__ import annotations
+from dataclasses import dataclass
+from typing import Annotated
+from jaxrec.settings import Task
+from jaxrec.settings.ranges import Range
+
+@dataclass(frozen=True)
+class Config(Task):
+    \"\"\"Settings of a stranger.\"\"\"
+
+    turns: Annotated[int, Range(1, 4)] = 4
+    \"\"\"How many turns are told apart.\"\"\"
+    shift: float = -1.0
+    \"\"\"A number of any sign.\"\"\"
+
+PRESETS = {"first": Config(), "second": Config(turns=2)}
+"""
+
+
+def test_a_strangers_system_has_options_of_its_own(sentence, tmp_path, capsys):
+    file = tmp_path / "strange.py"
+    file.write_text(STRANGERS)
+    task = read_arguments(["--system", str(file), "--shift", "-3"]).task
+    assert (task.model, task.turns, task.shift) == ("first", 4, -3.0)
+    task = read_arguments([f"--system={file}", "--model", "second", "--optimizer.lr", "1"]).task
+    assert (task.model, task.turns, task.optimizer.lr) == ("second", 2, 1.0)
+    assert from_dict(to_dict(Train(task=task))).task == task
+    for arguments, named in (
+        (["--turns", 5], "--turns 5"),
+        (["--turs", 3], "'--turns'"),
+        (["--model", "thrid"], "'thrid'"),
+        (["--shift", "nan"], "--shift nan"),
+    ):
+        assert named in sentence(train, "--system", file, *arguments)
+    with pytest.raises(SystemExit) as end:
+        train.main(["--system", str(file), "--help"])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert "--turns" in shown and "How many turns are told apart." in shown and "second" in shown
+
+
+def test_a_run_of_a_system_that_is_not_there(sentence, trained, tmp_path):
+    run = Path(shutil.copytree(trained("autoencoder"), tmp_path / "run"))
+    config = json.loads((run / "config.json").read_text())
+    config["task"]["system"] = "elsewhere"
+    (run / "config.json").write_text(json.dumps(config))
+    picture = images(tmp_path / "in", "a.png")
+    for arguments in ((evaluate, run), (show, run), (verify, run), (generate, run), (predict, run, picture)):
+        said = sentence(*arguments)
+        assert "'elsewhere'" in said and "--system" in said
+        assert "'no.py'" in sentence(*arguments, "--system", "no.py")
+
+
+def test_numbers_of_records_and_tuples_are_checked():
+    wrong = Train(task=Classifier(optimizer=Optimizer(rules=(Rule("kernel", lr=-1.0),))))
+    with pytest.raises(UserError, match=r"--lr -1\.0"):
+        check_numbers(wrong)
+    with pytest.raises(UserError, match="--mean inf"):
+        check_numbers(Train(task=Classifier(mean=(0.5, float("inf")))))
+    check_numbers(Train(task=Classifier(mean=(0.5, 0.25))))
 
 
 def images(folder: Path, *names: str, mode: str = "RGB") -> Path:
@@ -201,7 +296,7 @@ def test_bad_images_are_left_out_and_counted_and_grey_ones_converted(sentence, t
 def test_a_last_step_that_spoils_the_parameters_is_no_success(sentence, tmp_path):
     arguments = ["--optimizer.name", "sgd", "--optimizer.lr", 3e38, "--optimizer.warmup", 0, "--validation", 0]
     told = sentence(train, *small("cnn", "--runs", tmp_path, "--name", "wild", "--steps", 1, *arguments))
-    assert "the loss on the test split is not finite; no good checkpoint had been saved" in told
+    assert "loss on the test split is not finite" in told
     assert not (tmp_path / "wild" / "results.json").exists()
 
 
@@ -214,8 +309,8 @@ def test_tensorboard_that_is_not_installed(sentence, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("pattern", "said"),
     [
-        ("(conv1", "is no regular expression"),
-        ("^conv_1", "is found in no parameter's name; the names are conv1/kernel"),
+        ("(conv1", "'(conv1'"),
+        ("^conv_1", "conv1/kernel"),
     ],
 )
 def test_rules_that_match_nothing(sentence, tmp_path, pattern, said):
@@ -223,7 +318,7 @@ def test_rules_that_match_nothing(sentence, tmp_path, pattern, said):
     optimizer = f"Optimizer(rules=(Rule({pattern!r}, freeze=True),))"
     (tmp_path / "x.py").write_text(f"{lines}\nconfig = Train(task=Classifier(optimizer={optimizer}))")
     assert said in sentence(train, "--experiment", tmp_path / "x.py", "--runs", tmp_path / "runs")
-    assert not (tmp_path / "runs").exists()
+    assert not list((tmp_path / "runs").iterdir())
 
 
 def test_a_data_set_that_has_changed_since(sentence, tmp_path, capsys):
@@ -233,10 +328,9 @@ def test_a_data_set_that_has_changed_since(sentence, tmp_path, capsys):
     evaluate.main([str(tmp_path / "a")])
     images(folder, *(f"ant/{number}.png" for number in range(10)))
     said = f"dataset 'folder:{folder}' is not what the run was trained on"
-    for command in (evaluate, generate):
-        assert said in sentence(command, tmp_path / "a")
+    assert said in sentence(evaluate, tmp_path / "a")
     resume = ("--resume", "--name", "a", "--runs", tmp_path, "--steps", 2)
-    assert "classes = 2, now it is 3" in sentence(train, *resume)
+    assert said in sentence(train, *resume)
     shutil.rmtree(folder / "ant")
     evaluate.main([str(tmp_path / "a")])
     # Turned upside down, the images of a class have the mean that they had.
@@ -256,66 +350,54 @@ def test_run_folders_that_are_none(sentence, trained, tmp_path):
     (tmp_path / "empty").mkdir()
     for command in (evaluate, generate, show):
         near = sentence(command, run.parent / "autoencodr")
-        assert "there is no run folder" in near
-        assert "did you mean 'autoencoder'?" in near
-        assert "it has no config.json" in sentence(command, tmp_path / "empty")
-    assert "it has no config.json" in sentence(predict, tmp_path / "empty", images(tmp_path / "in", "a.png"))
-    assert "it has no config.json" in sentence(train, "--resume", "--name", "empty", "--runs", tmp_path)
-    assert "is there already; go on with it by --resume" in sentence(train, "--name", "empty", "--runs", tmp_path)
+        assert "autoencodr'" in near and "'autoencoder'" in near
+        assert "config.json" in sentence(command, tmp_path / "empty")
+    assert "config.json" in sentence(predict, tmp_path / "empty", images(tmp_path / "in", "a.png"))
+    assert "config.json" in sentence(train, "--resume", "--name", "empty", "--runs", tmp_path)
+    assert "--resume" in sentence(train, "--name", "empty", "--runs", tmp_path)
     assert not list((tmp_path / "empty").iterdir())
 
 
 def test_damaged_runs(sentence, copied):
     run = copied("autoencoder")
     shutil.rmtree(run / "checkpoints" / "6" / "model")
-    assert "damaged" in sentence(evaluate, run)
-    assert "damaged" in sentence(show, run)
+    assert "checkpoint 6" in sentence(evaluate, run)
+    assert "checkpoint 6" in sentence(show, run)
     shutil.rmtree(run / "checkpoints")
     for command in (evaluate, show):
-        assert "has no checkpoint yet" in sentence(command, run)
+        assert run.name in sentence(command, run)
     (run / "manifest.json").unlink()
-    assert "manifest.json' is missing or damaged" in sentence(evaluate, run)
+    assert "manifest.json" in sentence(evaluate, run)
     (run / "config.json").write_text((run / "config.json").read_text()[:-50])
-    assert "config.json' is missing or damaged" in sentence(evaluate, run)
+    assert "config.json" in sentence(evaluate, run)
     (run / "config.json").write_text('{"format": 2, "task": {"system": "autoencoder", "colour": 3}}')
-    assert "hold Autoencoder 'colour', which this version of jaxrec does not know" in sentence(show, run)
+    assert "'colour'" in sentence(show, run)
 
 
 @pytest.mark.parametrize("zeros", [np.zeros, jnp.zeros])
 def test_what_fits_into_no_memory(sentence, zeros):
     said = sentence(SimpleNamespace(main=lambda _: zeros((2**45,), np.float32)))
-    assert said.startswith("the memory does not suffice") and "--batch-size" in said
+    assert said.startswith("out of memory")
 
 
 def test_a_run_that_no_memory_holds_leaves_no_folder(sentence, tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes.")
 
-    monkeypatch.setattr(loop.Trainer, "_steps", full)
-    assert "Out of memory allocating 7 bytes" in sentence(train, *small("cnn", "--runs", tmp_path, "--name", "a"))
+    monkeypatch.setattr(Resident, "calls", full)
+    said = sentence(train, *small("cnn", "--runs", tmp_path, "--name", "a"))
+    assert "Out of memory allocating 7 bytes" in said and "--batch-size" in said
     assert not list(tmp_path.iterdir())
 
 
 def test_damaged_metadata(sentence, copied):
     run = copied("autoencoder")
-    shutil.rmtree(run / "sums")
     path = run / "checkpoints" / "6" / "model" / "_METADATA"
     text = path.read_text()
     for content in (text.replace("tree_metadata", "tree_netadata"), "[]", "", text[:50]):
         path.write_text(content)
         for command in (show, evaluate):
-            assert "is damaged (its metadata cannot be read)" in sentence(command, run)
-    path.unlink()
-    os.mkfifo(path)
-    for command in (show, evaluate):
-        assert "is damaged (its metadata cannot be read)" in sentence(command, run)
-
-
-def test_the_only_checkpoint_while_it_is_written_anew(sentence, copied):
-    run = copied("autoencoder")
-    (run / "checkpoints").rename(run / "replaced")
-    (run / "checkpoints").mkdir()
-    assert "go on with it by --resume" in sentence(evaluate, run)
+            assert "checkpoint 6" in sentence(command, run)
 
 
 def test_a_checkpoint_of_another_model(sentence, copied, trained, tmp_path):
@@ -323,7 +405,7 @@ def test_a_checkpoint_of_another_model(sentence, copied, trained, tmp_path):
     config = json.loads((run / "config.json").read_text())
     config["task"]["code"] = 7
     (run / "config.json").write_text(json.dumps(config))
-    said = "is of another model: its net/"
+    said = "net/"
     for arguments in ((evaluate, run), (train, "--resume", "--name", "autoencoder", "--runs", run.parent)):
         assert said in sentence(*arguments)
     config["task"]["width"] = 2**16  # More than any memory holds.
@@ -332,11 +414,8 @@ def test_a_checkpoint_of_another_model(sentence, copied, trained, tmp_path):
     run = copied("cnn")
     shutil.rmtree(run / "checkpoints")
     shutil.copytree(trained("autoencoder") / "checkpoints", run / "checkpoints")
-    assert "is not what was saved), and so is every other" in sentence(evaluate, run)
-    shutil.rmtree(run / "sums")
-    shutil.copytree(trained("autoencoder") / "sums", run / "sums")
-    assert "is of another model: its net/" in sentence(evaluate, run)
-    assert "is of another model: its net/" in sentence(predict, run, images(tmp_path / "in", "a.png"))
+    assert "net/" in sentence(evaluate, run)
+    assert "net/" in sentence(predict, run, images(tmp_path / "in", "a.png"))
 
 
 def test_a_run_is_resumed_with_its_own_settings(sentence, trained):
@@ -344,41 +423,46 @@ def test_a_run_is_resumed_with_its_own_settings(sentence, trained):
     before = (run / "config.json").read_text()
     resume = ("--resume", "--name", run.name, "--runs", run.parent)
     said = sentence(train, *resume, "--optimizer.lr", 1)
-    assert "this run was made with optimizer.lr = " in said
-    assert "seed = 0, now it is 5" in sentence(train, *resume, "--seed", 5)
-    assert "dataset = digits, now it is synthetic" in sentence(train, *resume, "--dataset", "synthetic")
-    assert "has made 6 steps already" in sentence(train, *resume, "--steps", 2)
+    assert "optimizer.lr" in said
+    assert "seed = 0" in sentence(train, *resume, "--seed", 5)
+    assert "dataset = digits" in sentence(train, *resume, "--dataset", "synthetic")
+    assert "--steps" in sentence(train, *resume, "--steps", 2)
     assert (run / "config.json").read_text() == before
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "no images were named"),
-        (("missing.png",), "there is no image or folder 'missing.png'"),
-        (("EMPTY",), "holds no images"),
+        ((), "after the run"),
+        (("missing.png",), "'missing.png'"),
+        (("EMPTY",), "'EMPTY'"),
     ],
 )
 def test_images_that_are_not_there(sentence, trained, tmp_path, arguments, said):
     (tmp_path / "EMPTY").mkdir()
     with contextlib.chdir(tmp_path):
-        assert said in sentence(predict, trained("cnn"), *arguments).lower().replace("'empty'", "")
+        assert said in sentence(predict, trained("cnn"), *arguments)
 
 
 def test_options_of_the_other_commands(sentence, trained):
     run = trained("autoencoder")
-    assert "did you mean '--json'?" in sentence(evaluate, run, "--jsn")
-    assert "no split 'tets'" in sentence(evaluate, run, "--split", "tets")
-    assert "--count 0 draws nothing" in sentence(generate, run, "--count", 0)
-    assert "there is no option '--leavs' here; did you mean '--leaves'?" in sentence(show, run, "--leavs")
+    assert "'--json'" in sentence(evaluate, run, "--jsn")
+    assert "'tets'" in sentence(evaluate, run, "--split", "tets")
+    assert "--count 0" in sentence(generate, run, "--count", 0)
+    assert "'--leaves'" in sentence(show, run, "--leavs")
+    assert "RUN" in sentence(verify)
+    assert "--steps 0" in sentence(verify, run, "--steps", 0)
+    assert "--seed -1" in sentence(generate, run, "--seed", -1)
 
 
 def test_places_that_cannot_be_written(sentence, trained, tmp_path):
     place = "/dev/null/x"
-    assert "cannot be made (Not a directory)" in sentence(train, "--runs", place)
+    said = sentence(train, "--runs", place)
+    assert place in said and "Not a directory" in said
     picture = images(tmp_path, "a.png") / "a.png"
-    for arguments in ((predict, trained("cnn"), picture), (generate, trained("autoencoder"))):
-        assert f"'{place}' cannot be written (Not a directory)" in sentence(*arguments, "--out", place)
+    for arguments in ((predict, trained("cnn"), picture), (generate, trained("vae"))):
+        said = sentence(*arguments, "--out", place)
+        assert place in said and "Not a directory" in said
 
 
 Usage = namedtuple("Usage", "total used free")
@@ -386,7 +470,7 @@ Usage = namedtuple("Usage", "total used free")
 
 def test_no_room_for_a_first_checkpoint(sentence, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, 2**15))
-    assert "has room for 0.0 MiB" in sentence(train, *small("autoencoder", "--runs", tmp_path / "runs"))
+    assert "--runs" in sentence(train, *small("autoencoder", "--runs", tmp_path / "runs"))
     assert not list((tmp_path / "runs").iterdir())
 
 
@@ -394,7 +478,7 @@ def test_no_room_for_a_later_checkpoint(sentence, tmp_path, monkeypatch):
     room = iter([2**30] * 2)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, next(room, 0)))
     said = sentence(train, *small("autoencoder", "--runs", tmp_path, "--name", "full", "--save-every", 3))
-    assert "a checkpoint needs" in said
+    assert "--runs" in said
     with Checkpoints(tmp_path / "full", read_only=True) as checkpoints:
         assert checkpoints.steps() == [3]
     monkeypatch.undo()
@@ -409,25 +493,25 @@ def test_a_disk_that_fills_up_in_the_end(sentence, copied, monkeypatch):
         (run / "report.html.part").symlink_to("/dev/full")
         return write_report(run)
 
-    monkeypatch.setattr(loop, "write_report", report)
+    monkeypatch.setattr(ending, "write_report", report)
     said = sentence(train, "--resume", "--name", run.name, "--runs", run.parent)
-    assert "failed (No space left on device)" in said
-    assert f"then go on with --name autoencoder --runs {run.parent} --resume" in said
+    assert "No space left on device" in said
+    assert f"--name autoencoder --runs {run.parent} --resume" in said
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ((), "the loss is not finite at step 2; no good checkpoint had been saved"),
-        (("--eval-every", 1), "the loss on the validation split is not finite at step 1; no good checkpoint"),
-        (("--validation", 0, "--log-every", 1), "the loss is not finite at step 2; no good checkpoint"),
+        ((), "loss is not finite at step 2"),
+        (("--eval-every", 1), "loss on the validation split is not finite at step 1"),
+        (("--validation", 0, "--log-every", 1), "loss is not finite at step 2"),
     ],
 )
 def test_a_loss_that_is_not_finite(sentence, tmp_path, options, said):
     arguments = ["--optimizer.name", "sgd", "--optimizer.lr", 1e30, "--optimizer.schedule", "constant", *options]
     told = sentence(train, *small("cnn", "--runs", tmp_path, "--name", "wild", *arguments))
     assert said in told
-    assert "lower --optimizer.lr" in told
+    assert "checkpoint" in told and "--optimizer.lr" in told
     assert not (tmp_path / "wild").exists(), "a run without a checkpoint cannot go on"
 
 
@@ -435,7 +519,7 @@ def test_the_last_good_checkpoint_is_named(sentence, tmp_path):
     arguments = ["--optimizer.name", "sgd", "--optimizer.schedule", "constant", "--optimizer.lr", 300]
     arguments += ["--steps", 60, "--eval-every", 1, "--log-every", 1]
     said = sentence(train, *small("autoencoder", "--runs", tmp_path, "--name", "wild", *arguments))
-    found = re.search(r"not finite at step (\d+); the last good checkpoint is of step (\d+): lower", said)
+    found = re.search(r"not finite at step (\d+); .* of step (\d+):", said)
     assert found, said
     failed, good = map(int, found.groups())
     assert 0 < good < failed
@@ -443,47 +527,29 @@ def test_the_last_good_checkpoint_is_named(sentence, tmp_path):
         assert good in checkpoints.steps()
 
 
-@pytest.mark.parametrize("place", ["metrics.jsonl", "config.json.part", "pictures", "checkpoints", "sums/9.json"])
-def test_nothing_is_written_through_a_link_out_of_the_folder(sentence, copied, tmp_path, place):
-    run, outside = copied("vae"), tmp_path / "outside"
-    outside.mkdir()
-    path = run / place
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    path.symlink_to(outside if "." not in place else outside / "new")
-    resume = sentence(train, "--resume", "--name", run.name, "--runs", run.parent, "--steps", 9)
-    assert f"'{path}' is a link out of the run's folder" in resume
-    if place != "checkpoints":
-        assert "is a link out of the run's folder" in sentence(generate, run)
-    assert not list(outside.iterdir())
+@pytest.mark.parametrize("content", ["", "[" * 100_000, "{}", '{"dataset": 3}', '{"dataset": {"name": "digits"}}'])
+def test_a_manifest_that_describes_no_data(sentence, copied, content):
+    run = copied("vae")
+    (run / "manifest.json").write_text(content)
+    assert "manifest.json" in sentence(generate, run)
 
 
 @pytest.mark.parametrize(
-    "change",
-    [
-        lambda dataset: dataset.pop("image_shape"),
-        lambda dataset: dataset.update(image_shape=[8, 8]),
-        lambda dataset: dataset.update(image_shape=[8, 8, -1]),
-        lambda dataset: dataset.update(image_shape=[8, 8, 1e9]),
-        lambda dataset: dataset.update(class_names="0123456789"),
-        lambda dataset: dataset.update(class_names=[1, 2]),
-        lambda dataset: dataset.update(class_names=["0"]),
-        lambda dataset: dataset.update(fingerprint=None),
-        dict.clear,
-    ],
+    "content",
+    ["", "[" * 100_000, "[]", "{}", '{"task": 3}', '{"format": 2, "task": {"system": "autoencoder"}, "steps": "x"}'],
 )
-def test_a_manifest_that_describes_no_data(sentence, copied, change):
-    run = copied("vae")
-    manifest = json.loads((run / "manifest.json").read_text())
-    change(manifest["dataset"])
-    (run / "manifest.json").write_text(json.dumps(manifest))
-    assert re.search("manifest.json' (is damaged|names 1 classes)", sentence(generate, run))
+def test_settings_that_cannot_be_read(sentence, copied, content):
+    run = copied("autoencoder")
+    (run / "config.json").write_text(content)
+    for command in (show, evaluate):
+        assert "train again" in sentence(command, run) or "settings" in sentence(command, run)
 
 
 def test_names_of_classes_stay_names_in_files(copied, tmp_path):
     run = copied("gan")
     manifest = json.loads((run / "manifest.json").read_text())
     names = ["../../up", "/etc/x", "a\0b", "<b>", "x" * 300, "..", "", "\u202egnp", "a\nb", "~"]
-    manifest["dataset"]["class_names"] = names
+    manifest["dataset"]["features"]["label"]["names"] = names
     (run / "manifest.json").write_text(json.dumps(manifest))
     generate.main([str(run), "--count", "10", "--separate", "--out", str(tmp_path / "out")])
     assert len(list((tmp_path / "out").iterdir())) == 11

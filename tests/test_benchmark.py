@@ -19,7 +19,7 @@ import flax_step
 import jaxrec_step
 
 from jaxrec.models.speednet import whitening
-from jaxrec.tasks import task_of
+from jaxrec.tasks.system import system_of
 
 
 def sizes(tree) -> list[int]:
@@ -33,7 +33,7 @@ def test_flax_contestant_has_the_same_arrays(name):
     images, label = contest.examples(workload)
     config = jaxrec_step.config_of(workload, images, bf16=False, width=1.0)
     batch = {"image": jnp.asarray(images), "label": jnp.asarray(label)}
-    own = jax.eval_shape(partial(task_of(config).init, config), jax.random.key(0), batch)
+    own = jax.eval_shape(partial(system_of(config).init, config), jax.random.key(0), batch)
     inputs = contest.inputs(workload, images)
     if name == "speednet":
         model = flax_step.SpeedNet(contest.whitening(inputs), jnp.float32)

@@ -8,21 +8,26 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from conftest import small
 
+from jaxrec import host
 from jaxrec.cli.train import main
 from jaxrec.errors import UserError
-from jaxrec.run import evaluation, setup
-from jaxrec.run.setup import Watch, make_steps, steps_at_once
-from jaxrec.run.show.report import read_metrics
-from jaxrec.run.world import devices
+from jaxrec.run.data import complete, open_data
+from jaxrec.run.feed import gathered, open_feed, steps_per_call
+from jaxrec.run.fit import first_call
+from jaxrec.run.initial import initial_state
+from jaxrec.run.show.log import read_metrics
+from jaxrec.run.steps import Watch, compile_step, program, unharmed, watched_step
 from jaxrec.run.world.devices import Devices
 from jaxrec.settings import Train, preset
-from jaxrec.tasks import task_of
+from jaxrec.tasks.system import system_of
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
@@ -40,13 +45,14 @@ TASKS = {
 def compiled(task, fused, platform="cpu"):
     """The text of the program that makes ``fused`` steps at once on 8x8 images."""
     images = {"image": np.zeros((20, 8, 8, 1), np.uint8), "label": np.zeros(20, np.int32)}
-    shape = (fused, 8) if fused > 1 else (8,)
-    batch = {"index": np.zeros(shape, np.int32), "epoch": np.zeros(shape, np.int32)}
-    state = jax.eval_shape(partial(task_of(task).init, task), jax.random.key(0), images)
+    sent = {"index": np.zeros((fused, 8), np.int32), "epoch": np.zeros((fused, 8), np.int32)}
+    system = system_of(task)
+    state = jax.eval_shape(partial(system.init, task), jax.random.key(0), images)
     found = Devices("data=1")
     found.platform = platform
-    program = jax.jit(partial(make_steps, task, found, False))
-    return program.lower(state, Watch(np.int32(-1), np.int32(0)), batch, images).compile().as_text()
+    fuses: Any = SimpleNamespace(steps_per_call=fused, batch=lambda sent, images, step: gathered(sent, images))
+    steps = jax.jit(program(watched_step(system, found, skip=False), fuses, found))
+    return steps.lower(state, Watch(np.int32(-1), np.int32(0)), sent, images).compile().as_text()
 
 
 def in_loops(text):
@@ -85,8 +91,8 @@ def test_steps_cost_what_they_did(name):
         task = replace(task, classes=10)
     shape = (32, 32, 3) if name in ("resnet18", "vit", "speednet") else (28, 28, 1)
     batch = {"image": np.zeros((32, *shape), np.uint8), "label": np.zeros(32, np.int32)}
-    state = jax.eval_shape(partial(task_of(task).init, task), jax.random.key(0), batch)
-    cost = jax.jit(task_of(task).train_step).lower(state, batch).cost_analysis()
+    state = jax.eval_shape(partial(system_of(task).init, task), jax.random.key(0), batch)
+    cost = jax.jit(system_of(task).train_step).lower(state, batch).cost_analysis()
     assert cost["flops"] / 1e6 == pytest.approx(MILLIONS[name], rel=0.02)
 
 
@@ -102,39 +108,39 @@ def test_steps_made_at_once_are_the_same_steps(tmp_path, capsys):
 def test_steps_made_at_once_pass_over_no_pause():
     devices = Devices()
     config = Train(log_every=20, eval_every=50, save_every=100)
-    assert steps_at_once(config, devices) == 1
-    assert steps_at_once(replace(config, fuse_steps=10), devices) == 10
-    with pytest.raises(UserError, match="--fuse-steps 4 passes over steps of --eval-every 50; give a divisor of 50"):
-        steps_at_once(replace(config, fuse_steps=4), devices)
+    assert steps_per_call(config, devices) == 1
+    assert steps_per_call(replace(config, fuse_steps=10), devices) == 10
+    with pytest.raises(UserError, match=r"--fuse-steps 4 .*--eval-every 50"):
+        steps_per_call(replace(config, fuse_steps=4), devices)
     devices.platform = "tpu"
-    assert steps_at_once(config, devices) == 10
-    assert steps_at_once(replace(config, eval_every=200, save_every=None), devices) == 20
+    assert steps_per_call(config, devices) == 10
+    assert steps_per_call(replace(config, eval_every=200, save_every=None), devices) == 20
 
 
-def test_the_commands_step_takes_its_state_over(tmp_path):
-    devices = Devices()
-    config = Train(dataset="digits", batch_size=8, steps=2)
-    data = setup.open_data(config, trains=True)
-    config = setup.complete(config, data)
-    examples = data.train.read(np.arange(8))
-    state = evaluation.initializer(config.task, devices)(jax.random.key(0), examples)
-    _, batch = next(setup.batches(config, data, devices, 0, 0, 2))
-    batch, watch = devices.share(batch), setup.unharmed(devices, state)
-    step = setup.compile_step(config, data, devices, state, batch)
-    after, _, _ = step(state, watch, batch)
+@pytest.mark.parametrize("memory", [1024, 0], ids=["resident", "streamed"])
+def test_the_commands_step_takes_its_state_over(memory):
+    devices, config = Devices(), Train(dataset="digits", batch_size=8, steps=2, memory_mb=memory)
+    system = system_of(config.task)
+    data = open_data(config, system, trains=True)
+    config = complete(config, data, system)
+    feed = open_feed(config, data, devices, seed=0)
+    state = initial_state(config.task, system, devices, 0, data.train)
+    sent, watch = first_call(feed, 0), unharmed(devices, state)
+    step = compile_step(system, feed, devices, state, watch, sent)
+    after, _, _ = step(state, watch, sent)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state, watch)))
-    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((after, batch)))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((after, sent, feed.examples)))
 
 
 def test_default_evaluations_fall_on_logged_steps():
-    data = setup.open_data(Train(dataset="digits"))
-    assert setup.complete(Train(steps=2110), data).eval_every == 200
-    assert setup.complete(Train(steps=90), data).eval_every == 9
-    assert setup.complete(Train(steps=2110, eval_every=211), data).eval_every == 211
+    system = system_of(Train().task)
+    data = open_data(Train(), system)
+    for given, every in ((Train(steps=2110), 200), (Train(steps=90), 9), (Train(steps=2110, eval_every=211), 211)):
+        assert complete(given, data, system).eval_every == every
 
 
 class Libc:
-    """What `tune_allocator` asks of glibc, noted."""
+    """What `keep_freed_memory` asks of glibc, noted."""
 
     def __init__(self):
         self.calls = []
@@ -152,25 +158,23 @@ def test_the_allocator_is_tuned_where_glibc_is(libc, calls, monkeypatch):
     noted = Libc()
     monkeypatch.setattr("ctypes.CDLL", lambda _: noted)
     monkeypatch.setattr("platform.libc_ver", lambda: (libc, ""))
-    devices.tune_allocator()
+    host.keep_freed_memory()
     assert {call[1:] for call in noted.calls if call[0] == "mallopt"} == calls
 
 
-@pytest.mark.parametrize(
-    "command, more", [("train", []), ("sweep", ["--vary", "optimizer.lr=1e-4:1e-1"])]
-)
+@pytest.mark.parametrize("command, more", [("train", []), ("sweep", ["--vary", "optimizer.lr=1e-4:1e-1"])])
 def test_the_allocator_is_tuned_by_the_training_commands_unless_told_not_to(command, more, monkeypatch):
     def tuned():
         raise UserError("tuned")
 
-    monkeypatch.setattr("jaxrec.run.loop.tune_allocator", tuned)
+    monkeypatch.setattr("jaxrec.host.keep_freed_memory", tuned)
     run = importlib.import_module(f"jaxrec.cli.{command}").main
     for options, said in (([], "tuned"), (["--no-tune-allocator"], "digits2")):
         with pytest.raises(UserError, match=said):
             run(["--model", "cnn", "--dataset", "digits2", *more, *options])
 
 
-EIGEN, WIDE = (f"{flag}={value}" for flag, value in devices.CPU_FLAGS.items())
+EIGEN, WIDE = (f"{flag}={value}" for flag, value in host.CPU_FLAGS.items())
 
 
 @pytest.mark.parametrize(
@@ -186,13 +190,13 @@ EIGEN, WIDE = (f"{flag}={value}" for flag, value in devices.CPU_FLAGS.items())
 def test_flags_are_given_to_versions_that_know_them_and_never_over_the_users(version, flags, expected, monkeypatch):
     monkeypatch.setattr("jaxlib.__version__", version)
     monkeypatch.setenv("XLA_FLAGS", flags)
-    devices.tune_cpu()
+    host.tune_cpu(tune_allocator=False)
     assert os.environ["XLA_FLAGS"] == expected
 
 
 @pytest.mark.parametrize("own, expected", [(None, False), ("true", True)])
 def test_no_step_begins_before_the_last_has_ended_unless_the_user_says_so(own, expected):
-    code = "import jax; from jaxrec.run.world import devices; devices.tune_cpu(); "
+    code = "import jax, jaxrec; jaxrec.tune_cpu(); "
     code += "print(jax.config.values['jax_cpu_enable_async_dispatch'])"
     environment = {name: value for name, value in os.environ.items() if name != "JAX_CPU_ENABLE_ASYNC_DISPATCH"}
     environment |= {"PYTHONPATH": str(Path(__file__).parents[1])}
@@ -207,13 +211,13 @@ def test_the_training_command_tunes_the_compiler_before_jax_starts(tmp_path):
     code = """
 import sys
 from jax._src import xla_bridge
-from jaxrec.run.world import devices
+from jaxrec import host
 from jaxrec.cli.train import main
-tune = devices.tune_cpu
+give_flags = host._give_flags
 def in_time():
     print("started" if xla_bridge.backends_are_initialized() else "in time")
-    tune()
-devices.tune_cpu = in_time
+    give_flags()
+host._give_flags = in_time
 sys.exit(main(sys.argv[1:]))
 """
     arguments = small("autoencoder", "--runs", tmp_path, "--steps", 1)

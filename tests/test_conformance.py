@@ -1,12 +1,10 @@
 """Every system under every transform of jax: a table of small systems against a table of transforms.
 
-All systems learn by stochastic gradient descent, because Adam hides a gradient of the wrong scale. A system that draws
-anything draws its own numbers on each replica, so under an axis name it equals the plain loop only where two things are
-taken away: the replica's number from its keys, and its share of the batch, in place of which every replica gets all of
-it. What is left must be the plain step exactly; that replicas draw apart is a test of its own.
+A system that draws anything draws its own numbers on each replica, so under an axis name it equals the plain loop only
+if two things are taken away: the replica's number from its keys, and its share of the batch, in place of which every
+replica gets all of it. What is left must be the plain step exactly; that replicas draw apart is a test of its own.
 """
 
-import dataclasses
 from functools import cache, partial
 
 import flax.linen as nn
@@ -15,41 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from systems import ROWS, at, batches, systems
 
 from jaxrec import parallel
-from jaxrec.settings import GAN, Augment, Autoencoder, Classifier, Optimizer, Rule
-from jaxrec.tasks import TASKS, task_of
+from jaxrec.settings import registry
+from jaxrec.tasks.system import system_of
 
 REPLICAS, BATCH, STEPS = 8, 16, 3
-SGD = Optimizer(name="sgd", lr=0.05, schedule="constant", warmup=0.0)
-SLOW = dataclasses.replace(SGD, lr=0.01)
-GRADUAL = dataclasses.replace(SGD, name="momentum", schedule="cosine", warmup=0.5, steps=8, clip=1.0, l2=0.01)
-FROZEN = dataclasses.replace(SGD, weight_decay=0.1, rules=(Rule("decoder/dense1", freeze=True), Rule("bias", lr=2.0)))
-CHANGES = Augment(flip="alternating", crop=1, scale=0.1, brightness=0.1, cutout=2)
-tiny_classifier = partial(Classifier, classes=4, mean=(0.25,), std=(0.2,), width=0.0625, optimizer=SGD)
-tiny_autoencoder = partial(Autoencoder, width=2, code=3, average=0.0, optimizer=SGD)
-tiny_gan = partial(GAN, classes=4, width=2, latents=4, r1=0.0, r2=0.0, average=0.0, optimizer=SLOW)
-
-FIXED = {
-    "cnn": tiny_classifier(optimizer=GRADUAL, average=0.9, width=0.125),
-    "resnet18": tiny_classifier(model="resnet18"),
-    "speednet": tiny_classifier(model="speednet", activation="gelu"),
-    "vit": tiny_classifier(model="vit", label_smoothing=0.1),
-    "conv autoencoder": tiny_autoencoder(accumulate=2),
-    "dense autoencoder": tiny_autoencoder(architecture="dense", optimizer=FROZEN),
-}
-RANDOM = {
-    "augmented cnn": tiny_classifier(width=0.125, dropout=0.2, cutmix=1.0, augment=CHANGES),
-    "vae": tiny_autoencoder(model="vae", likelihood="bernoulli", binarize=True, accumulate=2, optimizer=SLOW),
-    "unet denoiser": tiny_autoencoder(architecture="unet", noise=0.3),
-    "relativistic gan": tiny_gan(r1=0.1, r2=0.1, average=0.9, diffaugment=("translation",)),
-    "hinge gan": tiny_gan(loss="hinge", spectral_norm=True, discriminator_steps=2),
-    "wasserstein gan": tiny_gan(loss="wasserstein", architecture="residual", gradient_penalty=1.0),
-}
-ROWS = {**FIXED, **RANDOM}
-# The second Python of the gate tries the first six; the marks deselect there and nowhere else.
-each_row = pytest.mark.parametrize("row", [*FIXED, *(pytest.param(row, marks=pytest.mark.slow) for row in RANDOM)])
-
+# The second Python of the gate tries the rows that draw nothing; the marks deselect there and nowhere else.
+SLOW = {name: pytest.mark.slow if row.draws else () for name, row in ROWS.items()}
+each_row = pytest.mark.parametrize("row", [pytest.param(name, marks=SLOW[name]) for name in ROWS])
+DRAWING = {registry.name_of(row.config): name for name, row in reversed(ROWS.items()) if row.draws}
+"""The first row of each system that draws random numbers."""
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
@@ -57,35 +32,33 @@ pytestmark = pytest.mark.usefixtures("compile_quickly")
 # One row: its batches, its states and its step, compiled once for all tests.
 
 
-def stack_of_batches(steps):
-    """``steps`` batches of 8x8 pictures, each class a different stripe on noise."""
-    rng = np.random.default_rng(0)
-    label = rng.integers(0, 4, (steps, BATCH)).astype(np.int32)
-    image = rng.integers(0, 100, (steps, BATCH, 8, 8, 1))
-    image[np.arange(steps)[:, None], np.arange(BATCH), 2 * label] += 150
-    index = np.arange(steps * BATCH, dtype=np.int32).reshape(steps, BATCH)
-    return {"image": image.astype(np.uint8), "label": label, "index": index, "epoch": index // 20}
+@cache
+def batches_of(row):
+    return batches(ROWS[row].config, STEPS, BATCH)
 
 
-BATCHES = stack_of_batches(STEPS)
-REPEATED = {name: np.concatenate([x] * REPLICAS, axis=1) for name, x in BATCHES.items()}
-"""Every replica's share is the whole batch."""
-FIRST = {name: values[0] for name, values in BATCHES.items()}
+def first(row):
+    return at(batches_of(row), 0)
+
+
+def repeated(row):
+    """Every replica's share is the whole batch."""
+    return {name: np.concatenate([values] * REPLICAS, axis=1) for name, values in batches_of(row).items()}
 
 
 @cache
 def initialiser(row):
-    config = ROWS[row]
-    return jax.jit(partial(task_of(config).init, config))
+    config = ROWS[row].config
+    return jax.jit(partial(system_of(config).init, config))
 
 
 def new_state(row, seed=0, **hyper):
-    state = initialiser(row)(jax.random.key(seed), FIRST)
+    state = initialiser(row)(jax.random.key(seed), first(row))
     return state.replace(hyper={**state.hyper, **{name: jnp.float32(value) for name, value in hyper.items()}})
 
 
 def train_step(row):
-    return task_of(ROWS[row]).train_step
+    return system_of(ROWS[row].config).train_step
 
 
 @cache
@@ -103,13 +76,13 @@ def counted_step(row):
 def loop(step, state, batches):
     metrics = {}
     for i in range(len(batches["image"])):
-        state, metrics = step(state, {name: values[i] for name, values in batches.items()})
+        state, metrics = step(state, at(batches, i))
     return state, metrics
 
 
 def plain(row, seed=0, **hyper):
     """What everything is held against: a Python loop over the jitted step, on the host."""
-    return on_host(loop(counted_step(row)[0], new_state(row, seed, **hyper), BATCHES))
+    return on_host(loop(counted_step(row)[0], new_state(row, seed, **hyper), batches_of(row)))
 
 
 def on_host(tree):
@@ -147,11 +120,11 @@ def scanned(row):
         state, metrics = jax.lax.scan(train_step(row), state, batches)
         return state, jax.tree.map(lambda x: x[-1], metrics)
 
-    return jax.jit(run)(new_state(row), BATCHES)
+    return jax.jit(run)(new_state(row), batches_of(row))
 
 
 def sharded(row):
-    batches = jax.device_put(BATCHES, NamedSharding(MESH, PartitionSpec(None, "data")))
+    batches = jax.device_put(batches_of(row), NamedSharding(MESH, PartitionSpec(None, "data")))
     return loop(jax.jit(train_step(row)), on_every_device(new_state(row)), batches)
 
 
@@ -183,8 +156,8 @@ REPLICATED = {
 MEMBERS_TOLERANCE = 1e-5
 
 
-def test_every_task_has_rows():
-    assert {type(config).__name__ for config in ROWS.values()} == set(TASKS.values())
+def test_every_system_has_a_row():
+    assert set(systems()) == {*registry.own(), "rotation"}
 
 
 @each_row
@@ -198,10 +171,11 @@ def test_whole_batch_transforms_equal_the_plain_loop(row, transform):
 @pytest.mark.parametrize("transform", REPLICATED)
 def test_replicas_equal_the_plain_loop(row, transform, monkeypatch):
     run, tolerance = REPLICATED[transform]
-    batches = BATCHES
-    if row in RANDOM:
-        monkeypatch.setattr(task_of(ROWS[row]), "stream", stream_of_one_device)
-        batches = REPEATED
+    batches = batches_of(row)
+    if ROWS[row].draws:
+        module = registry.system_module(registry.name_of(ROWS[row].config))
+        monkeypatch.setattr(module, "stream", stream_of_one_device)
+        batches = repeated(row)
     assert difference(on_host(run(row, batches)), plain(row)) < tolerance
 
 
@@ -209,11 +183,12 @@ def stream_of_one_device(key, name, step, axis_name=None):
     return parallel.stream(key, name, step)
 
 
-@pytest.mark.parametrize("row", ["augmented cnn", "vae", "relativistic gan"])
+@pytest.mark.parametrize("row", DRAWING.values())
 def test_replicas_draw_apart_but_alike_under_pmap_and_shard_map(row):
     """Given the same examples, replicas that drew the same numbers would all make the plain step."""
     tolerance = REPLICATED["shard_map"][1]
-    under_pmap, under_shard_map = (on_host(REPLICATED[name][0](row, REPEATED)) for name in ("pmap", "shard_map"))
+    under_pmap = on_host(pmapped(row, repeated(row)))
+    under_shard_map = on_host(shard_mapped(row, repeated(row), check_vma=True))
     assert difference(under_shard_map, under_pmap) < tolerance < difference(under_pmap, plain(row)) / 10
 
 
@@ -229,10 +204,10 @@ def test_streams_differ_by_name_step_and_replica():
 @each_row
 def test_members_of_a_vmap_equal_separate_runs(row):
     """Over seeds and learning rates at once: a search is a vmap."""
-    rates = np.float32(ROWS[row].optimizer.lr) * np.array([1.0, 0.5], np.float32)
+    rates = np.float32(ROWS[row].config.optimizer.lr) * np.array([1.0, 0.5], np.float32)
     states = [new_state(row, seed, lr=rate) for seed, rate in enumerate(rates)]
     together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    members = on_host(loop(jax.jit(jax.vmap(train_step(row), (0, None))), together, BATCHES))
+    members = on_host(loop(jax.jit(jax.vmap(train_step(row), (0, None))), together, batches_of(row)))
     for seed, rate in enumerate(rates):
         member = jax.tree.map(lambda x, seed=seed: x[seed], members)
         assert difference(member, plain(row, seed, lr=rate)) < MEMBERS_TOLERANCE
@@ -247,19 +222,19 @@ def test_steps_learn(row):
     assert min(movement(row).values()) > 1e-3
     state, metrics = new_state(row), []
     for _ in range(30):
-        state, values = counted_step(row)[0](state, FIRST)
+        state, values = counted_step(row)[0](state, first(row))
         metrics.append(values)
     metrics = jax.device_get(metrics)
     assert all(np.isfinite(value) for values in metrics for value in values.values())
     losses = [values["loss"] for values in metrics]
-    if not isinstance(ROWS[row], GAN):
+    if ROWS[row].descends:
         assert np.mean(losses[-5:]) < np.mean(losses[:5])
 
 
 @each_row
 def test_a_step_keeps_the_form_of_the_state_and_counts_one(row):
     before = jax.eval_shape(lambda: new_state(row))
-    after, metrics = jax.eval_shape(train_step(row), before, FIRST)
+    after, metrics = jax.eval_shape(train_step(row), before, first(row))
     assert jax.tree.structure(after) == jax.tree.structure(before)
     assert jax.tree.leaves(after) == jax.tree.leaves(before)
     assert all((value.shape, value.dtype) == ((), jnp.float32) for value in metrics.values())
@@ -279,7 +254,7 @@ def test_steps_trace_once_whatever_the_hyperparameters(row):
 
 @each_row
 def test_a_step_takes_its_state_over_and_talks_to_no_host(row):
-    state, batch = new_state(row), jax.device_put(FIRST)
+    state, batch = new_state(row), jax.device_put(first(row))
     step, _ = counted_step(row)
     state, _ = step(state, batch)
     with jax.transfer_guard("disallow"):
@@ -292,10 +267,10 @@ def test_a_step_takes_its_state_over_and_talks_to_no_host(row):
 def test_programs_hold_float32_and_nothing_of_the_host(row, monkeypatch):
     state = new_state(row)
     # flax's own draws with jax's default.
-    monkeypatch.setattr(nn.Dropout, "__call__", lambda _, x: x)
+    monkeypatch.setattr(nn.Dropout, "__call__", lambda _, x, **__: x)
     # Allowed 64 bits, a program shows where it takes jax's default instead of naming its dtype.
     with jax.enable_x64(True):
-        program = jax.make_jaxpr(train_step(row))(state, FIRST)
+        program = jax.make_jaxpr(train_step(row))(state, first(row))
     equations = list(all_equations(program.jaxpr))
     names = {equation.primitive.name for equation in equations}
     assert names & {"dot_general", "conv_general_dilated"}
@@ -311,3 +286,41 @@ def all_equations(jaxpr):
             inner = getattr(inner, "jaxpr", inner)
             if hasattr(inner, "eqns"):
                 yield from all_equations(inner)
+
+
+# What is asked of a state
+
+
+@each_row
+def test_evaluation_counts_each_real_example_once(row):
+    """The padding of one batch is what counts in the other: together they are the batch without padding."""
+    state, batch = new_state(row), first(row)
+    evaluate = jax.jit(system_of(ROWS[row].config).eval_step)
+
+    def metrics(real):
+        return jax.device_get(evaluate(state, {**batch, "real": real}))
+
+    half = np.arange(BATCH) < BATCH // 2 + 1
+    together = metrics(np.ones(BATCH, bool))
+    one, other = metrics(half), metrics(~half)
+    assert one.keys() == together.keys()
+    for name, metric in together.items():
+        merged = one[name].merge(other[name]).compute()
+        for value, expected in metric.compute().items():
+            np.testing.assert_allclose(merged[value], expected, rtol=1e-5, atol=1e-6, err_msg=value)
+
+
+@each_row
+def test_predictions_and_pictures_are_of_the_images(row):
+    config, batch = ROWS[row].config, first(row)
+    system = system_of(config)
+    if system.rows is not None:
+        whole = jax.device_get(jax.jit(system.predict)(new_state(row), batch["image"]))
+        backwards = jax.device_get(jax.jit(system.predict)(new_state(row), batch["image"][::-1]))
+        assert difference({name: values[::-1] for name, values in backwards.items()}, whole) < 1e-5
+        assert {len(values) for values in whole.values()} == {BATCH}
+    pictures = jax.device_get(jax.jit(system.artifacts)(new_state(row), batch))
+    for picture in pictures.values():
+        assert picture["images"].ndim == 5
+        assert np.isfinite(picture["images"]).all()
+        assert picture["images"].min() >= 0 and picture["images"].max() <= 1

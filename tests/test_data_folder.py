@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
-from jaxrec.data import convert_image, folder, open_dataset, read_image
+from jaxrec.data import Feature, class_names, convert_image, image_shape, open_dataset, read_image
+from jaxrec.data.files import Options
+from jaxrec.data.folder import open_folder
 from jaxrec.errors import UserError
 
 
@@ -107,7 +109,7 @@ def test_exif_orientation(tmp_path, orientation):
         (tmp_path / "set" / name).mkdir(parents=True)
         for i in range(2):
             (tmp_path / "set" / name / f"{i}.png").write_bytes((tmp_path / "a.png").read_bytes())
-    assert opened(tmp_path / "set").image_shape == want.shape
+    assert image_shape(opened(tmp_path / "set").features) == want.shape
     assert want.shape[:2] == ((16, 32) if orientation < 5 else (32, 16))
 
 
@@ -185,7 +187,11 @@ def test_a_class_of_bad_images_alone(tmp_path):
 
 def test_cut_is_stratified_and_seeded(tmp_path):
     data = opened(classes(tmp_path, ("dog", "cat", "ant"), 10))
-    assert data.class_names == ("ant", "cat", "dog") and data.image_shape == (8, 8, 3) and data.skipped == 0
+    assert (
+        class_names(data.features) == ("ant", "cat", "dog")
+        and image_shape(data.features) == (8, 8, 3)
+        and data.skipped == 0
+    )
     train, test = data.splits["train"].load(), data.splits["test"].load()
     assert np.bincount(train["label"]).tolist() == [8, 8, 8] and np.bincount(test["label"]).tolist() == [2, 2, 2]
     values = [*reds(data.splits["train"]), *reds(data.splits["test"])]
@@ -221,7 +227,7 @@ def test_train_and_test_folders(tmp_path):
 
 
 def test_a_class_may_be_called_train(tmp_path):
-    assert opened(classes(tmp_path, ("train", "bus"))).class_names == ("bus", "train")
+    assert class_names(opened(classes(tmp_path, ("train", "bus"))).features) == ("bus", "train")
 
 
 def test_links_hidden_files_and_other_files(tmp_path):
@@ -232,7 +238,7 @@ def test_links_hidden_files_and_other_files(tmp_path):
     (root / ".git").mkdir()
     solid(root / "dog" / "UPPER.JPG", (100, 0, 0))
     data = opened(root)
-    assert data.class_names == ("cat", "dog", "link")
+    assert class_names(data.features) == ("cat", "dog", "link")
     assert sum(map(len, data.splits.values())) == 16 and data.skipped == 0
 
 
@@ -240,36 +246,36 @@ def test_grey_or_colour(tmp_path):
     for name in ("a", "b"):
         for i in range(3):
             solid(tmp_path / name / f"{i}.png", 50 * i, mode="L")
-    assert opened(tmp_path).image_shape == (8, 8, 1)
+    assert image_shape(opened(tmp_path).features) == (8, 8, 1)
     grey_palette = Image.new("L", (8, 8), 7).convert("P")
     grey_palette.save(tmp_path / "a" / "p.png")
-    assert opened(tmp_path).image_shape == (8, 8, 1)
+    assert image_shape(opened(tmp_path).features) == (8, 8, 1)
     solid(tmp_path / "b" / "z.png")
     data = opened(tmp_path, image_size=5)
-    assert data.image_shape == (5, 5, 3)
+    assert image_shape(data.features) == (5, 5, 3)
     assert data.splits["train"].load()["image"].shape[1:] == (5, 5, 3)
 
 
 def test_sizes_follow_the_first_image(tmp_path):
     root = classes(tmp_path)
     solid(root / "cat" / "0.png", size=(9, 6))
-    assert opened(root).image_shape == (6, 9, 3)
+    assert image_shape(opened(root).features) == (6, 9, 3)
 
 
-def test_large_folders_are_read_from_disk(tmp_path, monkeypatch):
+def test_large_folders_are_read_from_disk(tmp_path):
     root = classes(tmp_path)
-    held = opened(root)
-    monkeypatch.setattr(folder, "HELD", 0)
-    streamed = opened(root)
-    for split in ("train", "test"):
-        for key, value in held.splits[split].load().items():
-            np.testing.assert_array_equal(streamed.splits[split].load()[key], value)
-    assert streamed.fingerprint == held.fingerprint
+    reads = {"image": "image", "label": "class"}
+    held = open_folder(str(root), reads, Options())
+    streamed = open_folder(str(root), reads, Options(held=0))
+    rows = np.arange(10)
+    for key, value in held.read(rows).items():
+        np.testing.assert_array_equal(streamed.read(rows)[key], value)
+    assert (streamed.identity, streamed.sizes) == (held.identity, held.sizes)
     truncated(root / "cat" / "5.png")
-    split = opened(root, train_split="train+test").splits["train"]
+    source = open_folder(str(root), reads, Options(held=0))
     with pytest.raises(UserError, match=r"5\.png is not a readable image \(.*truncated"):
-        split.load()
-    assert opened(root, skip_bad=True).skipped == 1
+        source.read(np.arange(11))
+    assert open_folder(str(root), reads, Options(held=0, skip_bad=True)).skipped == 1
 
 
 def test_fingerprint_follows_the_content(tmp_path):
@@ -286,7 +292,7 @@ def test_fingerprint_follows_the_content(tmp_path):
     [
         (
             lambda root: root.rmdir(),
-            "folder {root} does not exist: expected a folder with one folder of images per class",
+            "folder {root} does not exist: expected a folder of images",
         ),
         (lambda root: None, "folder {root} holds no class folders: expected images in {root}/CLASS/"),
         (lambda root: solid(root / "a.png"), "folder {root} holds no class folders: expected images in {root}/CLASS/"),
@@ -313,3 +319,63 @@ def test_folders_that_are_no_sets(tmp_path, build, message):
     with pytest.raises(UserError) as caught:
         opened(root)
     assert str(caught.value) == message.format(root=root)
+
+
+def without_classes(root, **kwargs):
+    return open_dataset(f"folder:{root}", reads={"image": "image"}, **kwargs)
+
+
+def test_any_images_without_classes(tmp_path):
+    for number in range(5):
+        solid(tmp_path / f"{number}.png", (number, 0, 0))
+    classes(tmp_path, ("cat", "deep/inside"), 3)
+    solid(tmp_path / ".hidden" / "a.png")
+    data = without_classes(tmp_path)
+    assert data.features.keys() == {"image"} and class_names(data.features) == ()
+    assert [len(split) for split in data.splits.values()] == [9, 2]
+    values = [*reds(data.splits["train"]), *reds(data.splits["test"])]
+    assert sorted(values) == [0, 0, 1, 1, 2, 2, 3, 4, 100, 101, 102]
+    assert reds(without_classes(tmp_path).splits["train"]) == reds(data.splits["train"])
+
+
+def test_train_and_test_folders_without_classes(tmp_path):
+    for number in range(3):
+        solid(tmp_path / "train" / f"{number}.png", (number, 0, 0))
+    classes(tmp_path / "test", count=2)
+    data = without_classes(tmp_path)
+    assert sorted(reds(data.splits["train"])) == [0, 1, 2]
+    assert sorted(reds(data.splits["test"])) == [0, 1, 100, 101]
+
+
+def test_folders_without_images(tmp_path):
+    with pytest.raises(UserError, match="holds no images"):
+        without_classes(tmp_path)
+    solid(tmp_path / "a.png")
+    with pytest.raises(UserError, match="a single image"):
+        without_classes(tmp_path)
+    with pytest.raises(UserError, match=r"no number for 'age', only 'image'"):
+        open_dataset(f"folder:{tmp_path}", reads={"image": "image", "age": "number"})
+
+
+def test_sixteen_bits_are_kept_if_all_images_have_them(tmp_path):
+    for number in range(4):
+        values = np.full((4, 6), 1000 * number + 7, np.uint16)
+        Image.fromarray(values).save(tmp_path / f"{number}.png")
+    data = without_classes(tmp_path)
+    assert data.features["image"] == Feature("image", (4, 6, 1), "uint16")
+    assert sorted([*reds(data.splits["train"]), *reds(data.splits["test"])]) == [7, 1007, 2007, 3007]
+    assert without_classes(tmp_path, image_size=3).splits["train"].load()["image"].dtype == np.uint16
+    solid(tmp_path / "8bit.png", 9, size=(6, 4), mode="L")
+    data = without_classes(tmp_path)
+    assert data.features["image"].dtype == "uint8"
+    assert sorted([*reds(data.splits["train"]), *reds(data.splits["test"])]) == [0, 4, 8, 9, 12]
+
+
+def test_resizing_sixteen_bits_is_resizing_eight():
+    values = np.random.default_rng(0).integers(0, 256, (24, 36), np.uint8)
+    deep = convert_image(Image.fromarray(values.astype(np.uint16) * 257), (8, 8, 1), "uint16")
+    plain = convert_image(Image.fromarray(values), (8, 8, 1))
+    assert deep.dtype == np.uint16 and deep.shape == (8, 8, 1)
+    np.testing.assert_allclose(deep / 257, plain, atol=1)
+    spread = convert_image(Image.fromarray(values), (24, 36, 1), "uint16")
+    np.testing.assert_array_equal(spread[..., 0], values.astype(np.uint16) * 257)

@@ -11,17 +11,18 @@ import jax
 import pytest
 import yaml
 
+from jaxrec.cli import COMMANDS
 from jaxrec.cli.arguments import parse
 from jaxrec.cli.evaluate import Evaluate
 from jaxrec.cli.generate import Generate
 from jaxrec.cli.plan import Plan
 from jaxrec.cli.predict import Predict
 from jaxrec.cli.show import Inspect
-from jaxrec.cli.sweep import draws
-from jaxrec.cli.train import read_arguments
+from jaxrec.cli.training_arguments import read_arguments
 from jaxrec.cli.verify import Verify
 from jaxrec.run.store.folder import write_json
 from jaxrec.settings import Classifier, Sweep, Train, to_dict
+from jaxrec.settings.draws import draws
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "README.zh.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -30,6 +31,13 @@ KINDS = {"evaluate": Evaluate, "generate": Generate, "inspect": Inspect, "predic
 
 def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def shown_files(page: str) -> dict[str, str]:
+    """The Python files that a page shows with their names as captions."""
+    shown = r"\{code-block\} python\n:caption: (\S+)\n\n(.*?)"
+    text = next(each for each in PAGES if each.name == page).read_text("utf-8")
+    return dict(re.findall(rf"^```{shown}^```", text, re.DOTALL | re.MULTILINE))
 
 
 def scripts() -> dict[str, str]:
@@ -44,7 +52,10 @@ def scripts() -> dict[str, str]:
 def commands() -> list[str]:
     """Every jaxrec command that a page shows, in a block or in its text."""
     text = "\n".join(page.read_text("utf-8") for page in PAGES).replace("\\\n", " ")
-    return sorted({command.strip() for command in re.findall(r"python -m jaxrec[. ]([^`\n|&]+)", text)})
+    shown = "\n".join(block for page in PAGES for block in blocks(page, "bash")).replace("\\\n", " ")
+    found = re.findall(r"(?:python -m jaxrec[. ]|`jaxrec )([a-z][^`\n|&]*)", text)
+    found += re.findall(r"^jaxrec ([^\n|&]*)", shown, re.MULTILINE)
+    return sorted({command.strip() for command in found})
 
 
 @pytest.fixture(scope="module")
@@ -61,28 +72,32 @@ def reader(tmp_path_factory):
 @pytest.mark.parametrize("name", scripts())
 def test_python_runs(name, reader, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    for file, code in shown_files(name).items():
+        (tmp_path / file).write_text(code)
     exec(compile(scripts()[name], name, "exec"), {"__name__": "__main__"})
 
 
 @pytest.mark.parametrize("command", commands())
 def test_command_parses(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    for folder in ("experiments", "tests"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    for page in PAGES:
+        for file, code in shown_files(page.name).items():
+            (tmp_path / file).write_text(code)
     run = tmp_path / "runs" / "first"
     run.mkdir(parents=True)
     write_json(run / "config.json", to_dict(Train(task=Classifier(), name="first")))
-    program, *argv = shlex.split(command)
-    name = program.removeprefix("jaxrec.")
+    name, *argv = shlex.split(command)
+    assert name in COMMANDS
     if name == "train":
         assert isinstance(read_arguments(argv), Train)
     elif name == "plan":
-        assert isinstance(read_arguments(argv, Plan, program), Plan)
-    elif name == "sweep":
-        assert draws(read_arguments(argv, Sweep, program))
+        assert isinstance(read_arguments(argv, Plan, name), Plan)
+    elif name == "sweep" and argv:
+        assert draws(read_arguments(argv, Sweep, name))
     elif argv:
-        parse(KINDS[name], argv, program)
-    else:
-        assert name in KINDS
+        parse(KINDS[name], argv, name)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

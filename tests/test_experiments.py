@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from jaxrec.cli.arguments import check_numbers
-from jaxrec.cli.train import read_experiment
-from jaxrec.run import judge
-from jaxrec.run.loop import train
-from jaxrec.settings import Autoencoder
+from jaxrec.cli.training_arguments import read_experiment
+from jaxrec.run.fit import fit
+from jaxrec.settings.ranges import check_numbers
+from jaxrec.tasks.system import with_known
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run_it")]
 
@@ -52,14 +51,14 @@ def test_the_experiment_runs(path, tmp_path, monkeypatch):
     check_numbers(config)
     if config.dataset not in ("digits", "synthetic") and not os.environ.get("TFDS_DATA_DIR"):
         pytest.skip(f"{config.dataset} is read from TFDS_DATA_DIR, which is not set")
-    monkeypatch.setattr(judge, "LEAST_STEPS", 2)
-    monkeypatch.setattr(judge, "EPOCHS", 1)
     if config.dataset != "digits":
         monkeypatch.setenv("JAXREC_CACHE", str(tmp_path / "cache"))
-    task = replace(config.task, eval_samples=2) if isinstance(config.task, Autoencoder) else config.task
+    task = with_known(config.task, eval_samples=2, judge_steps=2)
     small = {"train_split": "train[:64]", "test_split": "test[:32]", "batch_size": 16, "steps": 2, "epochs": None}
     often = {"log_every": 1, "eval_every": None, "save_every": None, "tune_allocator": False}
-    assert train(replace(config, task=task, name="run", runs=str(tmp_path), **small, **often)) == 0
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results["examples"] == 32
-    assert math.isfinite(results["loss"])
+    run = fit(replace(config, task=task, name="run", runs=str(tmp_path), **small, **often))
+    assert run.results == json.loads((tmp_path / "run" / "results.json").read_text())
+    assert run.results["examples"] == 32
+    numbers = [value for value in run.results.values() if isinstance(value, float)]
+    assert numbers
+    assert all(map(math.isfinite, numbers))

@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,7 +13,10 @@ from conftest import close, equations
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
-from jaxrec.models import convolutions, forms, layers
+from jaxrec.models import layers
+from jaxrec.models.cpu import convolutions, forms, winograd
+from jaxrec.models.cpu.forms import plain_forms
+from jaxrec.models.cpu.parts import in_parts
 from jaxrec.models.vit import Projection
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
@@ -87,7 +91,7 @@ CHANNELS = {"one": (1, 2), "few": (3, 2), "some": (6, 5), "many": (64, 64)}
 
 @pytest.fixture(autouse=True)
 def winograd_for_small_images(monkeypatch):
-    monkeypatch.setattr(convolutions, "LARGE", 1)
+    monkeypatch.setattr(winograd, "LARGE", 1)
 
 
 channels = pytest.mark.parametrize("inputs, outputs", CHANNELS.values(), ids=CHANNELS)
@@ -177,7 +181,7 @@ def test_forms_are_the_ones_meant(monkeypatch):
     assert operations(63, 96, 3, 1) == operations(96, 63, 3, 1) == (0, 3)
     monkeypatch.undo()
     assert operations(64, 64, 3, 1) == (20, 2)  # Too small an image for any but the kernel's gradient.
-    with layers.forward_mode():
+    with plain_forms():
         assert operations(64, 64, 3, 1) == operations(3, 64, 4, 2) == (0, 3)
     monkeypatch.setattr(forms, "on_cpu", lambda: False)
     assert operations(64, 64, 3, 1) == operations(3, 64, 4, 2) == (0, 3)
@@ -207,7 +211,7 @@ def test_vmap_over_images_and_kernels(ours, plain, inputs, outputs, size, stride
 
 
 @pairs
-def test_forward_mode_by_the_switch(ours, plain, in_float64):
+def test_plain_forms_have_forward_mode(ours, plain, in_float64):
     x, kernel = normal(0, 2, 6, 6, 3), normal(1, 4, 4, 3, 2)
     directions = normal(2, *x.shape), normal(3, *kernel.shape)
 
@@ -215,7 +219,7 @@ def test_forward_mode_by_the_switch(ours, plain, in_float64):
         gradient = jax.grad(lambda x, k: jnp.sum(jnp.sin(function(x, k, 2))), (0, 1))
         return jax.jvp(gradient, (x, kernel), directions)
 
-    with layers.forward_mode():
+    with plain_forms():
         got = hessian_vector(ours)
     close(got, hessian_vector(plain), 1e-10)
     with pytest.raises(TypeError, match="forward-mode"):
@@ -320,7 +324,7 @@ def test_equal_maxima_share_the_gradient():
 def test_max_pool_elsewhere_than_on_a_cpu_is_xlas(monkeypatch):
     x, gradient = jnp.zeros((1, 2, 2, 1)), jax.grad(lambda x: layers.max_pool(x, 2).sum())
     assert "reduce_window" not in str(jax.make_jaxpr(lambda x: gradient(x))(x))
-    monkeypatch.setattr(layers, "on_cpu", lambda: False)
+    monkeypatch.setattr(forms, "on_cpu", lambda: False)
     assert "reduce_window" in str(jax.make_jaxpr(lambda x: gradient(x))(x))
 
 
@@ -354,7 +358,7 @@ def plain_pool(x):
 )
 def test_parts_are_the_fewest_that_fit_the_cache_and_divide_the_batch(examples, widest, parts, one_device):
     seen = []
-    layers.in_parts(lambda x: seen.append(x.shape) or x, jnp.zeros((examples, 2)), widest)
+    in_parts(lambda x: seen.append(x.shape) or x, jnp.zeros((examples, 2)), widest)
     assert seen == parts * [(examples // parts, 2)]
 
 
@@ -362,8 +366,8 @@ def elsewhere(monkeypatch):
     monkeypatch.setattr(forms, "on_cpu", lambda: False)
 
 
-def in_forward_mode(_):
-    return layers.forward_mode()
+def in_plain_forms(_):
+    return plain_forms()
 
 
 def on_devices(monkeypatch):
@@ -378,16 +382,54 @@ def on_a_mesh(_, devices=8):
 def test_of_a_mesh_the_number_of_devices_in_use_counts():
     seen = []
     with on_a_mesh(None, devices=1):
-        layers.in_parts(lambda x: seen.append(x.shape) or x, jnp.zeros((2, 2)), 2**20)
+        in_parts(lambda x: seen.append(x.shape) or x, jnp.zeros((2, 2)), 2**20)
     assert seen == [(1, 2), (1, 2)] and jax.device_count() == 8
 
 
-@pytest.mark.parametrize("where", [elsewhere, in_forward_mode, on_devices, on_a_mesh])
-def test_the_batch_stays_whole(where, one_device, monkeypatch):
+class Doubled(nn.Module):
+    note: Any
+
+    def setup(self):
+        self.head = layers.Dense(2)
+
+    def __call__(self, x):
+        return self.head(self.doubled(x))
+
+    @layers.each_example_alone
+    @nn.compact
+    def doubled(self, x):
+        self.note(x.shape)
+        return layers.Dense(2, name="double")(x)
+
+    def widest(self, image_shape):
+        assert image_shape == (2,)
+        return 2**20
+
+
+def shapes_seen(x):
     seen = []
+    jax.eval_shape(lambda: Doubled(seen.append).init_with_output(jax.random.key(0), x))
+    return seen
+
+
+@pytest.mark.parametrize("where", [elsewhere, in_plain_forms, on_devices, on_a_mesh])
+def test_the_batch_stays_whole(where, one_device, monkeypatch):
+    x = jnp.zeros((32, 2))
+    assert shapes_seen(x) == 16 * [(2, 2)]
     with where(monkeypatch) or nullcontext():
-        layers.in_parts(lambda x: seen.append(x.shape) or x, jnp.zeros((32, 2)), 2**20)
-    assert seen == [(32, 2)]
+        assert shapes_seen(x) == [(32, 2)]
+
+
+def test_a_method_that_treats_each_example_alone_has_one_set_of_parameters(one_device):
+    x, model = normal(0, 8, 2), Doubled(lambda shape: None)
+    variables = model.init(jax.random.key(0), x)
+    assert set(variables["params"]) == {"double", "head"}
+    close(model.apply(variables, x), nn.Sequential([nn.Dense(2), nn.Dense(2)]).apply(renamed(variables), x))
+
+
+def renamed(variables):
+    params = variables["params"]
+    return {"params": {"layers_0": params["double"], "layers_1": params["head"]}}
 
 
 def test_in_parts_equals_the_whole_in_every_derivative(one_device, in_float64):
@@ -396,7 +438,7 @@ def test_in_parts_equals_the_whole_in_every_derivative(one_device, in_float64):
     seen = []
 
     def parts(x, kernel):
-        return layers.in_parts(partial(whole, kernel=kernel), x, 2**20)
+        return in_parts(partial(whole, kernel=kernel), x, 2**20)
 
     def whole(x, kernel):
         seen.append(len(x))
@@ -467,7 +509,7 @@ def test_parameters_and_results_are_flaxs(ours, plain, options):
 def test_on_a_cpu_bfloat16_is_multiplied_as_it_is_and_convolved_in_float32(
     function, size, inputs, outputs, monkeypatch
 ):
-    monkeypatch.setattr(convolutions, "LARGE", 1)
+    monkeypatch.setattr(winograd, "LARGE", 1)
     x, kernel = jnp.ones((1, 8, 8, inputs), jnp.bfloat16), jnp.ones((size, size, inputs, outputs), jnp.bfloat16)
     gradients = jax.grad(lambda x, k: function(x, k, 1).astype(jnp.float32).sum(), (0, 1))
     program = jax.make_jaxpr(gradients)(x, kernel)

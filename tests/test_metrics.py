@@ -26,7 +26,7 @@ def in_batches(from_batch, arrays, split, *, host):
     merged, start = None, 0
     for size, filler in zip(split, (0, -1, 0), strict=False):
         part = [jnp.asarray(pad(x[start : start + size], 44, filler)) for x in arrays]
-        metric = step(*part, mask=jnp.arange(44) < size)
+        metric = step(*part, real=jnp.arange(44) < size)
         metric = jax.device_get(metric) if host else metric
         merged = metric if merged is None else merged.merge(metric)
         start += size
@@ -63,7 +63,7 @@ def classification_data(classes, skip=None):
 
 
 def from_labelled(metric):
-    return lambda logits, label, loss, mask=None: metric.from_batch(logits, label, mask, loss)
+    return lambda logits, label, loss, real=None: metric.from_batch(logits, label, real, loss)
 
 
 @pytest.mark.parametrize(("classes", "absent"), [(2, None), (3, 1), (7, None), (12, 4)])
@@ -135,12 +135,81 @@ def multi_label_data():
     return logits, (np.random.default_rng(8).uniform(size=logits.shape) < 0.4).astype(np.int32), loss
 
 
+def pixel_data(absent=None, void=5, classes=5):
+    """Logits, masks and losses of 40 images, a fifth of their pixels void; ``absent`` is in no mask."""
+    rng = np.random.default_rng(9)
+    mask = rng.integers(classes, size=(40, 6, 7)).astype(np.int32)
+    if absent is not None:
+        mask[mask == absent] = 0
+    mask[rng.uniform(size=mask.shape) < 0.2] = void
+    logits = rng.normal(size=(40, 6, 7, classes)).astype(np.float32)
+    logits += 1.5 * (mask[..., None] == np.arange(classes))
+    return logits, mask, rng.uniform(size=40).astype(np.float32)
+
+
+def of_pixels(logits, mask, loss, real=None):
+    return metrics.Pixels.from_batch(logits, mask, real, loss, void=5)
+
+
+@pytest.mark.parametrize("absent", [None, 2])
+def test_pixels_match_scikit_learn_and_a_direct_computation(absent):
+    logits, mask, loss = pixel_data(absent)
+    got = of_pixels(jnp.asarray(logits), jnp.asarray(mask, jnp.uint8), jnp.asarray(loss)).compute()
+    counted = mask != 5
+    true, predicted = mask[counted], logits.argmax(-1)[counted]
+    labels = np.arange(5)
+    iou = sklearn.metrics.jaccard_score(true, predicted, average=None, labels=labels)
+    direct = [((true == c) & (predicted == c)).sum() / ((true == c) | (predicted == c)).sum() for c in labels]
+    np.testing.assert_allclose(got["iou"], direct, rtol=1e-6)
+    expected = {
+        "loss": loss.astype(np.float64).mean(),
+        "miou": sklearn.metrics.jaccard_score(true, predicted, average="macro", labels=labels),
+        "pixel_accuracy": sklearn.metrics.accuracy_score(true, predicted),
+        "dice": sklearn.metrics.f1_score(true, predicted, average="macro", labels=labels),
+        "frequency_weighted_iou": sklearn.metrics.jaccard_score(true, predicted, average="weighted", labels=labels),
+        "iou": iou,
+        "confusion": sklearn.metrics.confusion_matrix(true, predicted, labels=labels),
+    }
+    assert_same(got, expected)
+    assert got["confusion"].dtype == np.int64
+
+
+def test_a_class_neither_true_nor_predicted_has_no_iou():
+    """Of four pixels of class 0, three are found and one is taken for class 1; class 2 does not occur."""
+    logits = np.eye(3, dtype=np.float32)[np.array([[[0, 0], [0, 1]]])]
+    got = metrics.Pixels.from_batch(jnp.asarray(logits), jnp.zeros((1, 2, 2), jnp.int32), None, jnp.ones(1)).compute()
+    np.testing.assert_array_equal(got["iou"], [0.75, 0, np.nan])
+    assert got["miou"] == 0.375 and got["frequency_weighted_iou"] == 0.75
+    assert got["dice"] == pytest.approx(6 / 7 / 2)
+
+
+def test_void_may_be_one_of_the_classes():
+    logits, mask, loss = map(jnp.asarray, pixel_data(void=0))
+    got = metrics.Pixels.from_batch(logits, mask, None, loss, void=0).compute()
+    assert (got["confusion"][0] == 0).all() and got["confusion"].sum() == (mask != 0).sum()
+
+
+def test_pixels_of_a_split_pass_what_int32_holds():
+    full = metrics.Pixels(confusion=np.full((2, 2), 2**30, np.int32), loss=np.float32(1), count=np.int32(1))
+    merged = full.merge(full).merge(full).compute()
+    assert merged["confusion"].sum() == 12 * 2**30 and merged["pixel_accuracy"] == 0.5
+
+
+def test_a_batch_of_more_pixels_than_int32_counts_is_refused():
+    shapes = [
+        jax.ShapeDtypeStruct((2**13, 2**9, 2**9, *last), kind) for last, kind in (((2,), "float32"), ((), "uint8"))
+    ]
+    with pytest.raises(ValueError, match="pixels"):
+        jax.eval_shape(lambda x, m: metrics.Pixels.from_batch(x, m, None, jnp.zeros(2**13)), *shapes)
+
+
 METRICS = {
+    "pixels": (of_pixels, pixel_data),
     "classification": (from_labelled(metrics.Classification), lambda: classification_data(7)),
     "multi-label": (from_labelled(metrics.MultiLabel), multi_label_data),
     "reconstruction": (metrics.Reconstruction.from_batch, image_pair),
     "average": (
-        lambda a, b, mask=None: metrics.Average.from_batch({"a": a, "b": b}, mask),
+        lambda a, b, real=None: metrics.Average.from_batch({"a": a, "b": b}, real),
         lambda: (np.arange(40, dtype=np.float32), np.linspace(-1, 2, 40, dtype=np.float32)),
     ),
 }
@@ -182,7 +251,7 @@ def test_host_merge_is_wide():
 @pytest.mark.parametrize("name", METRICS)
 def test_no_examples_is_an_error(name):
     from_batch, data = METRICS[name]
-    metric = from_batch(*map(jnp.asarray, data()), mask=jnp.zeros(40, bool))
+    metric = from_batch(*map(jnp.asarray, data()), real=jnp.zeros(40, bool))
     with pytest.raises(ValueError, match="no examples"):
         metric.compute()
 
@@ -271,8 +340,7 @@ def test_frechet_distance_to_itself_is_zero(size, dimension):
     assert metrics.frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
 
 
-def test_kernel_distance_matches_brute_force(monkeypatch):
-    monkeypatch.setattr(metrics, "_BLOCK", 4)
+def test_kernel_distance_matches_brute_force():
     a, b = features(9), features(7, shift=0.5, seed=1)
 
     def kernel(x, y):
@@ -282,7 +350,7 @@ def test_kernel_distance_matches_brute_force(monkeypatch):
         return np.mean([kernel(x[i], x[j]) for i in range(len(x)) for j in range(len(x)) if i != j])
 
     expected = within(a) + within(b) - 2 * np.mean([kernel(x, y) for x in a for y in b])
-    assert metrics.kernel_distance(a, b) == pytest.approx(expected, rel=1e-10)
+    assert metrics.kernel_distance(a, b, block=4) == pytest.approx(expected, rel=1e-10)
 
 
 def brute_coverage(real, fake, k):
@@ -302,11 +370,10 @@ def brute_coverage(real, fake, k):
 
 
 @pytest.mark.parametrize(("k", "shift"), [(1, 0.5), (3, 1.0), (5, 100.0)])
-def test_coverage_statistics_match_brute_force(k, shift, monkeypatch):
-    monkeypatch.setattr(metrics, "_BLOCK", 5)
+def test_coverage_statistics_match_brute_force(k, shift):
     rng = np.random.default_rng(11)
     real, fake = rng.normal(size=(14, 2)) + 3, rng.normal(size=(11, 2)) * 0.7 + 3 + shift
-    got = metrics.coverage_statistics(real, fake, k)
+    got = metrics.coverage_statistics(real, fake, k, block=5)
     assert got == pytest.approx(brute_coverage(real, fake, k))
     assert (max(got.values()) == 0) == (shift == 100)
 

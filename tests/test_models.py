@@ -1,7 +1,6 @@
 """Every model at every image shape: shapes, dtypes, gradients and statistics; and what is special to each."""
 
 import functools
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +8,14 @@ import numpy as np
 import pytest
 
 from jaxrec.errors import UserError
-from jaxrec.models import build_autoencoder, build_classifier, build_gan, layers
 from jaxrec.models.autoencoder import Autoencoder as AutoencoderModule
+from jaxrec.models.cpu import parts
 from jaxrec.models.resnet import LAYOUTS, ResNet
 from jaxrec.models.speednet import SpeedNet, dirac, whitening
 from jaxrec.settings import GAN, Autoencoder, Classifier, classifier
+from jaxrec.tasks.autoencoder import build as build_autoencoder
+from jaxrec.tasks.classifier import build as build_classifier
+from jaxrec.tasks.gan import build as build_gan
 
 SHAPES = [(8, 8, 1), (28, 28, 1), (32, 32, 3)]
 ODD = (15, 13, 3)
@@ -250,22 +252,20 @@ def test_speednet_statistics_are_taken_over_the_mapped_axis():
 def test_what_a_batch_gives_does_not_depend_on_the_parts_it_is_made_in(name, precision, one_device, monkeypatch):
     model, x = classifier(name, (16, 16, 3), dropout=0.5, precision=precision), normal(2, 16, 16, 3)
     variables, kept = init(model, x), []
-    apply, sizes = layers.in_parts, []
+    apply, sizes = parts.in_parts, []
     monkeypatch.setattr(
-        sys.modules[type(model).__module__],
-        "in_parts",
-        lambda function, *rest: apply(lambda x: sizes.append(len(x)) or function(x), *rest),
+        parts, "in_parts", lambda function, *rest: apply(lambda x: sizes.append(len(x)) or function(x), *rest)
     )
 
     def loss(params):
         logits, features = model.apply({"params": params}, x, train=True, rngs={"dropout": KEY})
         return jnp.sum(jnp.sin(logits)) + jnp.sum(features**2)
 
-    for bytes_at_once, parts in ((2**40, [2]), (1, [1, 1])):
-        monkeypatch.setattr(layers, "PART_BYTES", bytes_at_once)
+    for bytes_at_once, expected in ((2**40, [2]), (1, [1, 1])):
+        monkeypatch.setattr(parts, "PART_BYTES", bytes_at_once)
         sizes.clear()
         kept.append(jax.device_get(jax.jit(jax.value_and_grad(lambda params: loss(params)))(variables["params"])))
-        assert sizes == parts
+        assert sizes == expected
     tolerance = 1e-5 if precision == "f32" else 2e-2
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(b).max()), *kept)
 

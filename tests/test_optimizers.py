@@ -1,6 +1,7 @@
 """Optimizers against optax, schedules against closed forms, penalties and rules against hand-written updates."""
 
 import dataclasses
+import inspect
 from typing import get_args, get_type_hints
 
 import jax
@@ -10,6 +11,7 @@ import optax
 import pytest
 
 from jaxrec import optimizers
+from jaxrec.errors import UserError
 from jaxrec.settings import Optimizer, Rule
 
 STEPS = 6
@@ -86,10 +88,80 @@ REFERENCES = {
 }
 
 
-@pytest.mark.parametrize("name", get_args(get_type_hints(Optimizer)["name"]))
+@pytest.mark.parametrize("name", REFERENCES)
 def test_optimizers_equal_optax(name):
     config = Optimizer(name, lr=LR, warmup=0.0, steps=STEPS, momentum=0.8, beta2=0.95, weight_decay=DECAY)
     assert_equal(train(config), train_with_optax(REFERENCES[name]), 1e-5)
+
+
+OTHERS = sorted(set(optimizers.names()) - set(REFERENCES))
+WITHOUT_SCALARS = {name: value for name, value in PARAMS.items() if value.ndim}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_other_optimizer_of_optax_takes_its_steps(name):
+    """At a constant rate, to which every update has to be proportional: as optax's own at that rate."""
+    config = Optimizer(name, lr=LR, schedule="constant", warmup=0.0)
+    made = getattr(optax, name)
+    decay = {"weight_decay": 0.0} if "weight_decay" in inspect.signature(made).parameters else {}
+    reference = made(learning_rate=LR, **decay)
+    params = WITHOUT_SCALARS  # optax's sm3 has no scalars.
+    opt_state = reference.init(params)
+    got = train(config, params, 3)
+    with jax.numpy_dtype_promotion("standard"):
+        for step in range(3):
+            grads = {name: GRADS[step][name] for name in params}
+            updates, opt_state = jax.jit(reference.update)(grads, opt_state, params)
+            params = optax.apply_updates(params, updates)
+    assert_equal(got, params, 1e-5)
+    for name, value in got.items():
+        assert np.isfinite(value).all()
+        assert not np.array_equal(value, PARAMS[name]), name
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("lamb", optax.lamb(LR, 0.8, 0.95)),
+        ("amsgrad", optax.amsgrad(LR, 0.8, 0.95)),
+        ("lars", optax.lars(LR, momentum=0.8)),
+        ("adan", optax.adan(LR)),
+    ],
+)
+def test_betas_reach_the_optimizers_that_have_the_usual_ones(name, reference):
+    config = Optimizer(name, lr=LR, schedule="constant", warmup=0.0, momentum=0.8, beta2=0.95)
+    assert_equal(train(config), train_with_optax(reference), 1e-5)
+
+
+def test_sign_sgd_moves_by_the_sign_and_adamax_by_the_largest_gradient():
+    moved = train(Optimizer("sign_sgd", lr=LR, schedule="constant", warmup=0.0), steps=1)
+    assert_equal(moved, {name: PARAMS[name] - LR * np.sign(GRADS[0][name]) for name in PARAMS})
+    # After one step Adamax's mean and largest gradient are the gradient and its size (Kingma & Ba 2015).
+    assert_equal(train(Optimizer("adamax", lr=LR, schedule="constant", warmup=0.0), steps=1), moved, 1e-5)
+
+
+def test_other_optimizers_are_decayed_and_scheduled_as_the_known_ones():
+    config = Optimizer("radam", lr=LR, warmup=0.0, steps=STEPS, weight_decay=DECAY)
+    assert_equal(train(config), train_with_optax(then_decay(optax.radam(1.0))), 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "named"), [("lbfgs", "adamw"), ("polyak_sgd", "adamw"), ("adm", "'adam'"), ("scale_by_adam", "optax")]
+)
+def test_optimizers_that_cannot_be_used_are_named(name, named):
+    with pytest.raises(UserError, match=f"--optimizer.name '{name}'.*{named}"):
+        optimizers.transformation(Optimizer(name))
+
+
+def test_a_given_transformation_replaces_the_named_one():
+    given = optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(LR, weight_decay=DECAY))
+    config = Optimizer("sgd", lr=7.0, weight_decay=3.0, clip=1e-3, rules=(Rule("dense", lr=0.0),))
+    opt_state = optimizers.transformation(config, given).init(PARAMS)
+    numbers = optimizers.hyperparameters(config)
+    with jax.numpy_dtype_promotion("standard"):
+        got, _ = optimizers.update(config, numbers, jnp.int32(0), GRADS[0], opt_state, PARAMS, given)
+        updates, _ = given.update(GRADS[0], given.init(PARAMS), PARAMS)
+    assert_equal(got, {**optax.apply_updates(PARAMS, updates), "dense/kernel": PARAMS["dense/kernel"]})
 
 
 def test_hyperparameters_of_the_state_hold_not_those_of_the_configuration():
@@ -217,7 +289,7 @@ def test_frozen_parameters_are_split_off():
     nested = {"conv": {"kernel": 1, "bias": 2}, "dense": {"kernel": 3}}
     trainable, frozen = optimizers.split_frozen(config, nested)
     assert (trainable, frozen) == ({"conv/bias": 2, "dense/kernel": 3}, {"conv/kernel": 1})
-    assert optimizers.unflatten({**trainable, **frozen}) == nested
+    assert optimizers.unflatten({**trainable, **frozen}, nested) == nested
 
 
 def test_moving_average_starts_quickly_and_then_holds_its_decay():

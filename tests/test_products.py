@@ -10,8 +10,10 @@ from conftest import close, equations
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
-from jaxrec.models import forms, layers
-from jaxrec.models.products import product
+from jaxrec.models import layers
+from jaxrec.models.cpu import forms
+from jaxrec.models.cpu.forms import plain_forms
+from jaxrec.models.layers import product
 from jaxrec.models.vit import Projection, ViT
 
 SIZES = {"n": 33, "k": 3, "d": 5, "a": 2, "b": 4, "c": 6, "x": 7, "y": 3, "z": 2, "h": 2, "q": 5}
@@ -135,7 +137,7 @@ def test_a_weight_gradient_over_many_devices_gathers_no_images(inputs, outputs, 
     assert "all-reduce" in program and "all-gather" not in program
 
 
-def test_forward_mode_by_the_switch(in_float64):
+def test_plain_forms_have_forward_mode(in_float64):
     order = "nk,kd->nd"
     a, b = factors(order)
 
@@ -143,7 +145,7 @@ def test_forward_mode_by_the_switch(in_float64):
         gradient = jax.grad(lambda a, b: jnp.sum(jnp.sin(function(order, a, b))), (0, 1))
         return jax.jvp(gradient, (a, b), tuple(factors(order, seed=1)))
 
-    with layers.forward_mode():
+    with plain_forms():
         got = hessian_vector(product)
     close(got, hessian_vector(jnp.einsum), 1e-12)
     with pytest.raises(TypeError, match="forward-mode"):

@@ -13,9 +13,13 @@ import pytest
 from PIL import Image
 
 from jaxrec.errors import UserError
+from jaxrec.run.introduction import for_the_report
 from jaxrec.run.show import report
-from jaxrec.run.show.pictures import GAP, confusion, curves, grid, save_artifacts, shades, timeline
-from jaxrec.run.show.report import read_metrics, write_report
+from jaxrec.run.show.log import read_metrics
+from jaxrec.run.show.pictures import GAP, curves, grid, matrix_picture, save_artifacts, shades, timeline
+from jaxrec.run.show.report import write_report
+from jaxrec.settings import preset
+from jaxrec.tasks.system import named_system, system_of
 
 SVG = "{http://www.w3.org/2000/svg}"
 EVIL = "<script>alert('x')</script>&\""
@@ -62,17 +66,17 @@ def test_more_counts_are_darker(diagonal: bool) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 10, 20, 21, 100, 1000])
-def test_confusion_keeps_its_shades_at_any_size(count: int) -> None:
+def test_a_matrix_keeps_its_shades_at_any_size(count: int) -> None:
     matrix = np.random.default_rng(1).integers(0, 3000, (count, count))
-    picture = np.asarray(confusion(matrix, [f"a rather long name {i}" for i in range(count)]))
+    picture = np.asarray(matrix_picture(matrix, [f"a rather long name {i}" for i in range(count)]))
     cell = max(44, 640 // count) if count <= 20 else max(1, 800 // count)
     margin = picture.shape[0] - count * cell
     assert (margin > 0) == (count <= 20)
     np.testing.assert_array_equal(picture[margin::cell, margin::cell][:count, :count], shades(matrix))
 
 
-def test_confusion_of_a_class_without_examples() -> None:
-    assert confusion(np.array([[0, 0], [1, 2]]), []).size[0] > 0
+def test_a_matrix_with_a_class_without_examples() -> None:
+    assert matrix_picture(np.array([[0, 0], [1, 2]]), []).size[0] > 0
     assert (shades(np.zeros((3, 3), int)) == 250).all()
 
 
@@ -130,8 +134,9 @@ def test_artifacts_are_saved_and_samples_kept_by_step(tmp_path) -> None:
     images, label = np.random.default_rng(0).random((2, 2, 8, 8, 1)), np.array([[0, 1], [1, 7]])
     cells = {"images": images, "label": label, "prediction": label.T, "confidence": np.full((2, 2), 0.5)}
     for step in (100, 200):
-        save_artifacts(tmp_path, {"samples": {"images": images}, "predictions": cells}, ["zero", "one"], step)
-    save_artifacts(tmp_path, {"samples": {"images": images}, "confusion": {"matrix": np.eye(2, dtype=int)}}, [], None)
+        drawn = {"samples": {"images": images}, "predictions": cells}
+        save_artifacts(tmp_path, drawn, ["zero", "one"], step, kept=["samples"])
+    save_artifacts(tmp_path, {"samples": {"images": images}, "confusion": {"matrix": np.eye(2, dtype=int)}}, [])
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "confusion.png",
         "predictions.png",
@@ -147,7 +152,8 @@ def test_artifacts_are_saved_and_samples_kept_by_step(tmp_path) -> None:
 @pytest.mark.parametrize(("count", "frames"), [(0, None), (1, None), (2, 2), (30, 24)])
 def test_timeline_shows_at_most_24_steps(tmp_path, count: int, frames: int | None) -> None:
     for step in range(count):
-        save_artifacts(tmp_path, {"samples": {"images": np.full((1, 2, 8, 8, 1), step / max(count - 1, 1))}}, [], step)
+        images = np.full((1, 2, 8, 8, 1), step / max(count - 1, 1))
+        save_artifacts(tmp_path, {"samples": {"images": images}}, [], step, kept=["samples"])
     path = timeline(tmp_path, "samples")
     if frames is None:
         assert path is None
@@ -189,12 +195,18 @@ def _run(folder, name: str = "cnn-digits-1", classes: tuple[str, ...] = ("zero",
     run = folder / "runs" / name
     run.mkdir(parents=True)
     config = {
-        "task": {"kind": "Classifier", "model": "cnn", "optimizer": {"lr": 0.000375123, "rules": []}},
+        "task": {"system": "classifier", "model": "cnn", "optimizer": {"lr": 0.000375123, "rules": []}},
         "dataset": "digits",
         "steps": 40,
     }
     dataset = {"name": classes[0] if classes[0] == EVIL else "digits", "train": 1293, "class_names": list(classes)}
-    manifest = {"versions": {"jax": "0.10.2"}, "devices": ["cpu", "cpu"], "dataset": dataset, "parameters": 93322}
+    manifest = {
+        "versions": {"jax": "0.10.2"},
+        "devices": ["cpu", "cpu"],
+        "dataset": dataset,
+        "parameters": 93322,
+        "report": for_the_report(named_system("classifier"), preset("cnn")),
+    }
     results = {"split": "test", "examples": 360, "accuracy": 0.972222, "per_class_accuracy": [0.99, 0.95], "step": 40}
     rows = [{"step": s, "split": p, "loss": 1 / s, EVIL: 1.0} for s in (20, 40) for p in ("train", "validation")]
     for file, value in (("config", config), ("manifest", manifest), ("results", results)):
@@ -212,7 +224,7 @@ def test_report_of_a_whole_run(tmp_path) -> None:
     assert page.index("<td>one</td>") < page.index("<td>zero</td>")
     assert "0.000375123" in page
     assert "93,322" in page
-    assert "python -m jaxrec evaluate runs/cnn-digits-1" in page
+    assert "jaxrec evaluate runs/cnn-digits-1" in page
     assert "Stopped early" not in page
     assert sum(tag == "svg" for tag, _ in tags.seen) == 2
     images = [attrs["src"] or "" for tag, attrs in tags.seen if tag == "img"]
@@ -246,9 +258,9 @@ def test_report_says_which_pictures_cannot_be_read(tmp_path) -> None:
 def test_report_of_an_empty_folder(tmp_path) -> None:
     page = write_report(tmp_path).read_text()
     _Tags(page)
-    for sentence in ("Nothing has been logged yet", "No test figures yet", "No metrics", "No pictures", "none written"):
+    for sentence in ("Nothing has been logged", "No test metrics", "No metrics", "No pictures", "none written"):
         assert sentence in page
-    with pytest.raises(UserError, match="no run folder"):
+    with pytest.raises(UserError, match="missing"):
         write_report(tmp_path / "missing")
 
 
@@ -303,23 +315,41 @@ def test_a_resumed_run_counts_each_step_once(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "metrics", "headline", "commands"),
+    ("model", "metrics", "headline", "commands"),
     [
-        ("classifier", {"loss": 0.5, "accuracy": 0.75, "f1_macro": 0.7}, "accuracy 0.75", ["evaluate", "predict"]),
-        ("classifier", {"loss": 0.5, "hamming": 0.25}, "loss 0.5", ["evaluate", "predict"]),
-        ("autoencoder", {"loss": 9.0, "mse": 0.01, "psnr": 20.5}, "psnr 20.5", ["evaluate", "predict", "generate"]),
-        ("autoencoder", {"elbo": -92.0, "nll": 90.5, "psnr": 1.0}, "nll 90.5", ["evaluate", "predict", "generate"]),
+        ("cnn", {"loss": 0.5, "accuracy": 0.75, "f1_macro": 0.7}, "accuracy 0.75", ["evaluate", "predict"]),
+        ("cnn", {"loss": 0.5, "hamming": 0.25}, "loss 0.5", ["evaluate", "predict"]),
+        ("autoencoder", {"loss": 9.0, "mse": 0.01, "psnr": 20.5}, "psnr 20.5", ["evaluate", "predict"]),
+        ("vae", {"elbo": -92.0, "nll": 90.5, "psnr": 1.0}, "nll 90.5", ["evaluate", "predict", "generate"]),
         ("gan", {"loss": 3.0, "class_consistency": 0.96}, "class consistency 0.96", ["evaluate", "generate"]),
         ("gan", {"loss": 3.0, "frechet_distance": 7.5}, "frechet distance 7.5", ["evaluate", "generate"]),
     ],
 )
-def test_report_leads_with_the_figure_of_the_system(tmp_path, kind, metrics, headline, commands) -> None:
-    run = _run(tmp_path)
-    config = {"task": {"system": kind, "model": "it"}, "dataset": "digits", "runs": "/some where/runs", "steps": 40}
+def test_report_leads_with_the_headline_of_the_system(tmp_path, model, metrics, headline, commands) -> None:
+    run, task = _run(tmp_path), preset(model)
+    config = {"task": {"model": model}, "dataset": "digits", "runs": "/some where/runs", "steps": 40}
     (run / "config.json").write_text(json.dumps(config))
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["report"] = for_the_report(system_of(task), task)
+    (run / "manifest.json").write_text(json.dumps(manifest))
     (run / "results.json").write_text(json.dumps({"split": "test", "examples": 360, "step": 40, **metrics}))
     page = write_report(run).read_text()
-    assert f"it on digits: {headline} on 360 test examples." in page
+    assert f"{model} on digits: {headline} on 360 test examples." in page
     folder = "&#x27;/some where/runs/cnn-digits-1&#x27;"
-    assert re.findall(r"python -m jaxrec[. ](\w+) " + re.escape(folder), page) == commands
-    assert "python -m jaxrec.train --name cnn-digits-1 --runs &#x27;/some where/runs&#x27; --resume" in page
+    assert re.findall(r"jaxrec (\w+) " + re.escape(folder), page) == commands
+    assert "jaxrec train --name cnn-digits-1 --runs &#x27;/some where/runs&#x27; --resume" in page
+
+
+def test_report_shows_what_a_system_says_of_itself(tmp_path) -> None:
+    """A headline, a caption and a metric by class of which no code of the report has heard."""
+    run = _run(tmp_path)
+    manifest = json.loads((run / "manifest.json").read_text())
+    facts = {"headline": ["turning"], "captions": {"confusion_matrix": "How it turned."}, "evolving": []}
+    manifest["report"] = {**facts, "score": None, "commands": ["evaluate"]}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    results = {"split": "test", "examples": 9, "step": 40, "accuracy": 0.5, "turning": 0.25, "roundness": [0.5, 0.125]}
+    (run / "results.json").write_text(json.dumps(results))
+    page = write_report(run).read_text()
+    assert "cnn on digits: turning 0.25 on 9 test examples." in page
+    assert "<figcaption>How it turned.</figcaption>" in page
+    assert page.index("<td>one</td><td>0.1250</td>") < page.index("<td>zero</td><td>0.5000</td>")

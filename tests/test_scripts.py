@@ -1,5 +1,6 @@
 """The scripts that try a run's safety, in a short form."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -7,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from jaxrec.run.fit import fit
+from jaxrec.settings import Train, preset
+
 SCRIPTS = Path(__file__).parents[1] / "scripts"
+sys.path[:0] = [str(SCRIPTS)]
+
+import overhead
+
 pytestmark = pytest.mark.slow
 
 
@@ -30,3 +38,25 @@ def test_mutated_files_are_read_or_refused_in_one_sentence():
     said = run("fuzz.py", "--images", "1000", "--settings", "500").splitlines()
     assert [line.split(":")[0] for line in said] == ["1000 images", "500 settings"]
     assert all(" refused" in line and " read" in line for line in said)
+
+
+@pytest.fixture
+def short() -> Train:
+    return Train(task=preset("autoencoder"), steps=6, batch_size=64, eval_every=3, log_every=2)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize("memory", [1024, 0], ids=["on the device", "streamed"])
+def test_the_loop_is_timed_beside_the_compiled_step(memory, short):
+    found = overhead.windows(dataclasses.replace(short, memory_mb=memory), rounds=2, seconds=0.01)
+    assert len(found.loop) == len(found.bare) == len(found.waits) == 2
+    assert min(found.loop + found.bare) > 0
+    assert all(0 <= share < 1 for share in found.waits)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_every_part_of_a_run_is_accounted_for(short):
+    with overhead.quietly(short) as config, overhead.accounted() as spent:
+        assert fit(config).results
+    assert set(spent) == {"logging", "checkpoints", "pictures", "validation"}
+    assert min(spent.values()) > 0

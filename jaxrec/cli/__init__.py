@@ -2,27 +2,29 @@
 
 import importlib
 
-from jaxrec.cli.arguments import run_command
+from jaxrec.cli.running import run_command
 from jaxrec.errors import UserError, nearest
 
 COMMANDS = {
     "train": "train a system and leave a run folder",
-    "evaluate": "compute a run's metrics on its test split",
-    "predict": "apply a run to images",
-    "generate": "draw images with a generative model",
+    "evaluate": "compute the metrics of a run on its test split",
+    "predict": "predict for images from disk with a trained run",
+    "generate": "draw images from a trained generative model",
     "sweep": "search hyper-parameters by training many runs at once",
-    "inspect": "show a run's settings, parameters and checkpoints",
-    "verify": "repeat a run's steps and compare the states",
+    "inspect": "show the settings, parameters and checkpoints of a run",
+    "verify": "repeat steps of a run and compare the states",
     "plan": "estimate what a run needs, without data",
 }
 """Each subcommand and what it does."""
 MODULES = {"inspect": "show"}
-"""The modules that are not called as their command: a module named inspect would hide Python's own."""
+"""Commands whose module has another name: a module called inspect would hide Python's own."""
 
 
 def _help() -> str:
     lines = [f"  {name:<10}{does}" for name, does in COMMANDS.items()]
-    return "\n".join(["usage: jaxrec COMMAND ...", "", *lines, "", "jaxrec COMMAND --help shows a command's options."])
+    return "\n".join(
+        ["usage: jaxrec COMMAND ...", "", *lines, "", "jaxrec COMMAND --help lists the options of a command."]
+    )
 
 
 def dispatch(argv: list[str]) -> int | None:

@@ -1,142 +1,131 @@
-"""How every command reads its options and reports mistakes: one sentence and exit code 2."""
+"""How every command reads its options: a dataclass filled by tyro, and mistakes as one sentence."""
 
 import contextlib
-import gc
 import io
-import logging
-import math
-import os
 import re
-import signal
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
 from typing import Any
 
 import tyro
 
-from jaxrec.errors import UserError, enough_memory, nearest
-
-RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
-    (
-        "1 or more",
-        lambda value: value >= 1,
-        "--steps batch_size image_size log_every eval_every save_every accumulate patch "
-        "discriminator_steps train_samples eval_samples fuse_steps seeds members processes",
-    ),
-    ("1 to 65536", lambda value: 1 <= value <= 2**16, "code latents"),
-    ("a number above 0", lambda value: value > 0, "epochs lr"),
-    ("above 0, and at most 65536", lambda value: 0 < value <= 2**16, "width"),
-    ("0 or more, and less than 1", lambda value: 0 <= value < 1, "validation momentum beta2 average dropout scale"),
-    ("0 to 1", lambda value: 0 <= value <= 1, "warmup label_smoothing resized_crop kl_warmup"),
-    ("0 to 10", lambda value: 0 <= value <= 10, "magnitude"),
-    # Larger seeds would count as their remainder: 2**32 as 0.
-    ("0 to 4294967295", lambda value: 0 <= value < 2**32, "seed"),
-)
-"""What is expected of a number, and the fields or options it is expected of; all others are 0 or more."""
+from jaxrec.cli.help import help_text
+from jaxrec.errors import UserError, nearest
+from jaxrec.settings.options import Option, options
+from jaxrec.settings.ranges import check_numbers
 
 
-def run_command(command: Callable[[list[str]], int | None]) -> None:
-    """Runs a command on the process's arguments and ends the process with its exit code.
+def parse(
+    kind: Any,
+    argv: Sequence[str],
+    program: str,
+    default: Any = None,
+    examples: Sequence[str] = (),
+    listed: Sequence[Option] = (),
+) -> Any:
+    """An instance of a dataclass filled from the arguments.
 
-    0: done. 2: a mistake of the user's, said in one sentence. 130 and 143: stopped by SIGINT or SIGTERM. 1: nobody
-    reads the output any more.
+    Args:
+      kind: the dataclass. Its docstring and those of its fields are the help.
+      argv: the arguments after the command.
+      program: the command as a user types it, such as ``jaxrec train``.
+      default: an instance whose values apply to the options that are not given.
+      examples: command lines for ``--help``, which is printed and ends the process if the arguments ask for it.
+      listed: options that the caller has read from the arguments; they are listed first, instead of a field's.
+
+    Raises:
+      UserError: the arguments do not fit; the sentence names the option and the nearest known one or choice.
     """
-    # Orbax and jax remark on what is meant to be so: a folder opened for reading alone, a machine without a GPU. Orbax
-    # also logs a traceback of each error before raising it.
-    logging.disable(logging.ERROR)
-    # Tracing makes hundreds of thousands of objects that stay, and Python would look through them again and again.
-    gc.set_threshold(20_000)
-    sys.unraisablehook = _show_unraisable
-    code = None
-    try:
-        with enough_memory():
-            code = command(sys.argv[1:])
-        sys.stdout.flush()
-    except UserError as error:
-        print(f"jaxrec: {' '.join(str(error).split())}", file=sys.stderr)
-        code = 2
-    except KeyboardInterrupt as stopped:
-        number = signal.Signals(*stopped.args) if stopped.args else signal.SIGINT
-        print(f"jaxrec: stopped at once by {number.name}", file=sys.stderr)
-        code = 128 + number
-    except OSError as error:
-        code = 1 if isinstance(error, BrokenPipeError) else 2
-        if code == 2:
-            print(f"jaxrec: {error}; make room or give permission", file=sys.stderr)
-        # Python flushes once more at its end, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(code or 0)
-
-
-def _show_unraisable(unraisable: Any) -> None:
-    """Python's own hook, but for what follows a save that failed: tensorstore goes on to call Orbax's closed loop."""
-    if str(unraisable.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(unraisable)
-
-
-def parse(kind: Any, argv: Sequence[str], program: str, default: Any = None, description: str | None = None) -> Any:
-    """A ``kind`` filled from the arguments, over ``default`` where given.
-
-    Raises UserError, naming the nearest known option or choice, where the arguments do not fit.
-    """
-    settings: dict[str, Any] = {
-        "prog": program,
-        "config": (tyro.conf.AvoidSubcommands,),
-        "description": description,
-    }
+    names = [option.name for option in listed]
+    own = [option for option in options(kind if default is None else default) if option.name not in names]
+    known = [*listed, *own]
+    if {"-h", "--help"} & set(argv):
+        print(help_text(kind, known, program, examples))
+        raise SystemExit(0)
+    _check_options(known, argv)
+    settings: dict[str, Any] = {"prog": program, "config": (tyro.conf.AvoidSubcommands,)}
     if default is not None:
         settings["default"] = default
-    if {"-h", "--help"} & set(argv):
-        return tyro.cli(kind, args=list(argv), **settings)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(kind, args=list(argv), **settings)
+            config = tyro.cli(kind, args=list(argv), **settings)
     except SystemExit:
-        pass
-    raise UserError(_sentence(complaint.getvalue(), default if default is not None else kind, argv))
+        raise UserError(_sentence(complaint.getvalue())) from None
+    check_numbers(config)
+    return config
 
 
-def _settings(config: Any, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
-    """(option, field, value) of every setting: ``--optimizer.lr``, ``lr``, 1e-3; the task's own have no prefix."""
-    for each in fields(config):
-        value = getattr(config, each.name, None)
-        name = each.name.replace("_", "-")
-        if is_dataclass(value) and not isinstance(value, type):
-            yield from _settings(value, prefix if each.name == "task" else f"{prefix}{name}.")
-        else:
-            yield f"--{prefix}{name}", each.name, value
+def take(argv: Sequence[str], option: str) -> tuple[str | None, list[str]]:
+    """The value of ``--option VALUE`` or ``--option=VALUE``, None if it is not given, and the other arguments."""
+    rest = list(argv)
+    for place, argument in enumerate(rest):
+        if argument == option:
+            if place + 1 == len(rest) or rest[place + 1].startswith("--"):
+                raise UserError(f"{option} is given without a value; write {option} VALUE")
+            return rest[place + 1], rest[:place] + rest[place + 2 :]
+        if argument.startswith(f"{option}="):
+            return argument.partition("=")[2], rest[:place] + rest[place + 1 :]
+    return None, rest
 
 
-def check_numbers(config: Any) -> None:
-    """Raises UserError for a number that no setting of its name can have."""
-    for option, name, value in _settings(config):
-        if isinstance(value, bool) or not isinstance(value, int | float):
+def _check_options(known: Iterable[Option], argv: Sequence[str]) -> None:
+    """Raises UserError for an unknown option, a missing value, and a word that is not among an option's choices."""
+    spelled = dict(_spellings(known))
+    for place, argument in enumerate(argv):
+        if not argument.startswith("--"):
             continue
-        expected, fits = "0 or more", lambda value: value >= 0
-        for range_expected, range_fits, names in RANGES:
-            if {option, name} & set(names.split()):
-                expected, fits = range_expected, range_fits
-        if isinstance(value, int) and abs(value) > 2**53:  # more than a float can tell from its neighbours
-            expected, fits = "at most 2**53", lambda value: False
-        if not fits(value) or not math.isfinite(value):
-            raise UserError(f"{option} {value} is out of range; expected {expected}")
+        typed, equals, value = argument.partition("=")
+        name = typed.replace("_", "-")
+        if name not in spelled:
+            raise UserError(f"there is no option '{typed}' here{_nearest_option(name, spelled)}")
+        values = [value] if equals else list(takewhile(_is_value, argv[place + 1 :]))
+        _check_values(spelled[name], values)
 
 
-def _sentence(complaint: str, config: Any, argv: Sequence[str]) -> str:
-    """The parser's boxed complaint as one sentence, with the nearest known option or choice."""
-    found = [(option, value) for option, _, value in _settings(config)]
-    options = {option for option, _ in found}
-    options |= {re.sub(r"(--|\.)(?=[^.]*$)", r"\1no-", option) for option, value in found if isinstance(value, bool)}
-    given = [argument.partition("=")[0].replace("_", "-") for argument in argv if argument.startswith("--")]
-    unknown = [option for option in given if option not in options]
-    if unknown:
-        suggestion = nearest(unknown[0], options) or "; --help lists the options"
-        return f"there is no option '{unknown[0]}' here{suggestion}"
+def _is_value(argument: str) -> bool:
+    return not argument.startswith("--")
+
+
+def _check_values(option: Option, values: Sequence[str]) -> None:
+    if option.hint is bool or (not values and option.takes_several):
+        return
+    if not values:
+        raise UserError(f"{option.name} is given without a value; write {option.name} VALUE")
+    choices = option.choices
+    for value in values if option.takes_several else values[:1]:
+        if choices and value not in choices:
+            expected = f"expected one of {', '.join(choices)}"
+            raise UserError(f"{option.name} cannot be '{value}'; {expected}{nearest(value, choices)}")
+
+
+def _spellings(known: Iterable[Option]) -> Iterator[tuple[str, Option]]:
+    """Every option by each way to type it: ``--skip-bad`` and ``--no-skip-bad``, ``--split`` for ``--test-split``."""
+    for option in known:
+        if option.hidden or option.positional:
+            continue
+        yield option.name, option
+        if option.hint is bool:
+            yield re.sub(r"(--|\.)(?=[^.]*$)", r"\1no-", option.name), option
+        for alias in option.aliases:
+            yield alias, option
+
+
+def _nearest_option(name: str, spelled: Iterable[str]) -> str:
+    """The nearest option; one whose last part is the same, as ``--optimizer.lr`` for ``--lr``, comes first."""
+    last = name.removeprefix("--")
+    for option in spelled:
+        if option.endswith(f".{last}"):
+            return f"; did you mean '{option}'?"
+    return nearest(name, spelled) or "; --help lists the options"
+
+
+def _sentence(complaint: str) -> str:
+    """The first statement in tyro's boxed complaint, on one line."""
     body = re.split(r"[-─]{8,}", complaint)[1:2] or [complaint]
-    text = " ".join(line.strip(" │╮") for line in body[0].splitlines()).strip()
-    text = re.split(r"\s*Got errors", " ".join(text.split()))[0].rstrip(".")
-    choice = re.search(r"invalid choice '(.*?)' .*\((.*?),?\)", text)
-    suggestion = nearest(choice[1], re.findall(r"'(.*?)'", choice[2])) if choice else ""
-    return f"{text[:1].lower()}{text[1:]}{suggestion or '; --help lists the options'}"
+    lines = [line.strip(" │╮") for line in body[0].splitlines()]
+    text = re.split(r"\s*Got errors", " ".join(" ".join(lines).split()))[0].rstrip(".")
+    missing = re.match(r"Missing from .*?: (\S+)", text)
+    if missing:
+        return f"{missing[1]} is missing; --help shows the usage"
+    return f"{text[:1].lower()}{text[1:]}; --help lists the options"

@@ -1,48 +1,50 @@
-"""jaxrec evaluate RUN: the figures of a trained run on its test split."""
+"""jaxrec evaluate RUN: the metrics of a trained run on its test split."""
 
 import json
-from dataclasses import dataclass, replace
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import tyro
 
-from jaxrec.cli.arguments import parse
+from jaxrec.cli.opened_run import OpenedRun, read_options
+
+EXAMPLES = (
+    "jaxrec evaluate runs/cnn-mnist-1",
+    "jaxrec evaluate runs/cnn-mnist-1 --split train --json",
+    "jaxrec evaluate runs/cnn-mnist-1 --split test[:1000]",
+)
 
 
 @dataclass(frozen=True)
-class Evaluate:
-    """Evaluate a trained run."""
+class Evaluate(OpenedRun):
+    """Compute the metrics of a trained run on its test split."""
 
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The run's folder."""
     test_split: Annotated[str | None, tyro.conf.arg(aliases=["--split"])] = None
-    """Split to evaluate on, with TFDS slicing; else the run's own."""
+    """Split to evaluate on; TFDS slices such as test[:50%] are allowed. Default: the run's own."""
     json: bool = False
     """Print one JSON object instead of a table."""
 
 
 def main(argv: list[str]) -> None:
-    """Prints the figures."""
-    options = parse(Evaluate, argv, "jaxrec evaluate")
-    from jaxrec.run.evaluation import Evaluator
-    from jaxrec.run.loop import test_results
-    from jaxrec.run.setup import check_same_data, open_data
-    from jaxrec.run.trained import load_run
-    from jaxrec.run.world.devices import Devices
+    """Prints the metrics."""
+    options = read_options(Evaluate, argv, "jaxrec evaluate", EXAMPLES)
+    from jaxrec.host import tune_cpu
+    from jaxrec.run.trained import load
 
-    devices = Devices()
-    run, config, dataset, state, step = load_run(options.run, devices)
-    config = replace(config, test_split=options.test_split or config.test_split)
-    data = open_data(config)
-    check_same_data(data, dataset)
-    results = test_results(config, data, Evaluator(config.task, devices), state, step)
+    tune_cpu()
+    trained = load(options.run)
+    results = trained.evaluate(options.test_split)
     if options.json:
         print(json.dumps(results))
-        return
+    else:
+        _print(results, f"{trained.folder.name}, split {results['split']}, step {trained.step}")
+
+
+def _print(results: dict[str, Any], title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("metric", "value", title=f"{run.name}, split {results['split']}, step {step}")
+    table = Table("metric", "value", title=title)
     for name, value in results.items():
         if isinstance(value, int | float):
             table.add_row(name, f"{value:.6g}")

@@ -1,75 +1,58 @@
-"""jaxrec generate RUN: pictures from a trained gan or vae; reconstructions from an autoencoder."""
+"""jaxrec generate RUN: images from a trained generative model."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
-
-from jaxrec.cli.arguments import parse
+from jaxrec.cli.opened_run import OpenedRun, read_options
 from jaxrec.errors import UserError
+from jaxrec.settings.ranges import AT_LEAST_ONE, SEED
+
+EXAMPLES = (
+    "jaxrec generate runs/gan-mnist-1",
+    "jaxrec generate runs/gan-mnist-1 --count 1000 --separate",
+    "jaxrec generate runs/gan-mnist-1 --seed 7 --out drawn",
+)
 
 
 @dataclass(frozen=True)
-class Generate:
-    """Draw images from a trained gan or vae; an autoencoder reconstructs test images."""
+class Generate(OpenedRun):
+    """Draw images from a trained generative model."""
 
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The run's folder."""
-    count: int = 100
+    count: Annotated[int, AT_LEAST_ONE] = 100
     """Number of images."""
-    seed: int = 0
-    """Fixes the latents."""
+    seed: Annotated[int, SEED] = 0
+    """Determines the latents."""
     out: str | None = None
-    """Folder for the pictures; else RUN/generated."""
+    """Folder for the pictures. Default: RUN/generated."""
     separate: bool = False
-    """Also write each image as a PNG of its own, named by number and class."""
+    """Also write each image to its own PNG file, named by number and class."""
 
 
 def main(argv: list[str]) -> None:
-    """Writes a sheet of images, and each by itself if asked."""
-    options = parse(Generate, argv, "jaxrec generate")
-    if options.count < 1:
-        raise UserError(f"--count {options.count} draws nothing; give at least 1")
-    import jax
-    import numpy as np
-
-    from jaxrec.run.setup import check_same_data, open_data
+    """Writes a sheet of images, and with ``--separate`` also each image by itself."""
+    options = read_options(Generate, argv, "jaxrec generate", EXAMPLES)
+    from jaxrec.data import class_names
+    from jaxrec.host import tune_cpu
     from jaxrec.run.show.pictures import save_artifacts
-    from jaxrec.run.store import folder
-    from jaxrec.run.trained import load_run
-    from jaxrec.run.world.devices import Devices
-    from jaxrec.settings import Autoencoder, Classifier
-    from jaxrec.tasks import task_of
+    from jaxrec.run.trained import load
 
-    run, config, dataset, state, _ = load_run(options.run, Devices())
-    if isinstance(config.task, Classifier):
-        raise UserError(f"'{run.name}' is a classifier, which draws no images; use python -m jaxrec predict")
-    task = task_of(config.task)
-    out = Path(options.out) if options.out else run / "generated"
-    if not options.out:
-        folder.refuse_links(run)
-    labels = None
-    if isinstance(config.task, Autoencoder) and config.task.model != "vae":
-        data = open_data(config)
-        check_same_data(data, dataset)
-        test = data.test
-        inputs = test.read(np.arange(min(options.count, len(test))))["image"]
-        images = np.asarray(jax.jit(task.predict)(state, inputs)["reconstruction"])
-        pictures = {"inputs": inputs / 255, "reconstructions": images}
-    else:
-        draw = jax.jit(task.generate, static_argnums=2)
-        drawn = jax.device_get(draw(state, jax.random.key(options.seed), options.count))
-        images, labels = drawn["image"], drawn.get("label")
-        pictures = {"generated": images}
+    tune_cpu()
+    trained = load(options.run)
+    drawn = trained.generate(options.count, options.seed)
+    out = Path(options.out) if options.out else trained.folder / "generated"
+    names = None
+    if "label" in drawn:
+        known = class_names(trained.features)
+        names = [known[label] for label in drawn["label"]]
     try:
-        save_artifacts(out, {name: {"images": _sheet(each)} for name, each in pictures.items()}, (), None)
+        save_artifacts(out, {"generated": {"images": _sheet(drawn["image"])}}, ())
         if options.separate:
-            _write_each(out, images, None if labels is None else [dataset["class_names"][label] for label in labels])
+            _write_each(out, drawn["image"], names)
     except OSError as error:
         raise UserError(f"'{out}' cannot be written ({error.strerror}); choose another folder with --out") from error
-    print(f"{len(images)} images in {out}")
+    print(f"{options.count} images in {out}")
 
 
 def _sheet(images: Any) -> Any:
@@ -88,4 +71,5 @@ def _write_each(out: Path, images: Any, names: list[str] | None) -> None:
     for number, image in enumerate(np.round(images * 255).astype(np.uint8)):
         # The name may be a stranger's.
         suffix = "-" + re.sub(r"[^\w.-]+", "_", names[number])[:100] if names else ""
-        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(out / f"{number:05d}{suffix}.png")
+        shown = image[..., :3] if image.shape[-1] >= 3 else image[..., 0]
+        Image.fromarray(shown).save(out / f"{number:05d}{suffix}.png")

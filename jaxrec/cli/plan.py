@@ -1,21 +1,26 @@
-"""jaxrec plan --model ... --mesh ...: what a run would need, from compiling its step alone."""
+"""jaxrec plan --model ... --mesh ...: what a run would need, estimated by compiling its step."""
 
 import math
 import re
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
-from jaxrec.cli.train import read_arguments
+from jaxrec.cli.training_arguments import read_arguments
+from jaxrec.data.features import Feature
 from jaxrec.errors import UserError
 from jaxrec.settings import Train
+from jaxrec.settings.options import Group
+from jaxrec.settings.ranges import AT_LEAST_ONE
 
-HELP = """Tell a run's parameters, FLOPs, bytes per device and collectives. Reads no data and trains nothing.
-
-It takes every option of jaxrec train. A --mesh with numbers, such as data=16,model=4, is compiled for as many simulated
-devices of this machine's CPU, with the operations that GPUs and TPUs would get; --mesh data for the devices that are
-here."""
+EXAMPLES = (
+    "jaxrec plan --model resnet50 --image-shape 224 224 3 --labels 1000",
+    "jaxrec plan --model vit --mesh data=16,model=4 --batch-size 1024",
+    "jaxrec plan --experiment experiments/mnist_cnn.py --image-shape 28 28 1",
+)
+PLAN = Group("plan")
 MOST_SIMULATED = 1024
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 BITS = {"pred": 8, "s8": 8, "u8": 8, "bf16": 16, "f16": 16, "s32": 32, "u32": 32, "f32": 32, "s64": 64, "u64": 64}
@@ -23,16 +28,20 @@ BITS = {"pred": 8, "s8": 8, "u8": 8, "bf16": 16, "f16": 16, "s32": 32, "u32": 32
 
 @dataclass(frozen=True)
 class Plan(Train):
-    """Tell what a run would need."""
+    """Estimate a run's parameters, FLOPs, memory and collectives. Reads no data and trains nothing.
 
-    image_shape: tuple[int, int, int] = (32, 32, 3)
+    All options of jaxrec train are allowed. A --mesh with numbers, such as data=16,model=4, is compiled for that many
+    simulated devices, with the operations that GPUs and TPUs would run; --mesh data uses this machine's devices.
+    """
+
+    image_shape: Annotated[tuple[int, int, int], PLAN, AT_LEAST_ONE] = (32, 32, 3)
     """Height, width and channels of the images."""
-    labels: int = 10
+    labels: Annotated[int, PLAN, AT_LEAST_ONE] = 10
     """Number of classes."""
 
 
 def collectives(program: str) -> dict[str, tuple[int, int]]:
-    """How many collectives of each kind a compiled program has, and the bytes that they give each device."""
+    """For each kind of collective in a compiled program: how many there are, and the bytes each device receives."""
     found: dict[str, tuple[int, int]] = {}
     for shapes, kind in re.findall(rf"^.*? = (\(.*?\)|\S+) ({'|'.join(KINDS)})(?:-start)?\(", program, re.M):
         size = 0
@@ -44,38 +53,38 @@ def collectives(program: str) -> dict[str, tuple[int, int]]:
 
 
 def plan(config: Plan, devices: Any, *, simulated: bool) -> dict[str, Any]:
-    """The figures of a run's step on ``Devices``; ``simulated`` ones stand for others."""
+    """What a run's step needs on ``Devices``; ``simulated`` devices stand for those of another machine."""
     import jax
     import numpy as np
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from jaxrec.models import layers
-    from jaxrec.run.setup import DEFAULT_STEPS, Watch, make_steps
+    from jaxrec.models.cpu.forms import plain_forms
+    from jaxrec.run.data import DEFAULT_STEPS
+    from jaxrec.run.initial import count_parameters
+    from jaxrec.run.steps import Watch, watched_step
     from jaxrec.run.world.devices import AXES, bytes_per_device
-    from jaxrec.tasks import task_of
+    from jaxrec.tasks.system import system_of
 
     devices.check_batch(config.batch_size)
-    height, width, channels = config.image_shape
-    steps = config.steps or DEFAULT_STEPS
-    found = {"classes": config.labels, "mean": (0.5,) * channels, "std": (0.25,) * channels}
-    found["optimizer"] = replace(config.task.optimizer, steps=steps)
-    task = replace(config.task, **{name: found[name] for name in found if hasattr(config.task, name)})
+    optimizer = replace(config.task.optimizer, steps=config.steps or DEFAULT_STEPS)
+    task = replace(config.task, optimizer=optimizer)
+    system = system_of(task)
+    features = _features(config, system.features_read(task))
+    task = system.complete(task, _facts(features))
     shared = NamedSharding(devices.mesh, PartitionSpec(AXES))
 
-    def examples(*shape: int, kind: type = np.int32) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((config.batch_size, *shape), kind, sharding=shared)
+    def examples(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=shared)
 
-    batch = {"image": examples(height, width, channels, kind=np.uint8)}
-    batch |= {name: examples() for name in ("label", "index", "epoch")}
+    batch = {name: examples(feature.shape, feature.dtype) for name, feature in features.items()}
+    batch |= {name: examples((), np.int32) for name in ("index", "epoch")}
+    step = watched_step(system, devices, config.on_nonfinite == "skip")
 
     def laid_out(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=devices.layout(leaf.shape))
 
-    def step(state: Any, watch: Watch, batch: Any) -> Any:
-        return make_steps(task, devices, config.on_nonfinite == "skip", state, watch, batch, {})
-
-    with layers.forward_mode() if simulated else nullcontext():
-        state = jax.eval_shape(lambda key, batch: task_of(task).init(task, key, batch), jax.random.key(0), batch)
+    with plain_forms() if simulated else nullcontext():
+        state = jax.eval_shape(lambda key, batch: system.init(task, key, batch), jax.random.key(0), batch)
         state = jax.tree.map(laid_out, state)
         watch = Watch(*[jax.ShapeDtypeStruct((), np.int32, sharding=devices.replicated)] * 2)
         began = time.perf_counter()
@@ -86,7 +95,7 @@ def plan(config: Plan, devices: Any, *, simulated: bool) -> dict[str, Any]:
     leaves = jax.tree.leaves(state)
     return {
         "compile_seconds": time.perf_counter() - began,
-        "parameters": sum(leaf.size for player in state.players.values() for leaf in jax.tree.leaves(player.params)),
+        "parameters": count_parameters(state),
         "flops": float(cost["flops"]),
         "state_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in leaves),
         "state_bytes_per_device": bytes_per_device(state),
@@ -96,22 +105,49 @@ def plan(config: Plan, devices: Any, *, simulated: bool) -> dict[str, Any]:
     }
 
 
+def _features(config: Plan, reads: Mapping[str, str]) -> dict[str, Feature]:
+    """What the examples would be made of, for a system that reads these kinds."""
+    height, width, _ = config.image_shape
+    names = tuple(str(number) for number in range(config.labels))
+    known = {
+        "image": Feature("image", config.image_shape, "uint8"),
+        "class": Feature("class", (), "int32", names),
+        "classes": Feature("classes", (config.labels,), "int32", names),
+        "mask": Feature("mask", (height, width), "uint8", names),
+        "number": Feature("number", (), "float32"),
+    }
+    return {name: known[kinds.removesuffix("?").split("|")[0]] for name, kinds in reads.items()}
+
+
+def _facts(features: Mapping[str, Feature]) -> Any:
+    """Made-up facts: they decide no shape."""
+    import numpy as np
+
+    from jaxrec.tasks.system import Facts
+
+    def statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        channels = features[name].shape[-1]
+        return (0.5,) * channels, (0.25,) * channels
+
+    def class_counts(name: str) -> np.ndarray:
+        return np.ones(len(features[name].names), np.int64)
+
+    return Facts(features, statistics, class_counts)
+
+
 def _size(count: int) -> str:
     return f"{count / 2**20:.2f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
 
 
 def _devices_named(mesh: str) -> int | None:
-    """How many devices a mesh names; None where it takes those that are left."""
+    """How many devices a mesh names; None if it takes whatever is there."""
     sizes = [part.partition("=")[2] for part in mesh.split(",")]
     return math.prod(map(int, sizes)) if all(re.fullmatch("[1-9][0-9]{0,8}", size) for size in sizes) else None
 
 
 def main(argv: list[str]) -> None:
-    """Prints the figures."""
-    config = read_arguments(argv, Plan, "jaxrec plan", HELP)
-    if min(config.image_shape) < 1 or config.labels < 1:
-        shape = " ".join(map(str, config.image_shape))
-        raise UserError(f"--image-shape {shape} and --labels {config.labels} have to be 1 or more; give them as such")
+    """Prints the estimate."""
+    config = read_arguments(argv, Plan, "jaxrec plan", EXAMPLES)
     count = _devices_named(config.mesh)
     if count is not None and count > MOST_SIMULATED:
         raise UserError(f"--mesh {config.mesh} names {count} devices; expected at most {MOST_SIMULATED}")
@@ -121,8 +157,11 @@ def main(argv: list[str]) -> None:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", count)
 
+    from jaxrec.host import tune_cpu
     from jaxrec.run.world.devices import Devices
 
+    if not count:
+        tune_cpu(config.tune_allocator)
     devices = Devices(config.mesh)
     found = plan(config, devices, simulated=bool(count))
     shape = "x".join(map(str, config.image_shape))

@@ -1,39 +1,46 @@
-"""jaxrec predict RUN PATH...: what a trained run makes of images from disk."""
+"""jaxrec predict RUN PATH...: the predictions of a trained run for images from disk."""
 
 import csv
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from jaxrec.cli.arguments import parse
-from jaxrec.data.images import SUFFIXES, read_image
+from jaxrec.cli.opened_run import OpenedRun, read_options
+from jaxrec.data.images import SUFFIXES
 from jaxrec.errors import UserError
 
-BATCH = 100
+if TYPE_CHECKING:
+    from jaxrec.run.trained import Trained
+
+EXAMPLES = (
+    "jaxrec predict runs/cnn-mnist-1 photo.png",
+    "jaxrec predict runs/cnn-mnist-1 photos --out predictions",
+    "jaxrec predict runs/unet-scenes-1 photos --skip-bad",
+)
 SHOWN = 12
-"""Reconstructions that are drawn."""
+"""Images on a sheet."""
+SHEET = "the sheet"
+"""Among the labels once the sheet is drawn; no file is called so."""
 
 
 @dataclass(frozen=True)
-class Predict:
-    """Classify images, or encode and reconstruct them."""
+class Predict(OpenedRun):
+    """Apply a trained run to images: classify them, segment them, or encode and reconstruct them."""
 
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The run's folder."""
     paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
     """Images, or folders of images."""
     out: str | None = None
-    """Folder for predictions.csv, predictions.jsonl and reconstructions; else RUN/predictions."""
+    """Folder for predictions.csv, predictions.jsonl and pictures. Default: RUN/predictions."""
     skip_bad: bool = False
-    """Leave out unreadable images, and say how many, instead of stopping."""
+    """Skip and count unreadable images instead of stopping."""
 
 
 def find_images(paths: tuple[str, ...]) -> list[Path]:
-    """The image files that the paths name, folders searched through; raises UserError where there are none."""
+    """The image files at the paths and in their folders; raises UserError if there are none."""
     found = []
     for path in map(Path, paths):
         if path.is_dir():
@@ -50,82 +57,89 @@ def find_images(paths: tuple[str, ...]) -> list[Path]:
     return found
 
 
-def read_images(paths: list[Path], shape: tuple[int, int, int], skip_bad: bool) -> Iterator[list[tuple[Path, Any]]]:
-    """The readable images as uint8 [H, W, C], converted as training does, in lists of at most ``BATCH``."""
+def main(argv: list[str]) -> None:
+    """Prints a table and writes predictions.csv and predictions.jsonl, and the pictures that the system draws."""
+    options = read_options(Predict, argv, "jaxrec predict", EXAMPLES)
+    paths = find_images(options.paths)
+    from jaxrec.host import tune_cpu
+    from jaxrec.run.trained import load
+
+    tune_cpu()
+    trained = load(options.run)
+    out = Path(options.out) if options.out else trained.folder / "predictions"
+    rows: list[dict[str, Any]] = []
+    labels: set[str] = set()
+    try:
+        for part, images in read_images(trained, paths, options.skip_bad):
+            rows += predict_batch(trained, part, images, out, labels)
+        _write(out, rows)
+    except OSError as error:
+        raise UserError(f"'{out}' cannot be written ({error.strerror}); choose another folder with --out") from error
+    _print(rows, out)
+
+
+def read_images(trained: "Trained", paths: list[Path], skip_bad: bool) -> Iterator[tuple[list[Path], Any]]:
+    """Paths and images [N, H, W, C] of readable files, converted as in training, as many as are predicted at once."""
+    import numpy as np
+
     left_out = 0
-    for start in range(0, len(paths), BATCH):
-        part = []
-        for path in paths[start : start + BATCH]:
+    for start in range(0, len(paths), trained.at_once):
+        readable, images = [], []
+        for path in paths[start : start + trained.at_once]:
             try:
-                part.append((path, read_image(path, shape)))
+                images.append(trained.read(path))
+                readable.append(path)
             except UserError as error:
                 if not skip_bad:
-                    raise UserError(f"{error}, or leave out all such files with --skip-bad") from error
+                    raise UserError(f"{error}, or skip all such files with --skip-bad") from error
                 left_out += 1
-        if part:
-            yield part
+        if readable:
+            yield readable, np.stack(images)
     if left_out == len(paths):
         raise UserError(f"none of the {len(paths)} image files can be read, such as {paths[0]}: replace them")
     if left_out:
         print(f"{left_out} unreadable images left out")
 
 
-def classify(probabilities: Any, names: list[str], head: str) -> dict[str, Any]:
-    """One prediction as a row: the class and its probability, then every class's probability."""
-    every = {name: round(float(value), 6) for name, value in zip(names, probabilities, strict=True)}
-    if head == "sigmoid":
-        chosen = [name for name, value in every.items() if value > 0.5]
-        return {"prediction": " ".join(chosen), "probabilities": every}
-    best = max(every, key=lambda name: every[name])
-    return {"prediction": best, "probability": every[best], "probabilities": every}
+def predict_batch(
+    trained: "Trained", paths: list[Path], images: Any, out: Path, labels: set[str]
+) -> list[dict[str, Any]]:
+    """The rows of a few images; writes the pictures that the system draws of each and, of the first few, a sheet.
 
-
-def main(argv: list[str]) -> None:
-    """Prints a table and writes predictions.csv and predictions.jsonl."""
-    options = parse(Predict, argv, "jaxrec predict")
-    paths = find_images(options.paths)
-    import jax
-    import numpy as np
-
+    ``labels`` are the names that pictures have already.
+    """
+    from jaxrec.data import class_names
     from jaxrec.run.show.pictures import save_artifacts
-    from jaxrec.run.store import folder
-    from jaxrec.run.trained import load_run
-    from jaxrec.run.world.devices import Devices
-    from jaxrec.settings import GAN, Classifier
-    from jaxrec.tasks import task_of
 
-    run, config, dataset, state, _ = load_run(options.run, Devices())
-    if isinstance(config.task, GAN):
-        raise UserError(f"'{run.name}' is a gan, which draws images and reads none; use python -m jaxrec generate")
-    out = Path(options.out) if options.out else run / "predictions"
-    if not options.out:
-        folder.refuse_links(run)
-    predict = jax.jit(task_of(config.task).predict)
-    rows, shown = [], []
-    for part in read_images(paths, tuple(dataset["image_shape"]), options.skip_bad):
-        batch = np.stack([image for _, image in part])
-        padded = np.concatenate([batch, np.zeros((BATCH - len(part), *batch.shape[1:]), np.uint8)])
-        outputs = {name: np.asarray(value)[: len(part)] for name, value in predict(state, padded).items()}
-        for number, (path, image) in enumerate(part):
-            if isinstance(config.task, Classifier):
-                row = classify(outputs["probabilities"][number], dataset["class_names"], config.task.head)
-            else:
-                error = float(np.mean((outputs["reconstruction"][number] - image / 255) ** 2))
-                row = {"mse": error, "code": outputs["code"][number].tolist() if "code" in outputs else None}
-                shown += [(image / 255, outputs["reconstruction"][number])] if len(shown) < SHOWN else []
-            rows.append({"path": str(path), **row})
-    try:
-        _write(out, rows)
-        if shown:
-            pairs = {"images": np.stack([np.stack(side) for side in zip(*shown, strict=True)])}
-            save_artifacts(out, {"reconstructions": pairs}, (), None)
-    except OSError as error:
-        raise UserError(f"'{out}' cannot be written ({error.strerror}); choose another folder with --out") from error
-    _print(rows, out)
+    system, names = trained.system, class_names(trained.features)
+    outputs = trained.predict(images)
+    arguments = trained.config.task, images, outputs, trained.features
+    assert system.rows is not None
+    rows = [{"path": str(path), **row} for path, row in zip(paths, system.rows(*arguments), strict=True)]
+    if system.drawings is not None:
+        for row, path, drawing in zip(rows, paths, system.drawings(*arguments), strict=True):
+            label = _free_label(path, labels)
+            save_artifacts(out, {f"{label}-{name}": picture for name, picture in drawing.items()}, names)
+            row["pictures"] = [f"{label}-{name}.png" for name in drawing]
+    if SHEET not in labels and system.sheet is not None:
+        labels.add(SHEET)
+        few = {name: values[:SHOWN] for name, values in outputs.items()}
+        save_artifacts(out, system.sheet(trained.config.task, images[:SHOWN], few, trained.features), names)
+    return rows
+
+
+def _free_label(path: Path, taken: set[str]) -> str:
+    """What an image's pictures are called: its name, with a number if another image of that name was there before."""
+    label, number = path.stem, 2
+    while label in taken:
+        label, number = f"{path.stem}-{number}", number + 1
+    taken.add(label)
+    return label
 
 
 def _columns(rows: list[dict[str, Any]]) -> list[str]:
-    return [name for name in rows[0] if name not in ("probabilities", "code")]
+    """What a table can show: lists and dicts are in the JSON lines alone."""
+    return [name for name, value in rows[0].items() if not isinstance(value, list | dict)]
 
 
 def _write(out: Path, rows: list[dict[str, Any]]) -> None:
@@ -145,7 +159,7 @@ def _print(rows: list[dict[str, Any]], out: Path) -> None:
     from rich.text import Text
 
     def shown(cell: Any) -> Text:
-        text = f"{cell:.4g}" if isinstance(cell, float) else cell
+        text = f"{cell:.4g}" if isinstance(cell, float) else str(cell)
         return Text(text.encode("utf-8", "backslashreplace").decode())
 
     columns = _columns(rows)

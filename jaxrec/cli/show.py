@@ -4,36 +4,37 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-from jaxrec.cli.arguments import parse
+from jaxrec.cli.opened_run import OpenedRun, read_options
 from jaxrec.errors import UserError
 from jaxrec.run.store import folder
 from jaxrec.settings import to_dict
 
+EXAMPLES = (
+    "jaxrec inspect runs/cnn-mnist-1",
+    "jaxrec inspect runs/cnn-mnist-1 --leaves",
+    "jaxrec inspect runs/rotation-digits-1 --system rotation.py",
+)
+
 
 @dataclass(frozen=True)
-class Inspect:
-    """Show what a run is made of."""
+class Inspect(OpenedRun):
+    """Show the settings, modules and checkpoints of a run. Needs no device."""
 
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The run's folder."""
     leaves: bool = False
-    """List every array, not only the modules."""
+    """List every array instead of the modules."""
 
 
 def saved_arrays(run: Path) -> tuple[int, dict[str, tuple[int, ...]]]:
     """The newest checkpoint's step and the shapes of its model's arrays by path, from its metadata alone."""
     steps = [int(path.name) for path in (run / "checkpoints").glob("*") if re.fullmatch("[0-9]+", path.name)]
     if not steps:
-        raise UserError(f"run '{run.name}' has no checkpoint yet; let it train until its first")
+        raise UserError(f"run '{run.name}' has no checkpoint yet; wait until it has saved one")
     import jax
 
     from jaxrec.run.store.checkpoints import saved_shapes
 
-    # Orbax asks for the default device even to describe files; the CPU is always there.
+    # Orbax asks for the default device even to describe files, and a CPU is always there.
     jax.config.update("jax_platforms", "cpu")
     return max(steps), saved_shapes(run, max(steps))
 
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    options = parse(Inspect, argv, "jaxrec inspect")
+    options = read_options(Inspect, argv, "jaxrec inspect", EXAMPLES)
     run = folder.find(options.run)
     console = Console(highlight=False)
     console.print(json.dumps(to_dict(folder.read_config(run)), indent=2), markup=False)

@@ -1,44 +1,52 @@
-"""jaxrec verify RUN: makes steps of a run again and compares the states with those it logged and saved."""
+"""jaxrec verify RUN: repeats steps of a run and compares the states with those that it logged and saved."""
 
 from dataclasses import dataclass
 from typing import Annotated
 
-import tyro
-
-from jaxrec.cli.arguments import check_numbers, parse
+from jaxrec.cli.opened_run import OpenedRun, read_options
 from jaxrec.errors import UserError
+from jaxrec.settings.ranges import AT_LEAST_ONE
+
+EXAMPLES = (
+    "jaxrec verify runs/cnn-mnist-1",
+    "jaxrec verify runs/cnn-mnist-1 --steps 50",
+    "jaxrec verify runs/rotation-digits-1 --system rotation.py",
+)
 
 
 @dataclass(frozen=True)
-class Verify:
-    """Make steps of a run again, from its start and its checkpoints, and compare: exit code 1 where a state differs."""
+class Verify(OpenedRun):
+    """Repeat steps of a run, from its start and from its checkpoints, and compare the states with those it logged.
 
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The run's folder."""
-    steps: int = 200
-    """Steps to make again from the start and from each checkpoint, at most."""
+    The exit code is 1 if a state differs."""
+
+    steps: Annotated[int, AT_LEAST_ONE] = 200
+    """Largest number of steps to repeat from the start and from each checkpoint."""
 
 
 def main(argv: list[str]) -> int:
     """Prints what was compared and the first difference of each window; returns the exit code."""
-    options = parse(Verify, argv, "jaxrec verify")
-    check_numbers(options)
+    options = read_options(Verify, argv, "jaxrec verify", EXAMPLES)
+    from jaxrec.host import tune_cpu
     from jaxrec.run.replay import Replay
     from jaxrec.run.store import folder
     from jaxrec.run.store.checkpoints import Checkpoints
 
+    tune_cpu()
     run = folder.find(options.run)
     replay = Replay(run)
     with Checkpoints(run, read_only=True) as checkpoints:
-        found = [*checkpoints.damaged.items(), *replay.missing(checkpoints)]
+        found = replay.missing(checkpoints)
         for step, what in found:
             print(f"step {step}: {what}")
         for start, end, differences in replay.windows(checkpoints, options.steps):
             for step, what in differences:
                 found.append((step, what))
                 print(f"step {step}: {what}")
-            print(f"steps {start} to {end} made again" if end > start else f"the checkpoint of step {end} read")
+            print(f"steps {start} to {end} repeated" if end > start else f"the checkpoint of step {end} read")
     if not found and not replay.compared:
-        raise UserError(f"run '{run.name}' has logged no step after a checkpoint: there is nothing to compare")
+        raise UserError(
+            f"run '{run.name}' has logged no step after a checkpoint, so there is nothing to compare; train it further"
+        )
     print(f"{replay.compared} logged states compared: {'some differ' if found else 'all are as logged'}")
     return int(bool(found))

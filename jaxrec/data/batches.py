@@ -43,9 +43,9 @@ def streamed(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Training batches of the ``steps`` steps from ``start_step`` on, read ahead by threads.
 
-    Each is image uint8 [B, H, W, C], label, index and epoch int32 [B], the examples of ``batch_indices``. Process
-    ``i`` of ``n``, given ``share=(i, n)``, gets the i-th of n equal parts of every batch. Raises UserError if n does
-    not divide B.
+    Each has the split's features, [B, ...], and index and epoch int32 [B], of the examples of ``batch_indices``.
+    Process ``i`` of ``n``, given ``share=(i, n)``, gets the i-th of n equal parts of every batch. Raises UserError if n
+    does not divide B.
     """
     import grain
 
@@ -58,21 +58,21 @@ def streamed(
         index, epoch = (order[local] for order in batch_indices(seed, step, batch_size, len(split)))
         return {**split.read(index), "index": index, "epoch": epoch}
 
-    # The other cores are the step's where it runs on the CPU, and more threads stand in line for Python's lock.
+    # The other cores are the step's if it runs on the CPU, and more threads stand in line for Python's lock.
     threads = max(1, min(8, (os.cpu_count() or 1) // 2))
     stream = grain.MapDataset.range(start_step, start_step + steps).map(batch)
     return iter(stream.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)))
 
 
 def eval_batches(split: Split, batch_size: int, share: tuple[int, int] = (0, 1)) -> Iterator[dict[str, np.ndarray]]:
-    """Every example once, in order, in batches of one size: image uint8 [B, H, W, C], label and index int32 [B].
+    """Every example once, in order, in batches of one size: the split's features [B, ...], and index int32 [B].
 
-    ``mask`` bool [B] is False where the last batch is filled up with example 0. Process ``i`` of ``n``, given
+    ``real`` bool [B] is False where the last batch is filled up with example 0. Process ``i`` of ``n``, given
     ``share=(i, n)``, gets the i-th of n equal parts of every batch; n has to divide B.
     """
     part = batch_size // share[1]
     for start in range(share[0] * part, share[0] * part + len(split), batch_size):
         index = np.arange(start, start + part, dtype=np.int32)
-        mask = index < len(split)
-        index = np.where(mask, index, np.int32(0))
-        yield {**split.read(index), "index": index, "mask": mask}
+        real = index < len(split)
+        index = np.where(real, index, np.int32(0))
+        yield {**split.read(index), "index": index, "real": real}

@@ -1,15 +1,25 @@
-"""Opens the set a name stands for, and cuts its splits."""
+"""Opens the set that a name stands for, and cuts its splits."""
 
 import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import prod
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from jaxrec.data.prepared import cache_dir, open_prepared, tfds_dir
-from jaxrec.data.splits import KEPT, Shape, Source, Split
+from jaxrec.data.cache import cache_dir
+from jaxrec.data.decoded import Decoded
+from jaxrec.data.features import Features, check, class_names, image_shape, nbytes, to_json
+from jaxrec.data.files import Options
+from jaxrec.data.reads import Reads, check_reads
+from jaxrec.data.splits import Source, Split
 from jaxrec.errors import UserError, nearest
+
+READS = {"image": "image", "label": "class"}
+ARRAYS = "arrays"
+"""The name of a data set that was given as arrays."""
+KEPT = 2**30
+"""Bytes of decoded examples up to which a split is kept decoded from one run to the next."""
 
 
 @dataclass(frozen=True)
@@ -18,13 +28,12 @@ class Dataset:
 
     name: str
     """As the user gave it."""
-    image_shape: Shape
-    """Height, width, and 1 (grey) or 3 (RGB) channels of every image."""
-    class_names: tuple[str, ...]
+    features: Features
+    """What an example is made of."""
     splits: dict[str, Split]
     """``train`` and ``test``."""
     fingerprint: str
-    """Hexadecimal SHA-256 that differs where the set's files, its classes, image shape or training split differ.
+    """Hexadecimal SHA-256 that differs if the set's files, its classes, image shape or training split differ.
 
     Files are told apart by name, size and, of the first hundred, content.
     """
@@ -33,76 +42,163 @@ class Dataset:
 
 
 def open_dataset(
-    name: str,
+    data: str | Mapping[str, Any],
     *,
+    reads: Reads = READS,
     data_dir: str | None = None,
     train_split: str = "train",
     test_split: str = "test",
     image_size: int | None = None,
     skip_bad: bool = False,
 ) -> Dataset:
-    """Opens ``digits``, ``synthetic``, ``folder:PATH`` or a prepared TFDS set.
+    """Opens a set by its name, or arrays.
 
-    Splits use TFDS's slicing, such as ``train[:80%]``, on every kind of set. ``data_dir`` is where prepared sets lie;
-    ``image_size`` resizes the images to a square, as ``convert_image`` does. Raises UserError naming what is amiss.
+    Args:
+        data: ``digits``, ``scenes``, ``synthetic``, ``folder:PATH``, ``csv:FILE``, ``npz:FILE``, the name of a prepared
+            TFDS set, or a dictionary of arrays (see ``open_arrays``).
+        reads: What to read: names in the batch and their kinds, such as ``{"image": "image", "mask": "mask"}``. A kind
+            may be one of several, ``"class|classes"``, of which the first that the set has is taken.
+        data_dir: Where prepared sets lie.
+        train_split: What ``train`` is, in TFDS's slicing, such as ``train[:80%]``; on every kind of set.
+        test_split: What ``test`` is.
+        image_size: Resizes images to a square of this side, as ``convert_image`` does, and masks with them.
+        skip_bad: Leaves out files that cannot be read, instead of stopping there.
+
+    Raises:
+        UserError: The set is not there, has not what is read, or cannot be read.
     """
     if image_size is not None and image_size < 1:
         raise UserError(f"image size {image_size} is not possible: expected 1 or more pixels; change --image-size")
-    source = _open_source(name, data_dir, image_size, skip_bad)
+    check_reads(reads)
+    if isinstance(data, str):
+        name, source = data, _open_source(data, reads, data_dir, Options(image_size, skip_bad))
+    else:
+        name, source = ARRAYS, _arrays(data, reads, image_size)
+    check(source.features)
     splits = {}
     for role, spec in (("train", train_split), ("test", test_split)):
         rows = _rows(name, spec, role, source.sizes)
-        splits[role] = Split(source.read, rows, source.image_shape, _kept(source, rows))
-    content = (source.identity, source.image_shape, source.class_names, train_split)
+        splits[role] = Split(source.read, rows, source.features, _kept(source, rows))
+    content = (source.identity, image_shape(source.features), class_names(source.features), train_split)
     fingerprint = hashlib.sha256(repr(content).encode()).hexdigest()
-    return Dataset(name, source.image_shape, source.class_names, splits, fingerprint, source.skipped)
+    return Dataset(name, source.features, splits, fingerprint, source.skipped)
 
 
-def _kept(source: Source, rows: np.ndarray) -> Path | None:
-    """Where these rows stay decoded, if they do."""
-    if not source.version or len(rows) * prod(source.image_shape) > KEPT:
+def _arrays(data: Any, reads: Reads, image_size: int | None) -> Source:
+    from jaxrec.data.arrays import open_arrays
+
+    if not isinstance(data, Mapping):
+        raise UserError(
+            f"data are {type(data).__name__}: expected the name of a set, "
+            "or a dictionary of arrays such as image and label"
+        )
+    if image_size is not None:
+        raise UserError(f"image size {image_size} cannot be given to arrays: resize them, or drop --image-size")
+    return open_arrays(data, reads)
+
+
+def _kept(source: Source, rows: np.ndarray) -> Decoded | None:
+    """Where the set's examples stay decoded, if these rows are few enough."""
+    if not source.version or len(rows) * nbytes(source.features) > KEPT:
         return None
-    key = hashlib.sha256(repr((source.identity, source.version, source.image_shape)).encode() + rows.tobytes())
-    return cache_dir() / "images" / f"{key.hexdigest()[:32]}.npy"
+    key = hashlib.sha256(repr((source.identity, source.version, to_json(source.features))).encode())
+    folder = cache_dir() / "decoded" / key.hexdigest()[:32]
+    return Decoded(folder, sum(source.sizes.values()), source.features)
 
 
-def _open_source(name: str, data_dir: str | None, image_size: int | None, skip_bad: bool) -> Source:
-    if name.startswith("folder:"):
-        from jaxrec.data.folder import open_folder
+def _folder(path: str, reads: Reads, options: Options) -> Source:
+    from jaxrec.data.folder import open_folder
 
-        return open_folder(name.removeprefix("folder:"), image_size, skip_bad)
-    if name == "synthetic":
-        from jaxrec.data.synthetic import open_synthetic
+    return open_folder(path, reads, options)
 
-        return open_synthetic(image_size)
-    if name == "digits":
-        from jaxrec.data.digits import NAME, prepare_digits
 
-        return open_prepared(NAME, prepare_digits(), image_size)
-    return open_prepared(name, tfds_dir(data_dir), image_size)
+def _csv(path: str, reads: Reads, options: Options) -> Source:
+    from jaxrec.data.csv_file import open_csv
+
+    return open_csv(path, reads, options)
+
+
+def _npz(path: str, reads: Reads, options: Options) -> Source:
+    from jaxrec.data.arrays import open_npz
+
+    if options.image_size is not None:
+        raise UserError(f"image size {options.image_size} cannot be given to npz:{path}: drop --image-size")
+    return open_npz(path, reads)
+
+
+def _synthetic(reads: Reads, image_size: int | None) -> Source:
+    from jaxrec.data.synthetic import open_synthetic
+
+    return open_synthetic(reads, image_size)
+
+
+def _digits(reads: Reads, image_size: int | None) -> Source:
+    from jaxrec.data.digits import open_digits
+
+    return open_digits(reads, image_size)
+
+
+def _scenes(reads: Reads, image_size: int | None) -> Source:
+    from jaxrec.data.scenes import open_scenes
+
+    return open_scenes(reads, image_size)
+
+
+PATHS: dict[str, Callable[[str, Reads, Options], Source]] = {"folder": _folder, "csv": _csv, "npz": _npz}
+MADE: dict[str, Callable[[Reads, int | None], Source]] = {
+    "synthetic": _synthetic,
+    "digits": _digits,
+    "scenes": _scenes,
+}
+
+
+def _open_source(name: str, reads: Reads, data_dir: str | None, options: Options) -> Source:
+    kind, colon, path = name.partition(":")
+    if colon and kind in PATHS:
+        return PATHS[kind](path, reads, options)
+    if name == ARRAYS:
+        raise UserError(
+            "the run was trained on arrays given in Python; give them again: "
+            "jaxrec.load(run).evaluate(dataset=arrays), or jaxrec.fit(config, arrays) to go on"
+        )
+    if name in MADE:
+        return MADE[name](reads, options.image_size)
+    from jaxrec.data.prepared import open_prepared, tfds_dir
+
+    return open_prepared(name, tfds_dir(data_dir), reads, options.image_size)
 
 
 def _rows(name: str, spec: str, role: str, sizes: dict[str, int]) -> np.ndarray:
     """The rows of a source that a split with TFDS's slicing stands for."""
-    import tensorflow_datasets as tfds
-
     asked = [part.partition("[")[0].strip() for part in spec.split("+")]
     if missing := [split for split in asked if split not in sizes]:
         raise UserError(
             f"dataset '{name}' has no split '{missing[0]}', only {', '.join(sizes)}: "
             f"change --{role}-split{nearest(missing[0], sizes)}"
         )
-    known = {split: tfds.core.SplitInfo(name=split, shard_lengths=[size], num_bytes=0) for split, size in sizes.items()}
-    try:
-        instructions = tfds.core.ReadInstruction.from_spec(spec).to_absolute(known)
-    except (ValueError, AssertionError) as error:
-        raise UserError(
-            f"--{role}-split {spec} of dataset '{name}' cannot be read: expected a slice such as {asked[0]}[:80%] "
-            f"of the {sizes[asked[0]]} examples; change --{role}-split"
-        ) from error
-    starts = dict(zip(sizes, np.cumsum([0, *sizes.values()]).tolist(), strict=False))
-    parts = [starts[part.splitname] + np.arange(sizes[part.splitname])[part.from_ : part.to] for part in instructions]
+    firsts = np.cumsum([0, *sizes.values()]).tolist()
+    rows_of = {split: first + np.arange(size) for (split, size), first in zip(sizes.items(), firsts, strict=False)}
+    if "[" in spec:
+        parts = [rows_of[split][part] for split, part in _slices(name, spec, role, sizes)]
+    else:
+        parts = [rows_of[split] for split in asked]
     rows = np.concatenate(parts)
     if not len(rows):
         raise UserError(f"--{role}-split {spec} of dataset '{name}' holds no examples: choose a larger slice")
     return rows
+
+
+def _slices(name: str, spec: str, role: str, sizes: dict[str, int]) -> list[tuple[str, slice]]:
+    """TFDS's reading of a split; only slices need it, and importing it takes as long as all other reading."""
+    import tensorflow_datasets as tfds
+
+    known = {split: tfds.core.SplitInfo(name=split, shard_lengths=[size], num_bytes=0) for split, size in sizes.items()}
+    try:
+        instructions = tfds.core.ReadInstruction.from_spec(spec).to_absolute(known)
+    except (ValueError, AssertionError) as error:
+        first = spec.partition("[")[0].partition("+")[0].strip()
+        raise UserError(
+            f"--{role}-split {spec} of dataset '{name}' cannot be read: expected a slice such as {first}[:80%] "
+            f"of the {sizes[first]} examples; change --{role}-split"
+        ) from error
+    return [(part.splitname, slice(part.from_, part.to)) for part in instructions]

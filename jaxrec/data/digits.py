@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxrec.data.prepared import cache_dir, prepared_sets
+from jaxrec.data.cache import cache_dir
+from jaxrec.data.prepared import open_prepared, prepared_sets
+from jaxrec.data.reads import Reads
+from jaxrec.data.splits import Source
 from jaxrec.errors import UserError
 
 NAME = "jaxrec_digits"
@@ -47,6 +50,11 @@ class JaxrecDigits(tfds.core.GeneratorBasedBuilder):
 
         for row in rows.tolist():
             yield row, {"image": Image.fromarray(pixels[row]), "label": int(target[row])}
+
+
+def open_digits(reads: Reads, image_size: int | None) -> Source:
+    """The digits, prepared first if they are not yet."""
+    return open_prepared(NAME, prepare_digits(), reads, image_size, called="digits")
 
 
 def prepare_digits() -> Path:

@@ -1,32 +1,27 @@
 """Sets prepared by TensorFlow Datasets, read as array_record without TensorFlow and without the network."""
 
 import hashlib
-import io
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxrec.data.images import FORMATS, convert_image, has_colour, upright_size
-from jaxrec.data.splits import Shape, Source
+from jaxrec.data.decoders import DECODERS, Context, Decode, Example, kinds_of
+from jaxrec.data.features import Feature, Features, blank
+from jaxrec.data.reads import Reads, choose
+from jaxrec.data.splits import Source
 from jaxrec.errors import UserError, nearest
 
 
-def cache_dir() -> Path:
-    """Where jaxrec keeps what it makes itself: JAXREC_CACHE, else the user's cache folder."""
-    if given := os.environ.get("JAXREC_CACHE"):
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxrec"
-
-
 def tfds_dir(data_dir: str | None) -> Path:
-    """Where prepared sets lie: the given folder, else TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    """Where prepared sets lie: the given folder, TFDS_DATA_DIR or ~/tensorflow_datasets, the first that is set."""
     return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
@@ -41,72 +36,108 @@ def prepared_sets(folder: Path) -> dict[str, Path]:
     return found
 
 
-def open_prepared(name: str, folder: Path, image_size: int | None) -> Source:
+def open_prepared(
+    name: str, folder: Path, reads: Reads, image_size: int | None, *, called: str | None = None
+) -> Source:
     """The set ``name`` among the prepared sets in ``folder``; its images may vary in size.
 
-    Raises UserError if it is not there, is not in array_record form or has no image and class features.
-    """
-    import tensorflow_datasets as tfds
-    from tensorflow_datasets.proto import tf_example_pb2
+    Errors name it as it is ``called``.
 
+    Raises UserError if it is not there, is not in array_record form or has not what is to be read.
+    """
     sets = prepared_sets(folder)
     if name not in sets:
-        hint = nearest(name, ["digits", "synthetic", *(known for known in sets if ":" not in known)])
+        hint = nearest(name, ["digits", "scenes", "synthetic", *(known for known in sets if ":" not in known)])
         raise UserError(
-            f"dataset '{name}' is not prepared in {folder}: expected digits, synthetic, folder:PATH or a set that "
-            f"`python scripts/prepare_dataset.py {name} --data-dir {folder}` prepares after "
+            f"dataset '{name}' is not prepared in {folder}: expected digits, scenes, synthetic, folder:PATH, csv:FILE, "
+            f"npz:FILE or a set that `python scripts/prepare_dataset.py {name} --data-dir {folder}` prepares after "
             f"`pip install 'jaxrec[prepare]'`{hint}"
         )
-    whole = partial(_whole, name, sets[name])
+    path, name = sets[name], called or name
+    whole = partial(_whole, name, path)
     with whole():
-        _refuse_code(sets[name])
-        # Not tfds.builder: official classes may import TensorFlow, reach for the network and hide the features.
-        builder: Any = tfds.builder_from_directory(sets[name])
-    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
-        raise UserError(
-            f"dataset '{name}' in {folder} is stored as {builder.info.file_format.value}, expected array_record: "
-            f"remove {sets[name]} and prepare it again with `python scripts/prepare_dataset.py {name}`"
+        _refuse_code(path)
+        records = _Records(name, path)
+        chosen = choose(name, reads, kinds_of(records.features))
+        firsts = records.parsed(range(min(100, len(records))))
+        features, decode = _decoders(
+            chosen, records, Context(name, records.features, records.metadata, firsts, image_size)
         )
-    image_key, label_key = _features(name, builder.info.features)
-    with whole():
-        raw = tfds.decode.DeserializeMethod.RAW_BYTES
-        records = builder.as_data_source("+".join(builder.info.splits), deserialize_method=raw)
-    parse = tf_example_pb2.Example.FromString  # pyright: ignore[reportAttributeAccessIssue]
-
-    def parts(rows: list[int]) -> list[tuple[bytes, int]]:
-        # tfds's own parsing takes as long as decoding a small image. Decoded here by Pillow, so that pixels do not
-        # depend on whether OpenCV is installed.
-        examples = (parse(record).features.feature for record in records.__getitems__(rows))
-        pairs = [(each[image_key].bytes_list.value, each[label_key].int64_list.value) for each in examples]
-        return [(image, label) for (image,), (label,) in pairs]
-
-    with whole():
-        first = [image for image, _ in parts(list(range(min(100, len(records)))))]
-        shape = _image_shape(builder.info.features[image_key].shape, first, image_size)
-        identity = _identity(builder, first)
+        identity = _identity(records.builder, firsts, [chosen[each] for each in _encoded(features)])
 
     def read(rows: np.ndarray) -> dict[str, np.ndarray]:
         with whole():
-            examples = parts(rows.tolist())
-            images = [convert_image(_image(image), shape) for image, _ in examples]
-            labels = np.array([label for _, label in examples], np.int32)
-        if (labels < 0).any():
-            raise UserError(f"dataset '{name}' has examples without a label in this split: choose another split")
-        return {"image": np.stack(images), "label": labels}
+            examples = blank(features, len(rows))
+            for place, example in enumerate(records.parsed(rows.tolist())):
+                for each, values in examples.items():
+                    values[place] = decode[each](example)
+            return examples
 
     return Source(
         read=read,
-        sizes={split: info.num_examples for split, info in builder.info.splits.items()},
-        image_shape=shape,
-        class_names=tuple(builder.info.features[label_key].names),
+        sizes={split: info.num_examples for split, info in records.builder.info.splits.items()},
+        features=features,
         identity=identity,
-        version=_version(sets[name]),
+        version=_version(path),
     )
+
+
+class _Records:
+    """The records of all splits of a prepared set, one after the other."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        import tensorflow_datasets as tfds
+        from tensorflow_datasets.proto import tf_example_pb2
+
+        # Not tfds.builder: official classes may import TensorFlow, reach for the network and hide the features.
+        self.builder: Any = tfds.builder_from_directory(folder)
+        info = self.builder.info
+        if info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+            raise UserError(
+                f"dataset '{name}' in {folder} is stored as {info.file_format.value}, expected array_record: "
+                f"remove {folder} and prepare it again with `python scripts/prepare_dataset.py {name}`"
+            )
+        self.features = info.features
+        self.metadata = info.metadata or {}
+        raw = tfds.decode.DeserializeMethod.RAW_BYTES
+        self._source = self.builder.as_data_source("+".join(info.splits), deserialize_method=raw)
+        self._parse = tf_example_pb2.Example.FromString  # pyright: ignore[reportAttributeAccessIssue]
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def parsed(self, rows: Iterable[int]) -> list[Example]:
+        """The records of these rows, not decoded.
+
+        tfds's own parsing takes as long as decoding a small image; and decoded by Pillow, pixels do not depend on
+        whether OpenCV is installed.
+        """
+        return [self._parse(record).features.feature for record in self._source.__getitems__(list(rows))]
+
+
+def _decoders(
+    chosen: Mapping[str, str], records: _Records, context: Context
+) -> tuple[dict[str, Feature], dict[str, Decode]]:
+    """The features by their names in the batch, and what reads each of them from a record."""
+    kinds = kinds_of(records.features)
+    features: dict[str, Feature] = {}
+    decode: dict[str, Decode] = {}
+    # Images first, because masks take their size.
+    for name in sorted(chosen, key=lambda name: kinds[chosen[name]] != "image"):
+        features[name], decode[name] = DECODERS[kinds[chosen[name]]].open(chosen[name], context)
+        if features[name].kind == "image" and context.size is None:
+            context = replace(context, size=features[name].shape[:2])
+    return {name: features[name] for name in chosen}, decode
+
+
+def _encoded(features: Features) -> list[str]:
+    """The features that are files within a record."""
+    return [name for name, feature in features.items() if feature.kind in ("image", "mask")]
 
 
 @contextmanager
 def _whole(name: str, folder: Path) -> Iterator[None]:
-    """Raises UserError where the set's files are not what was prepared."""
+    """Raises UserError if the set's files are not what was prepared."""
     try:
         yield
     except UserError:
@@ -117,7 +148,7 @@ def _whole(name: str, folder: Path) -> Iterator[None]:
 
 
 def _refuse_code(folder: Path) -> None:
-    """Raises UserError where a set's features are classes of another package's, which tfds would import."""
+    """Raises UserError if a set's features are classes of another package, which tfds would import."""
     path = folder / "features.json"
 
     def check(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -130,45 +161,13 @@ def _refuse_code(folder: Path) -> None:
     json.loads(path.read_text("utf-8"), object_pairs_hook=check)
 
 
-def _image(encoded: bytes) -> Any:
-    from PIL import Image
-
-    return Image.open(io.BytesIO(encoded), formats=FORMATS)
-
-
-def _features(name: str, features) -> tuple[str, str]:
-    """The keys of the image and of its class."""
-    import tensorflow_datasets as tfds
-
-    found = []
-    for usual, kind in (("image", tfds.features.Image), ("label", tfds.features.ClassLabel)):
-        keys = sorted(key for key, feature in features.items() if isinstance(feature, kind))
-        if not keys:
-            raise UserError(
-                f"dataset '{name}' has no {usual} feature, only {', '.join(sorted(features))}: "
-                "expected a set of images with one class each; choose another set"
-            )
-        found.append(usual if usual in keys else keys[0])
-    return found[0], found[1]
-
-
-def _image_shape(stated: tuple, encoded: list[bytes], image_size: int | None) -> Shape:
-    """The stated shape, what it leaves open taken from the first images; image_size overrules the size."""
-    height, width, channels = stated
-    if None in stated:
-        first = [_image(each) for each in encoded]
-        if None in (height, width):
-            height, width = upright_size(first[0])
-        channels = channels or (3 if any(map(has_colour, first)) else 1)
-    return (image_size or height, image_size or width, 1 if channels == 1 else 3)
-
-
-def _identity(builder, encoded: list[bytes]) -> str:
-    """Name, version, sizes and the first encoded images."""
+def _identity(builder: Any, firsts: Sequence[Example], keys: Sequence[str]) -> str:
+    """Name, version, sizes and the first encoded images and masks."""
     shards = [(name, info.shard_lengths, info.num_bytes) for name, info in builder.info.splits.items()]
     digest = hashlib.sha256(repr((builder.info.full_name, shards)).encode())
-    for image in encoded:
-        digest.update(image)
+    for key in keys:
+        for example in firsts:
+            digest.update(example[key].bytes_list.value[0])
     return digest.hexdigest()
 
 

@@ -1,16 +1,34 @@
-"""Images drawn from a seed: four shapes on noise, learnable within seconds."""
+"""Images drawn from a seed: four shapes on noise, learnable within seconds, with their masks."""
 
 import numpy as np
 
+from jaxrec.data.features import Feature
+from jaxrec.data.reads import Reads, chosen_features
 from jaxrec.data.splits import Source, from_arrays
 
 CLASSES = ("disc", "square", "cross", "stripes")
 SIZES = {"train": 1024, "test": 256}
 
 
-def open_synthetic(image_size: int | None) -> Source:
-    """1024 training and 256 test images of ``image_size`` (32) pixels a side in RGB; the same every time."""
-    size, count, rng = image_size or 32, sum(SIZES.values()), np.random.Generator(np.random.Philox(0))
+def open_synthetic(reads: Reads, image_size: int | None) -> Source:
+    """1024 training and 256 test images of ``image_size`` (32) pixels a side in RGB; the same every time.
+
+    The label is the shape's class; the mask says which pixels belong to the shape.
+    """
+    size = image_size or 32
+    features = {
+        "image": Feature("image", (size, size, 3), "uint8"),
+        "label": Feature("class", (), "int32", CLASSES),
+        "mask": Feature("mask", (size, size), "uint8", ("background", *CLASSES)),
+    }
+    chosen, features = chosen_features("synthetic", reads, features)
+    drawn = _draw(size)
+    read = from_arrays({name: drawn[key] for name, key in chosen.items()})
+    return Source(read, SIZES, features, identity=f"synthetic 1 {size}")
+
+
+def _draw(size: int) -> dict[str, np.ndarray]:
+    count, rng = sum(SIZES.values()), np.random.Generator(np.random.Philox(0))
     label = rng.permutation(np.arange(count, dtype=np.int32) % len(CLASSES))
     radius = rng.uniform(0.22, 0.32, (count, 1, 1))
     centre = rng.uniform(-0.1, 0.1, (2, count, 1, 1))
@@ -26,7 +44,8 @@ def open_synthetic(image_size: int | None) -> Source:
         inside & (np.minimum(abs(x), abs(y)) < 0.3),
         inside & (np.floor((y + 1) * 2.5) % 2 == 0),
     ]
-    shape = np.choose(label[:, None, None], shapes)[..., None]
+    shape = np.choose(label[:, None, None], shapes)
     noise = rng.uniform(-0.1, 0.1, (count, size, size, 3))
-    images = np.rint(255 * (np.where(shape, colour, ground) + noise)).clip(0, 255).astype(np.uint8)
-    return Source(from_arrays(images, label), SIZES, (size, size, 3), CLASSES, identity=f"synthetic 1 {size}")
+    image = np.rint(255 * (np.where(shape[..., None], colour, ground) + noise)).clip(0, 255).astype(np.uint8)
+    mask = np.where(shape, label[:, None, None] + 1, 0).astype(np.uint8)
+    return {"image": image, "label": label, "mask": mask}

@@ -1,4 +1,4 @@
-"""Plain convolutional networks: convolution and pooling by turns, then one hidden dense layer."""
+"""Plain convolutional networks: alternating convolution and pooling, then one hidden dense layer."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from .layers import Conv, Dense, activation, flatten, in_parts, max_pool, scaled
+from .layers import Conv, Dense, activation, each_example_alone, flatten, max_pool, scaled
 
 
 class CNN(nn.Module):
@@ -20,26 +20,31 @@ class CNN(nn.Module):
     width: float = 1.0
     dtype: Any = jnp.float32
 
-    @nn.compact
+    def setup(self) -> None:
+        """Makes what follows the convolutions."""
+        self.hidden = Dense(scaled(self.dense, self.width), dtype=self.dtype, name="dense")
+        self.dropped = nn.Dropout(self.dropout, name="Dropout_0")
+        self.head = Dense(self.classes, dtype=self.dtype)
+
     def __call__(self, x: jax.Array, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
-        """Standardised images [B,H,W,C] to logits [B,classes] and features [B,D], float32."""
+        """Standardized images [B,H,W,C] to logits [B,classes] and features [B,D], float32."""
+        x = self.convolved(x.astype(self.dtype))
+        features = activation(self.activation)(self.hidden(x))
+        logits = self.head(self.dropped(features, deterministic=not train))
+        return logits.astype(jnp.float32), features.astype(jnp.float32)
+
+    @each_example_alone
+    @nn.compact
+    def convolved(self, x: jax.Array) -> jax.Array:
+        """[B,H,W,C] to [B,D]. An image of one row or column is pooled no more."""
         act = activation(self.activation)
-        x = x.astype(self.dtype)
-        convs = [
-            Conv(scaled(channels, self.width), dtype=self.dtype, name=f"conv{i}")
-            for i, channels in enumerate(self.channels, 1)
-        ]
+        for i, channels in enumerate(self.channels, 1):
+            x = act(Conv(scaled(channels, self.width), dtype=self.dtype, name=f"conv{i}")(x))
+            if min(x.shape[1:3]) >= 2:
+                x = max_pool(x, 2)
+        return flatten(x)
 
-        def features(x: jax.Array) -> jax.Array:
-            for conv in convs:
-                x = act(conv(x))
-                if min(x.shape[1:3]) >= 2:
-                    x = max_pool(x, 2)
-            return flatten(x)
-
-        x = in_parts(features, x, x.shape[1] * x.shape[2] * scaled(self.channels[0], self.width))
-        x = act(Dense(scaled(self.dense, self.width), dtype=self.dtype, name="dense")(x))
-        logits = Dense(self.classes, dtype=self.dtype, name="head")(
-            nn.Dropout(self.dropout, deterministic=not train)(x)
-        )
-        return logits.astype(jnp.float32), x.astype(jnp.float32)
+    def widest(self, image_shape: tuple[int, ...]) -> int:
+        """Numbers in the widest activation of one image: that of the first convolution."""
+        height, width = image_shape[:2]
+        return height * width * scaled(self.channels[0], self.width)

@@ -1,18 +1,24 @@
-"""The layers every model is made of."""
+"""The layers and operations that models are made of.
 
+Each operation is XLA's, or on a CPU, once `jaxrec.tune_cpu` was called, a faster form of the same from
+`jaxrec.models.cpu`.
+"""
+
+import functools
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.module import wrap_method_once
 from jax import lax
 
-from .convolutions import conv, conv_transpose
-from .forms import forward_mode as forward_mode
-from .forms import on_cpu, own_forms, widened
-from .products import dense, dot_general
+from .cpu import convolutions, parts, pooling, products
+from .cpu.forms import own_forms
+from .cpu.operands import widened
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,
@@ -22,11 +28,8 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-PART_BYTES = 2**21
-"""Of the widest activation, how much `in_parts` computes at a time: as much as the level-2 caches of two cores hold
-together on the machine of docs/performance.md."""
-MOST_PARTS = 16
-"""Each part adds to the time of compilation."""
+NUMBERS = ("NHWC", "HWIO", "NHWC")
+"""How the axes of images, kernels and results lie."""
 
 
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
@@ -49,26 +52,81 @@ def flatten(x: jax.Array) -> jax.Array:
     return x.reshape(x.shape[0], -1)
 
 
-def in_parts(apply: Callable[[jax.Array], jax.Array], x: jax.Array, widest: int) -> jax.Array:
-    """``apply(x)`` of [B,...]; on a CPU made of a part of the batch after another, whose activations stay in the cache.
+class _ByExample(Protocol):
+    def widest(self, image_shape: tuple[int, ...]) -> int: ...
 
-    ``apply`` has to treat every example by itself, so that it holds no batch normalisation and no dropout. ``widest``
-    is how many numbers it makes of one example at the most.
 
-    On a mesh of several devices the batch stays whole, for each part's gradients would be added up over all of them;
-    outside of a mesh, wherever there are several: tracing does not see whether the batch is cut over them.
+def each_example_alone(method: Callable[[Any, jax.Array], jax.Array]) -> Callable[[Any, jax.Array], jax.Array]:
+    """Declares that a method of a module, from [B,...] to [B,...], treats every example by itself.
+
+    It may then be called for one part of the batch after another, always with the same parameters, so it must hold no
+    batch normalization and no dropout. Its module has a method ``widest(image_shape)``, which tells how many numbers
+    the widest activation of one image has::
+
+        @each_example_alone
+        @nn.compact
+        def features(self, x: jax.Array) -> jax.Array:
+            return nn.relu(Conv(32)(x))
+
+        def widest(self, image_shape: tuple[int, ...]) -> int:
+            return 32 * math.prod(image_shape[:2])
     """
-    parts, mesh = _parts(x.shape[0], widest * x.dtype.itemsize), jax.sharding.get_abstract_mesh()
-    if parts == 1 or not own_forms() or (jax.device_count() if mesh.empty else mesh.size) > 1:
-        return apply(x)
-    return jnp.concatenate([apply(part) for part in jnp.split(x, parts)])
+    # flax lets a compact method be called again, with the same parameters, once it is wrapped in this way.
+    whole = wrap_method_once(method)
+
+    # Without `compact`, which flax marks the method itself with: one call of this may be several of that.
+    @functools.wraps(method, updated=())
+    def by_example(self: _ByExample, x: jax.Array) -> jax.Array:
+        if not own_forms(x):
+            return whole(self, x)
+        return parts.in_parts(partial(whole, self), x, self.widest(x.shape[1:]))
+
+    return by_example
 
 
-def _parts(examples: int, size: int) -> int:
-    """The number of parts of ``examples`` of ``size`` bytes: of those that divide them the least that is enough, or the
-    most."""
-    possible = [parts for parts in range(1, MOST_PARTS + 1) if examples % parts == 0]
-    return next((parts for parts in possible if examples // parts * size <= PART_BYTES), possible[-1])
+def conv(
+    x: jax.Array, kernel: jax.Array, strides: int = 1, padding: str | Sequence[tuple[int, int]] = "SAME"
+) -> jax.Array:
+    """`lax.conv_general_dilated` of x [B,H,W,C] by a kernel [K,K,C,D] of the same floating dtype.
+
+    With padding SAME the result is [B,ceil(H/strides),ceil(W/strides),D].
+    """
+    if own_forms(x):
+        return convolutions.conv(x, kernel, strides, padding)
+    return lax.conv_general_dilated(x, kernel, (strides, strides), padding, dimension_numbers=NUMBERS)
+
+
+def conv_transpose(x: jax.Array, kernel: jax.Array, strides: int, padding: str = "SAME") -> jax.Array:
+    """`lax.conv_transpose` of x [B,H,W,C] by a kernel [K,K,C,D] of the same floating dtype.
+
+    With padding SAME the result is [B,H*strides,W*strides,D].
+    """
+    if own_forms(x):
+        return convolutions.conv_transpose(x, kernel, strides, padding)
+    return lax.conv_transpose(x, kernel, (strides, strides), padding, dimension_numbers=NUMBERS)
+
+
+def product(order: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    """`jnp.einsum` of two arrays of one floating dtype, such as ``product("nk,kd->nd", x, kernel)``.
+
+    Raises ValueError unless each axis is in two of the order's three parts, or in all: both gradients are then such
+    products too.
+    """
+    places = [set(part) for part in re.split(",|->", order)]
+    letters = sum(map(len, places))
+    well_formed = re.fullmatch("[a-z]+,[a-z]+->[a-z]+", order) and letters == len(order) - len(",->")
+    alone = [axis for axis in order if axis.isalpha() and sum(axis in part for part in places) == 1]
+    if not well_formed or alone:
+        raise ValueError(
+            f"got the product '{order}'; expected one like 'nk,kd->nd', with each axis in two of the three"
+        )
+    return products.product(order, a, b) if own_forms(a) else jnp.einsum(order, a, b)
+
+
+def dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The product [...,D] of the last axis of x [...,C] and the first of a kernel [C,D]."""
+    axes = "abcdefgh"[: x.ndim - 1]
+    return product(f"{axes}y,yz->{axes}z", x, kernel)
 
 
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
@@ -121,14 +179,22 @@ def Conv(features: int, size: int = 3, strides: int = 1, **options: Any) -> nn.M
 def _conv(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **options: Any) -> jax.Array:
     """`lax.conv_general_dilated` as `flax.linen.Conv` calls it; groups and dilations are left to XLA."""
     usual = {"lhs_dilation": (1, 1), "rhs_dilation": (1, 1), "feature_group_count": 1, "precision": None}
-    if any(options[name] != value for name, value in usual.items()):
-        return lax.conv_general_dilated(x, kernel, strides, padding, **options)
-    return conv(x, kernel, strides[0], padding)
+    is_usual = all(options[name] == value for name, value in usual.items())
+    if is_usual:
+        return conv(x, kernel, strides[0], padding)
+    return lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 
 def Dense(features: int, **options: Any) -> nn.Module:
     """A dense layer on the last axis; options, parameters and result as `flax.linen.Dense`'s, the bias float32."""
-    return _layer(partial(nn.Dense, features, dot_general=dot_general), **options)
+    return _layer(partial(nn.Dense, features, dot_general=_dot_general), **options)
+
+
+def _dot_general(x: jax.Array, kernel: jax.Array, dimensions: Any, precision: Any = None, **options: Any) -> jax.Array:
+    """`lax.dot_general` as `flax.linen.Dense` calls it; a product of a stated precision is left to XLA."""
+    if precision is None:
+        return dense(x, kernel)
+    return lax.dot_general(x, kernel, dimensions, precision, **options)
 
 
 def batch_norm(x: jax.Array, train: bool, axis_name: str | None = None, **options: Any) -> jax.Array:
@@ -146,32 +212,15 @@ def layer_norm(x: jax.Array, name: str) -> jax.Array:
 def max_pool(x: jax.Array, window: int, strides: int | None = None, padding: int = 0) -> jax.Array:
     """Maximum over windows of [B,H,W,C], after ``padding`` on each side; strides default to the window.
 
-    Rows and columns that fill no window are dropped. On a CPU, where windows lie side by side without padding, equal
-    maxima share the gradient equally; elsewhere the first of them takes it.
+    Rows and columns that fill no window are dropped. Of equal maxima the first takes the gradient. In the CPU's own
+    form, which is for windows that lie side by side without padding, they share it equally.
     """
     strides = strides or window
-    if strides == window and not padding and on_cpu():
-        return _max(_windows(x, window))
-    return nn.max_pool(x, (window, window), (strides, strides), [(padding, padding)] * 2)  # pyright: ignore[reportArgumentType]
-
-
-@jax.custom_jvp
-def _max(windows: jax.Array) -> jax.Array:
-    """Maximum of [B,H,K,W,K,C] over both K."""
-    return windows.max((2, 4))
-
-
-@_max.defjvp
-def _max_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    (windows,), (tangent,) = primals, tangents
-    largest = _max(windows)
-    # The maxima are counted one place of the window after another: XLA's sum over both axes is slow.
-    places = [(i, j) for i in range(windows.shape[2]) for j in range(windows.shape[4])]
-    count = jnp.zeros_like(largest)
-    for i, j in places:
-        count += (windows[:, :, i, :, j] == largest).astype(windows.dtype)
-    share = jnp.where(windows == largest[:, :, None, :, None], (1 / count)[:, :, None, :, None], 0)
-    return largest, (share * tangent).sum((2, 4))
+    side_by_side = strides == window and not padding
+    if side_by_side and own_forms(x):
+        return pooling.max_of_windows(_windows(x, window))
+    pads = [(padding, padding)] * 2
+    return nn.max_pool(x, (window, window), (strides, strides), pads)  # pyright: ignore[reportArgumentType]
 
 
 def avg_pool(x: jax.Array, window: int) -> jax.Array:

@@ -6,8 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from .layers import Conv, Dense, add_bias, batch_norm, flatten, max_pool
-from .products import dense
+from .layers import Conv, Dense, add_bias, batch_norm, dense, flatten, max_pool
 
 torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ..errors import UserError
-from .layers import Dense, add_bias, in_parts, layer_norm
-from .products import product
+from .layers import Dense, add_bias, each_example_alone, layer_norm, product
 
 
 class ViT(nn.Module):
@@ -24,13 +23,12 @@ class ViT(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """Gives the encoder this module's scope."""
-        self.encoder = Encoder(self.patch, self.dim, self.depth, self.heads, self.dtype)
-        nn.share_scope(self, self.encoder)
+        """Makes what follows the encoder."""
+        self.dropped = nn.Dropout(self.dropout, name="Dropout_0")
+        self.head = Dense(self.classes, dtype=self.dtype)
 
-    @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
-        """Standardised images [B,H,W,C] to logits [B,classes] and features [B,dim], float32.
+        """Standardized images [B,H,W,C] to logits [B,classes] and features [B,dim], float32.
 
         Raises UserError if the patch does not divide both sides.
         """
@@ -38,27 +36,20 @@ class ViT(nn.Module):
         side = self.patch
         if height % side or width % side:
             raise UserError(f"vit cannot cut {height}x{width} images into {side}x{side} patches; choose a divisor.")
-        tokens = (height // side) * (width // side)
-        # Queries, keys and values, or the scores between all places.
-        x = in_parts(self.encoder, x.astype(self.dtype), tokens * max(3 * self.dim, self.heads * tokens))
-        logits = Dense(self.classes, dtype=self.dtype, name="head")(
-            nn.Dropout(self.dropout, deterministic=not train)(x)
-        )
-        return logits.astype(jnp.float32), x.astype(jnp.float32)
+        features = self.encoded(x.astype(self.dtype))
+        logits = self.head(self.dropped(features, deterministic=not train))
+        return logits.astype(jnp.float32), features.astype(jnp.float32)
 
+    def widest(self, image_shape: tuple[int, ...]) -> int:
+        """Numbers in the widest activation of one image: queries, keys and values, or the scores of all pairs."""
+        height, width = image_shape[:2]
+        tokens = (height // self.patch) * (width // self.patch)
+        return tokens * max(3 * self.dim, self.heads * tokens)
 
-class Encoder(nn.Module):
-    """The patches, the blocks and the mean over the places."""
-
-    patch: int
-    dim: int
-    depth: int
-    heads: int
-    dtype: Any = jnp.float32
-
+    @each_example_alone
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[B,H,W,C] to [B,dim]."""
+    def encoded(self, x: jax.Array) -> jax.Array:
+        """[B,H,W,C] to [B,dim]: the patches, the blocks and the mean over the patches."""
         batch, height, width, channels = x.shape
         side = self.patch
         x = x.reshape(batch, height // side, side, width // side, side, channels)

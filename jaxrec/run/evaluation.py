@@ -1,4 +1,4 @@
-"""Exact figures over a split: every example once, whatever the batch size and the number of devices."""
+"""Exact metrics over a split: every example once, whatever the batch size and the number of devices."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -8,53 +8,52 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrec.data import Split, eval_batches
+from jaxrec.data import Split, eval_batches, image_shape
 from jaxrec.run.world import processes
 from jaxrec.run.world.devices import Devices
-from jaxrec.settings import Autoencoder, Task
-from jaxrec.tasks import task_of
+from jaxrec.settings import Task
 from jaxrec.tasks.state import State
+from jaxrec.tasks.system import System
 
+MOST = 500
+"""Most examples that are evaluated at once."""
+NUMBERS = 2**22
+"""Most numbers in the images that are evaluated at once."""
 FEW = 128
-"""Images taken at once of a split that has fewer than could be: small splits share one compiled program."""
+"""Examples taken at once from a split with fewer than could be: small splits share one compiled program."""
 
 
-def at_once(most: int, values: int, split: Split) -> int:
-    """Images of a split to take at once: ``most``, or what ``values`` numbers hold; of a small split ``FEW``."""
-    size = max(1, min(most, values // prod(split.image_shape)))
-    return size if size <= len(split) else min(size, FEW, len(split))
-
-
-def evaluation_batch_size(config: Task, split: Split) -> int:
-    """Examples per evaluation batch: fewer where images are large or each stands for many decoded codes."""
-    size = at_once(500, 2**22, split)
-    if isinstance(config, Autoencoder) and config.model == "vae":
-        return max(1, min(size, 4_000 // config.eval_samples))
-    return size
+def batch_size(most: int, numbers: int, split: Split) -> int:
+    """Examples of a split to take at once: at most ``most``, whose images hold at most ``numbers`` numbers."""
+    size = max(1, min(most, numbers // prod(image_shape(split.features))))
+    if size <= len(split):
+        return size
+    return min(size, FEW, len(split))
 
 
 class Interrupted(Exception):
-    """An evaluation was given up, because the process is to end."""
+    """An evaluation was given up because the process is to end."""
 
 
 class Evaluator:
     """Evaluates states; compiles once for each configuration and size of batch."""
 
-    def __init__(self, config: Task, devices: Devices) -> None:
-        self.devices = devices
+    def __init__(self, config: Task, system: System, devices: Devices) -> None:
+        self.config, self.system, self.devices = config, system, devices
 
         def eval_step(state: State, batch: Any) -> dict[str, Any]:
             with jax.sharding.use_abstract_mesh(devices.mesh.abstract_mesh):
-                return task_of(config).eval_step(devices.gather(state), batch)
+                return system.eval_step(devices.gather(state), batch)
 
         self.step = jax.jit(eval_step, out_shardings=devices.replicated)
 
     def __call__(self, state: State, split: Split, stopped: Callable[[], bool] = lambda: False) -> dict[str, Any]:
-        """The metrics of ``split`` by name: floats, and arrays such as the confusion matrix.
+        """The metrics of ``split`` by name: floats, and arrays such as a metric of each class.
 
         Raises Interrupted as soon as ``stopped`` says so.
         """
-        size = self.devices.round_up(evaluation_batch_size(state.config, split))
+        size = self.system.evaluation_size(state.config, batch_size(MOST, NUMBERS, split))
+        size = self.devices.round_up(size)
 
         def metrics() -> Iterator[dict[str, Any]]:
             for batch in eval_batches(split, size, processes.share()):
@@ -62,10 +61,10 @@ class Evaluator:
                     raise Interrupted
                 yield self.devices.finish(self.step(state, self.devices.share(batch)))
 
-        return summarise(metrics())
+        return summarize(metrics())
 
 
-def summarise(metrics: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def summarize(metrics: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Merges the metrics of batches on the host, in 64 bits, and computes them."""
     total: dict[str, Any] = {}
 
@@ -75,13 +74,16 @@ def summarise(metrics: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
     waiting = None
     for batch in metrics:
-        # The batch before is fetched while this one is computed.
+        # The previous batch is fetched while this one is computed.
         if waiting is not None:
             merge(waiting)
         waiting = batch
     if waiting is not None:
         merge(waiting)
-    return {name: value for metric in total.values() for name, value in metric.compute().items()}
+    computed: dict[str, Any] = {}
+    for metric in total.values():
+        computed |= metric.compute()
+    return computed
 
 
 def scalars(metrics: dict[str, Any]) -> dict[str, float]:
@@ -91,27 +93,15 @@ def scalars(metrics: dict[str, Any]) -> dict[str, float]:
 
 def plain(metrics: dict[str, Any]) -> dict[str, Any]:
     """Metrics as JSON data; what is undefined, such as the accuracy of a class without examples, is None."""
-
-    def convert(value: Any) -> Any:
-        if isinstance(value, list):
-            return [convert(each) for each in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return {
-        name: value if isinstance(value, str) else convert(np.asarray(value).tolist())
-        for name, value in metrics.items()
-    }
+    converted = {}
+    for name, value in metrics.items():
+        converted[name] = value if isinstance(value, str) else _finite(np.asarray(value).tolist())
+    return converted
 
 
-def initializer(config: Task, devices: Devices, *, members: bool = False) -> jax.stages.Wrapped:
-    """The task's ``(key, batch) -> State``, compiled once and put on the devices; of ``members``, keys to states."""
-
-    def init(key: jax.Array, batch: Any) -> State:
-        return devices.cut(task_of(config).init(config, key, batch))
-
-    if members:
-        init = jax.vmap(init, in_axes=(0, None))
-    # It runs once: on a CPU, optimizing it took four fifths of its time (resnet18: 8 of 10 seconds).
-    fast = {"xla_backend_optimization_level": 0} if devices.platform == "cpu" else None
-    whole = devices.replicated if devices.mesh.shape["model"] == 1 else None
-    return jax.jit(init, out_shardings=whole, compiler_options=fast)
+def _finite(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,23 +1,31 @@
-"""Makes steps of a run again and compares the states with those it logged and saved."""
+"""Makes steps of a run again and compares the states with those that it logged and saved."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from jaxrec.data import cache_dir
 from jaxrec.errors import UserError
-from jaxrec.run.loop import Trainer
-from jaxrec.run.setup import CompiledStep, check_same_data, complete, open_data, unharmed
-from jaxrec.run.show.report import read_metrics
+from jaxrec.host import keep_programs
+from jaxrec.run.data import check_same_data, complete, open_data
+from jaxrec.run.feed import Feed, open_feed
+from jaxrec.run.fit import first_call
+from jaxrec.run.initial import initial_state
+from jaxrec.run.show.log import read_metrics
+from jaxrec.run.steps import CompiledStep, compile_step, run_steps, unharmed
 from jaxrec.run.store import folder
-from jaxrec.run.store.checkpoints import Checkpoints, hashes_of, split_state
-from jaxrec.run.store.hashes import Hashes
-from jaxrec.run.world.devices import Devices, keep_programs
+from jaxrec.run.store.checkpoints import Checkpoints
+from jaxrec.run.store.hashes import Hashes, hashes_of
+from jaxrec.run.store.manifest import read_dataset, read_history
+from jaxrec.run.store.state import split_state
+from jaxrec.run.world.devices import Devices
 from jaxrec.tasks.state import State
+from jaxrec.tasks.system import system_of
 
 Difference = tuple[int, str]
-"""A step, and what is other there than it was."""
+"""A step, and what is different there."""
 
 
 def _hashes(state: State) -> Hashes:
@@ -27,83 +35,93 @@ def _hashes(state: State) -> Hashes:
 class Replay:
     """A run's steps, to be made again; ``compared`` counts the logged states that were compared so far.
 
-    Raises UserError where the run is a population, has logged nothing, or its data set has changed.
+    Raises UserError if the run is a population, has logged nothing, or its data set has changed.
     """
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, dataset: Any = None) -> None:
         if (run / "members.json").exists():
             raise UserError(f"run '{run.name}' is a population, whose states are not logged; verify runs of one member")
         self.run, self.config, self.compared = run, folder.read_config(run), 0
         keep_programs(cache_dir() / "programs")
+        self.system = system_of(self.config.task)
         self.devices = Devices(self.config.mesh)
         self.devices.check_batch(self.config.batch_size)
-        self.data = open_data(self.config, trains=True)
-        check_same_data(self.data, folder.read_dataset(run))
-        self.made_with, self.went_back = folder.read_history(run)
+        self.data = open_data(self.config, self.system, dataset, trains=True)
+        check_same_data(self.data, read_dataset(run))
+        self.made_with = read_history(run)
         self.logged: dict[int, set[str]] = {}
         for row in read_metrics(run):
             if "state" in row:
                 self.logged.setdefault(row["step"], set()).add(str(row["state"]))
         if not self.logged:
             raise UserError(f"run '{run.name}' has logged no step yet; let it train on")
-        self._steps_of = cache(self._compile)
+        self._steps_from = cache(self._compiled)
 
-    def _compile(self, since: int) -> tuple[Trainer, CompiledStep]:
-        """What makes the steps as the run made them from ``since`` on."""
+    def _compiled(self, since: int) -> tuple[State, Feed, CompiledStep]:
+        """The state at step 0, and what makes the steps as the run made them from ``since`` on."""
         settings = self.made_with[since]
         pauses = dict.fromkeys(("log_every", "eval_every", "save_every"), settings["fuse_steps"])
-        config = complete(replace(self.config, **settings, **pauses), self.data)
-        trainer = Trainer(config, self.data, self.devices)
-        return trainer, trainer._compile(trainer.initial())
+        config = complete(replace(self.config, **settings, **pauses), self.data, self.system)
+        state = initial_state(config.task, self.system, self.devices, config.seed, self.data.train)
+        feed = open_feed(config, self.data, self.devices, config.seed)
+        watch, skip = unharmed(self.devices, state), config.on_nonfinite == "skip"
+        step = compile_step(self.system, feed, self.devices, state, watch, first_call(feed, 0), skip=skip)
+        return state, feed, step
 
     def missing(self, checkpoints: Checkpoints) -> list[Difference]:
-        """The newest checkpoint where the log ends before it."""
+        """The newest checkpoint, if the log ends before it."""
         saved, last = checkpoints.latest(), max(self.logged)
         return [(saved, f"it was saved, and the log ends at step {last}")] if saved > last else []
 
     def windows(self, checkpoints: Checkpoints, most: int) -> Iterator[tuple[int, int, Iterator[Difference]]]:
         """First step, last step and differences of up to ``most`` steps from the start and from each checkpoint on."""
         saved = sorted(checkpoints.steps())
-        rollbacks = {0: 0}  # How many there had been, by the step from which on.
-        for count, back_to in enumerate(self.went_back, 1):
-            rollbacks = {step: each for step, each in rollbacks.items() if step < back_to} | {back_to: count}
-        for start, following in zip([0, *saved], [*saved, max(saved[-1], *self.logged)], strict=True):
-            if start < min(self.made_with):  # by a version of jaxrec that did not write it down
-                continue
-            since, slower = (max(step for step in each if step <= start) for each in (self.made_with, rollbacks))
-            at_once = self.made_with[since]["fuse_steps"]
-            whole = start + max(at_once, most - most % at_once)
-            end = min(following, whole, *(step for step in (*self.made_with, *rollbacks) if step > start))
-            yield start, end, self._made_again(checkpoints, since, rollbacks[slower], start, end)
+        ends = [*saved, max(saved[-1], *self.logged)]
+        for start, following in zip([0, *saved], ends, strict=True):
+            since = max(step for step in self.made_with if step <= start)
+            fused = self.made_with[since]["fuse_steps"]
+            whole = start + max(fused, most - most % fused)
+            changes = [step for step in self.made_with if step > start]
+            end = min(following, whole, *changes)
+            yield start, end, self._made_again(checkpoints, since, start, end)
 
-    def _made_again(
-        self, checkpoints: Checkpoints, since: int, rollbacks: int, start: int, end: int
-    ) -> Iterator[Difference]:
-        trainer, program = self._steps_of(since)
-        state = first = trainer.initial()
+    def _made_again(self, checkpoints: Checkpoints, since: int, start: int, end: int) -> Iterator[Difference]:
+        state, feed, step = self._steps_from(since)
         if start:
             try:
                 state, _ = checkpoints.restore(state, start)
             except UserError as error:
                 yield start, str(error)
                 return
-        if start in self.logged and (what := self._differs(start, state)):
-            yield start, f"the checkpoint's state is {what}"
-        if rollbacks:  # A checkpoint that the run went back to holds the learning rate from before.
-            state = trainer._slowed(state, first, rollbacks)
-        watch, agrees = unharmed(self.devices, state), True
-        for made, batch in trainer._batches(start, end):
-            state, watch, _ = program(state, watch, batch)
-            if made in self.logged and agrees and (what := self._differs(made, state)):
+        else:
+            # The step takes a state's memory over, and this one is needed again.
+            state = initial_state(state.config, self.system, self.devices, self.config.seed, self.data.train)
+        if start in self.logged and (difference := self._difference(start, state)):
+            yield start, f"the checkpoint's state is {difference}"
+        agrees = True
+        for event in run_steps(step, feed, state, unharmed(self.devices, state), start, end):
+            state = event.state
+            if event.step not in self.logged or not agrees:
+                continue
+            difference = self._difference(event.step, state)
+            if difference:
                 agrees = False
-                yield made, f"made again from step {start}, the state is {what}"
+                yield event.step, f"made again from step {start}, the state is {difference}"
         if end in checkpoints.steps() and end > start:
-            saved, found = checkpoints.record(end)["hashes"], _hashes(state).by_path()
-            if changed := [name for name, value in found.items() if saved.get(name) != value]:
-                yield end, f"{changed[0]} and {len(changed) - 1} more arrays differ from the checkpoint's"
+            yield from self._against_checkpoint(checkpoints, end, state)
 
-    def _differs(self, step: int, state: State) -> str:
-        """How a state's digest differs from what was logged; "" where it does not."""
+    def _against_checkpoint(self, checkpoints: Checkpoints, step: int, state: State) -> Iterator[Difference]:
+        try:
+            saved = checkpoints.record(step)["hashes"]
+        except UserError:  # The window that starts from this checkpoint says so.
+            return
+        found = _hashes(state).by_path()
+        changed = [name for name, value in found.items() if saved.get(name) != value]
+        if changed:
+            yield step, f"{changed[0]} and {len(changed) - 1} more arrays differ from the checkpoint's"
+
+    def _difference(self, step: int, state: State) -> str:
+        """How a state's digest differs from what was logged; "" if it does not."""
         self.compared += 1
         found, logged = _hashes(state).digest(), self.logged[step]
         return "" if {found} == logged else f"{found}, the run logged {' and '.join(sorted(logged))}"

@@ -1,39 +1,193 @@
-"""Opens a finished run again, for evaluation, prediction and generation."""
+"""A finished run, opened again: for evaluation, prediction and generation."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxrec.data import cache_dir
-from jaxrec.run.evaluation import initializer
+from jaxrec.data import Features, blank, cache_dir, image_shape
+from jaxrec.data.features import from_json
+from jaxrec.data.images import read_image
+from jaxrec.errors import UserError
+from jaxrec.host import keep_programs
+from jaxrec.run.data import check_same_data, open_data
+from jaxrec.run.ending import named_results
+from jaxrec.run.evaluation import Evaluator
+from jaxrec.run.initial import initializer
+from jaxrec.run.measures import measured
 from jaxrec.run.store import folder
-from jaxrec.run.store.checkpoints import Checkpoints, model_of
-from jaxrec.run.world.devices import Devices, keep_programs
-from jaxrec.settings import Train
+from jaxrec.run.store.checkpoints import Checkpoints
+from jaxrec.run.store.manifest import read_dataset
+from jaxrec.run.store.state import model_of
+from jaxrec.run.world.devices import Devices
+from jaxrec.settings import Train, registry
 from jaxrec.tasks.state import State
+from jaxrec.tasks.system import System, system_of
+
+NUMBERS = 2**22
+"""Most numbers in the images that are predicted at once."""
+MOST = 100
+"""Most images that are predicted at once."""
 
 
-def load_run(path: str | Path, devices: Devices) -> tuple[Path, Train, dict[str, Any], State, int]:
-    """A run's folder, settings, data set description, state with trained parameters, and their step.
+@dataclass
+class Trained:
+    """A run with trained parameters."""
 
-    The parameters are the best ones where the run stopped early by validation, else the latest. Raises UserError where
-    the folder holds no run, or a checkpoint of another model.
+    folder: Path
+    config: Train
+    system: System
+    features: Features
+    """What an example of the training data was made of."""
+    described: dict[str, Any]
+    """The training data as the manifest describes it."""
+    state: State
+    step: int
+    """The step of the parameters."""
+    devices: Devices
+
+    @cached_property
+    def _predict(self) -> Any:
+        return jax.jit(self.system.predict)
+
+    def predict(self, inputs: Any) -> dict[str, np.ndarray]:
+        """What the model says of images.
+
+        Args:
+            inputs: images [N, H, W, C] of uint8, uint16 or floats in [0, 1], of the size that the model was trained on;
+                or paths of image files, which are brought to that size as in training.
+
+        Returns:
+            The system's outputs by name, [N, ...], such as ``probabilities``.
+
+        Raises:
+            UserError: the system reads no images, or a file cannot be read.
+        """
+        if self.system.rows is None:
+            raise UserError(
+                f"'{self.folder.name}' is a {self.system.name}, which draws images and reads none; use generate"
+            )
+        images = self._images(inputs)
+        parts = [self._outputs(images[start : start + self.at_once]) for start in range(0, len(images), self.at_once)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    @property
+    def at_once(self) -> int:
+        """Images that are predicted at once: as many as the memory of a few large ones holds."""
+        height, width, channels = image_shape(self.features)
+        return max(1, min(MOST, NUMBERS // (height * width * channels)))
+
+    def _images(self, inputs: Any) -> np.ndarray:
+        if isinstance(inputs, (str, Path)):
+            inputs = [inputs]
+        if isinstance(inputs, Sequence) and len(inputs) and isinstance(inputs[0], (str, Path)):
+            return np.stack([self.read(path) for path in inputs])
+        images = np.asarray(inputs)
+        height, width, channels = image_shape(self.features)
+        fits = images.ndim == 4 and len(images) > 0 and images.shape[3] == channels
+        if not fits or (images.shape[1:3] != (height, width) and not self.system.any_size):
+            raise UserError(
+                f"the images are {images.dtype} {images.shape}; expected [N, {height}, {width}, {channels}], "
+                "as in training"
+            )
+        return images
+
+    def _outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """The outputs of at most ``at_once`` images; they are filled up, so that few programs serve all."""
+        count = len(images)
+        # Up to a power of two: one image costs one, and few programs serve all.
+        size = min(self.at_once, 2 ** (count - 1).bit_length())
+        padding = np.zeros((size - count, *images.shape[1:]), images.dtype)
+        outputs = jax.device_get(self._predict(self.state, np.concatenate([images, padding])))
+        return {name: np.asarray(value)[:count] for name, value in outputs.items()}
+
+    def read(self, path: str | Path) -> np.ndarray:
+        """An image file [H, W, C] brought to the training images' size, channels and depth.
+
+        Raises UserError if it cannot be read.
+        """
+        shape = image_shape(self.features)
+        if shape[2] not in (1, 3):
+            raise UserError(
+                f"the model was trained on images of {shape[2]} channels, and files have 1 or 3; give arrays"
+            )
+        deep = any(feature.dtype == "uint16" for feature in self.features.values() if feature.kind == "image")
+        return read_image(path, shape, "uint16" if deep else "uint8")
+
+    def generate(self, count: int, seed: int = 0) -> dict[str, np.ndarray]:
+        """``count`` images float32 [count, H, W, C] in [0, 1] as ``image``, and their classes as ``label`` if known.
+
+        Raises UserError if the system generates no images.
+        """
+        if self.system.generate is None or not self.system.can_generate(self.config.task):
+            raise UserError(
+                f"'{self.folder.name}' is a run of {self.config.task.model}, which generates no images; use predict"
+            )
+        draw = jax.jit(self.system.generate, static_argnums=2)
+        return jax.device_get(draw(self.state, jax.random.key(seed), count))
+
+    def evaluate(self, split: str | None = None, dataset: Any = None) -> dict[str, Any]:
+        """The metrics on a split of the run's data set.
+
+        Args:
+            split: a split in TFDS's slicing, such as ``test[:100]``; default: the run's own test split.
+            dataset: arrays or a ``Dataset`` if the run was trained on such.
+
+        Returns:
+            ``split``, ``examples``, ``step``, then each metric by name, as JSON data.
+
+        Raises:
+            UserError: the data set is not there, or is not the one that the run was trained on.
+        """
+        config = replace(self.config, test_split=split or self.config.test_split)
+        data = open_data(config, self.system, dataset)
+        check_same_data(data, self.described)
+        metrics = Evaluator(config.task, self.system, self.devices)(self.state, data.test)
+        if self.system.measures:
+            metrics |= measured(self.system, self.state, data)
+        return named_results(config.test_split, len(data.test), self.step, metrics)
+
+
+def load(run: str | Path, devices: Devices | None = None, *, system: str | None = None) -> Trained:
+    """Opens a run that ``fit`` or a command has trained.
+
+    Its parameters are the best ones if the run stopped early by validation, else the latest.
+
+    Args:
+        run: the run's folder.
+        devices: default: all that jax finds.
+        system: the Python file that defines the run's system, if that is neither jaxrec's own nor an installed one.
+
+    Raises:
+        UserError: the folder holds no run, its checkpoints are damaged or of another model, or its system is not there.
+
+    Example::
+
+        trained = jaxrec.load("runs/first")
+        trained.predict(["photo.jpg"])["probabilities"]
     """
+    if system is not None:
+        registry.load_file(system)
+    devices = devices or Devices()
     keep_programs(cache_dir() / "programs")
-    run = folder.find(path)
-    config = folder.read_config(run)
-    dataset = folder.read_dataset(run)
-    blank = {"image": np.zeros((2, *dataset["image_shape"]), np.uint8), "label": np.zeros(2, np.int32)}
-    initialize, key = initializer(config.task, devices), jax.random.key(config.seed)
+    path = folder.find(run)
+    config = folder.read_config(path)
+    described = read_dataset(path)
+    features = from_json(described["features"])
+    known = system_of(config.task)
+    initialize, key = initializer(config.task, known, devices), jax.random.key(config.seed)
+    examples = blank(features, 2)
     # Of shapes alone: damaged settings may ask for more than the memory holds.
-    model = model_of(initialize.trace(key, blank).out_info)
-    with Checkpoints(run, read_only=True) as checkpoints:
+    model = model_of(initialize.trace(key, examples).out_info)
+    with Checkpoints(path, read_only=True) as checkpoints:
 
         def read(step: int) -> State:
             checkpoints.check_fits(step, model)
-            return checkpoints.restore_model(initialize(key, blank), step)
+            return checkpoints.restore_model(initialize(key, examples), step)
 
         step, state = checkpoints.newest_whole(read, checkpoints.best() if config.patience else None)
-        return run, config, dataset, state, step
+    return Trained(path, config, known, features, described, state, step, devices)

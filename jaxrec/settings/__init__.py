@@ -6,6 +6,7 @@ from jaxrec.settings.common import Augment, Optimizer, Rule, Task
 from jaxrec.settings.gan import GAN
 from jaxrec.settings.registry import models, preset
 from jaxrec.settings.run import Sweep, Train
+from jaxrec.settings.segmenter import Segmenter
 from jaxrec.settings.serialize import from_dict, to_dict, with_values
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Classifier",
     "Optimizer",
     "Rule",
+    "Segmenter",
     "Sweep",
     "Task",
     "Train",

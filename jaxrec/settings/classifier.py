@@ -1,11 +1,12 @@
 """Settings of the classifiers."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from jaxrec.settings.common import OPTIMIZER_HYPER, Task
+from jaxrec.settings.ranges import AT_LEAST_ONE, NOT_NEGATIVE, SHARE, SHARE_BELOW_ONE, Range
 
 
 @dataclass(frozen=True)
@@ -13,38 +14,40 @@ class Classifier(Task):
     """Image classification."""
 
     model: Literal["cnn", "cnn-deep", "resnet18", "resnet34", "resnet50", "vit", "speednet"] = "cnn"
-    """The system to train."""
-    width: float = 1.0
+    """The model to train."""
+    width: Annotated[float, Range(0, 65536, open_start=True)] = 1.0
     """Multiplies the number of channels."""
     activation: Literal["relu", "sigmoid", "tanh", "gelu"] = "relu"
-    """Nonlinearity between layers (cnn and resnets)."""
-    dropout: float = 0.0
-    """Share of activations dropped before the last layer."""
+    """Nonlinearity between layers (cnn, cnn-deep and resnets)."""
+    dropout: Annotated[float, SHARE_BELOW_ONE] = 0.0
+    """Dropout rate before the last layer."""
     stem: Literal["auto", "small", "large"] = "auto"
-    """First layers of a resnet: a 3x3 convolution, or 7x7 and pooling; auto is small up to 64 pixels.
-    large halves the image before speednet's first block, which is faster and a little less accurate."""
-    patch: int = 4
-    """Side of vit's patches, in pixels."""
+    """First layers of a resnet. small: a 3x3 convolution. large: a 7x7 convolution and pooling. auto: small up to 64
+    pixels. With speednet, large halves the image first, which is faster and slightly less accurate."""
+    patch: Annotated[int, AT_LEAST_ONE] = 4
+    """Side of the patches in pixels (vit)."""
     head: Literal["softmax", "sigmoid"] = "softmax"
-    """softmax: one class per image. sigmoid: one independent yes or no per class (binary, multi-label)."""
+    """softmax: one class per image. sigmoid: an independent probability for each class."""
     loss: Literal["cross-entropy", "mse", "focal"] = "cross-entropy"
-    """Loss on the head's outputs."""
-    label_smoothing: float = 0.0
-    """Share of the target spread evenly over the classes."""
-    mixup: float = 0.0
-    """Alpha of mixup (Zhang et al. 2018)."""
-    cutmix: float = 0.0
-    """Alpha of cutmix (Yun et al. 2019)."""
+    """Loss of the head's outputs."""
+    label_smoothing: Annotated[float, SHARE] = 0.0
+    """Fraction of the target that is spread evenly over the classes."""
+    mixup: Annotated[float, NOT_NEGATIVE] = 0.0
+    """Alpha of mixup (Zhang et al. 2018). 0: off."""
+    cutmix: Annotated[float, NOT_NEGATIVE] = 0.0
+    """Alpha of CutMix (Yun et al. 2019). 0: off."""
     standardise: Literal["dataset", "unit"] = "dataset"
-    """dataset: subtract the training mean and divide by the deviation. unit: x / 255."""
+    """How pixels are scaled. dataset: subtract the mean of the training images and divide by their standard deviation.
+    unit: scale to [0, 1]."""
     views: Literal["one", "mirror", "mirror-shift"] = "one"
-    """Test-time views whose logits are averaged: the image; and its mirror; and one-pixel shifts of both."""
+    """Test-time views whose logits are averaged. one: the image. mirror: also its mirror image. mirror-shift: also both
+    shifted by one pixel."""
     classes: tyro.conf.Suppress[int] = 0
-    """Number of classes; set from the data."""
+    """Number of classes, taken from the data."""
     mean: tyro.conf.Suppress[tuple[float, ...]] = ()
-    """Mean of each channel of the training images in [0, 1]; set from the data."""
+    """Mean of each channel of the training images in [0, 1], taken from the data."""
     std: tyro.conf.Suppress[tuple[float, ...]] = ()
-    """Standard deviation of each channel of the training images in [0, 1]; set from the data."""
+    """Standard deviation of each channel of the training images in [0, 1], taken from the data."""
 
 
 Config = Classifier

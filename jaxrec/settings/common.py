@@ -1,103 +1,120 @@
 """What the settings of every system share: optimizer, augmentation and precision."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
+
+from jaxrec.settings.options import AUGMENTATION, DEVICES, OPTIMIZER
+from jaxrec.settings.ranges import (
+    AT_LEAST_ONE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    SHARE_BELOW_ONE,
+    Range,
+)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Settings for the parameters whose name, such as ``conv1/kernel``, the pattern matches anywhere."""
+    """Overrides for every parameter whose path, such as ``conv1/kernel``, matches the pattern."""
 
     pattern: str
-    """Regular expression searched in the parameter's name; where several rules match, the last one holds."""
-    lr: float = 1.0
+    """Regular expression that is searched for in the parameter's path. If several rules match, the last one applies."""
+    lr: Annotated[float, NOT_NEGATIVE] = 1.0
     """Multiplies the learning rate."""
-    weight_decay: float = 1.0
+    weight_decay: Annotated[float, NOT_NEGATIVE] = 1.0
     """Multiplies the decoupled weight decay."""
     freeze: bool = False
-    """Leaves the parameters as they were initialised; their gradients are not computed."""
+    """Keep the initial values; the gradients are not computed."""
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """How parameters move: the optimizer, its schedule, and the three different penalties on weights."""
+    """The optimizer, its learning-rate schedule, and the three penalties on weights."""
 
-    name: Literal["sgd", "momentum", "nesterov", "adam", "adamw", "nadam", "lion", "adagrad", "rmsprop", "muon"] = (
-        "adamw"
-    )
-    """The update rule, from optax."""
-    lr: float = 1e-3
+    name: str = "adamw"
+    """sgd, momentum, nesterov, adam, adamw, nadam, lion, adagrad, rmsprop, muon, or any other optimizer of optax that
+    needs only a learning rate, such as lamb."""
+    lr: Annotated[float, POSITIVE] = 1e-3
     """Peak learning rate."""
     schedule: Literal["constant", "linear", "cosine", "one-cycle"] = "cosine"
-    """How the learning rate falls from its peak over the run."""
-    warmup: float = 0.05
-    """Share of the run over which the learning rate rises to its peak: linearly (one-cycle: by a cosine from 1/25)."""
-    final: float = 0.0
-    """Learning rate at the end of a linear or cosine schedule, as a share of the peak."""
-    steps: int = 0
-    """Length of the schedule in steps; the training command sets it to the length of the run. 0: the learning rate
-    stays at its peak."""
-    momentum: float = 0.9
-    """Momentum of sgd's relatives and of muon; the first beta of adam's relatives and of lion."""
-    beta2: float = 0.999
-    """Second beta of adam's relatives (lion keeps its own .99)."""
-    weight_decay: float = 0.0
+    """Shape of the learning rate after its peak."""
+    warmup: Annotated[float, SHARE] = 0.05
+    """Fraction of the run over which the learning rate rises to its peak: linearly, or with one-cycle along a cosine
+    from 1/25 of the peak."""
+    final: Annotated[float, NOT_NEGATIVE] = 0.0
+    """Learning rate at the end of a linear or cosine schedule, as a fraction of the peak."""
+    steps: Annotated[int, NOT_NEGATIVE, tyro.conf.Suppress] = 0
+    """Length of the schedule in steps; training sets it to the length of the run. 0: keep the learning rate at its
+    peak."""
+    momentum: Annotated[float, SHARE_BELOW_ONE] = 0.9
+    """Momentum, or the first beta of Adam and its relatives."""
+    beta2: Annotated[float, SHARE_BELOW_ONE] = 0.999
+    """Second beta of Adam and its relatives; lion always uses 0.99."""
+    weight_decay: Annotated[float, NOT_NEGATIVE] = 0.0
     """Decoupled weight decay (Loshchilov & Hutter 2019): each step shrinks kernels by lr x this."""
-    l2: float = 0.0
-    """L2 penalty: adds l2 / 2 x the sum of squared kernels to the loss, so it passes through the optimizer."""
-    l1: float = 0.0
+    l2: Annotated[float, NOT_NEGATIVE] = 0.0
+    """L2 penalty: adds l2 / 2 x the sum of squared kernels to the loss."""
+    l1: Annotated[float, NOT_NEGATIVE] = 0.0
     """L1 penalty: adds l1 x the sum of absolute kernels to the loss."""
-    clip: float = 0.0
-    """Largest global norm of the gradient; 0 leaves it alone."""
+    clip: Annotated[float, NOT_NEGATIVE] = 0.0
+    """Clip the gradient to this global norm. 0: no clipping."""
     rules: tuple[Rule, ...] = ()
-    """Learning rate, decay and freezing by parameter name."""
+    """Learning rate, weight decay and freezing by parameter path."""
 
 
 @dataclass(frozen=True)
 class Augment:
-    """Random changes to training images, made inside the compiled step. Zero and False mean off."""
+    """Random changes to training images, made inside the compiled step. 0 means off."""
 
     flip: Literal["none", "random", "alternating"] = "none"
-    """Mirror left-right: a coin per image and epoch, or half the images, then the other half, by turns."""
-    crop: int = 0
-    """Pad by this many pixels (reflected) and crop back at a random place."""
-    resized_crop: float = 0.0
-    """Smallest share of the area kept by a random resized crop (.08 is usual)."""
-    translate: float = 0.0
-    """Largest shift, as a share of the side."""
-    rotate: float = 0.0
+    """Mirror images left to right. random: each image with probability 1/2 in each epoch. alternating: one half of the
+    images in even epochs, the other half in odd ones."""
+    crop: Annotated[int, NOT_NEGATIVE] = 0
+    """Pad by this many reflected pixels and crop back at a random position."""
+    resized_crop: Annotated[float, SHARE] = 0.0
+    """Smallest fraction of the area kept by a random resized crop; 0.08 is usual."""
+    translate: Annotated[float, NOT_NEGATIVE] = 0.0
+    """Largest shift, as a fraction of the side."""
+    rotate: Annotated[float, NOT_NEGATIVE] = 0.0
     """Largest rotation, in degrees."""
-    scale: float = 0.0
-    """Largest relative change of size: .1 draws factors from .9 to 1.1."""
-    brightness: float = 0.0
-    """Largest change added to the pixels, which run from 0 to 1."""
-    contrast: float = 0.0
+    scale: Annotated[float, SHARE_BELOW_ONE] = 0.0
+    """Largest relative change of size; 0.1 draws factors from 0.9 to 1.1."""
+    brightness: Annotated[float, NOT_NEGATIVE] = 0.0
+    """Largest value added to the pixels, which range from 0 to 1."""
+    contrast: Annotated[float, NOT_NEGATIVE] = 0.0
     """Largest relative change of contrast."""
-    saturation: float = 0.0
-    """Largest relative change of saturation; colour images only."""
-    cutout: int = 0
-    """Side in pixels of a square set to grey."""
-    randaugment: int = 0
-    """Number of RandAugment operations per image (Cubuk et al. 2020)."""
-    magnitude: float = 9.0
+    saturation: Annotated[float, NOT_NEGATIVE] = 0.0
+    """Largest relative change of saturation; color images only."""
+    cutout: Annotated[int, NOT_NEGATIVE] = 0
+    """Side in pixels of a random square that is set to gray."""
+    randaugment: Annotated[int, NOT_NEGATIVE] = 0
+    """RandAugment operations per image (Cubuk et al. 2020)."""
+    magnitude: Annotated[float, Range(0, 10)] = 9.0
     """Strength of RandAugment's operations, 0 to 10."""
+    window: Annotated[tuple[int, int], NOT_NEGATIVE] = (0, 0)
+    """Height and width of a random crop, which is what the model is trained on. 0 0: train on whole images."""
+    jitter: Annotated[tuple[float, float], POSITIVE] = (1.0, 1.0)
+    """Smallest and largest factor by which the image is scaled before the window is cut from it; 0.5 2 is usual."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What every system's configuration has."""
+    """The settings that every system has."""
 
     model: str = ""
     """The model to train."""
-    precision: Literal["f32", "bf16"] = "f32"
-    """Arithmetic of the forward and backward pass; parameters stay float32."""
-    accumulate: int = 1
-    """Split each batch into this many parts and add up their gradients before the update."""
-    average: float = 0.0
-    """Decay of the moving average of the parameters (.999, say), used for evaluation; 0 keeps none."""
-    optimizer: Optimizer = Optimizer()
-    augment: Augment = Augment()
+    precision: Annotated[Literal["f32", "bf16"], DEVICES] = "f32"
+    """Precision of the forward and backward pass; parameters stay float32."""
+    accumulate: Annotated[int, DEVICES, AT_LEAST_ONE] = 1
+    """Split each batch into this many parts, to save memory, and add up their gradients."""
+    average: Annotated[float, OPTIMIZER, SHARE_BELOW_ONE] = 0.0
+    """Decay of the moving average of the parameters that is used for evaluation; 0.999 is usual. 0: no average."""
+    optimizer: Annotated[Optimizer, OPTIMIZER] = Optimizer()
+    augment: Annotated[Augment, AUGMENTATION] = Augment()
 
 
 OPTIMIZER_HYPER = ("optimizer.lr", "optimizer.weight-decay", "optimizer.l1", "optimizer.l2")
-"""The optimizer's options that are numbers in the state's ``hyper``."""
+"""The optimizer's options that are leaves of the state's ``hyper``, so that a sweep can vary them."""

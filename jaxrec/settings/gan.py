@@ -1,49 +1,53 @@
 """Settings of the generative adversarial networks."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from jaxrec.settings.common import OPTIMIZER_HYPER, Optimizer, Task
+from jaxrec.settings.options import OPTIMIZER
+from jaxrec.settings.ranges import AT_LEAST_ONE, NOT_NEGATIVE, SHARE_BELOW_ONE, Range
 
 
 @dataclass(frozen=True)
 class GAN(Task):
     """Generative adversarial networks."""
 
-    average: float = 0.995
-    """Decay of the moving average of the parameters, used for evaluation; 0 keeps none."""
-    optimizer: Optimizer = Optimizer(name="adam", lr=1e-3, momentum=0.0, beta2=0.99)
+    average: Annotated[float, OPTIMIZER, SHARE_BELOW_ONE] = 0.995
+    """Decay of the moving average of the parameters that is used for evaluation. 0: no average."""
+    optimizer: Annotated[Optimizer, OPTIMIZER] = Optimizer(name="adam", lr=1e-3, momentum=0.0, beta2=0.99)
     model: Literal["gan"] = "gan"
-    """The system to train."""
+    """The model to train."""
     architecture: Literal["dcgan", "residual"] = "dcgan"
-    """Generator and discriminator."""
-    width: int = 16
-    """Channels of the widest-resolution layer; doubled at each halving."""
-    latents: int = 64
+    """Architecture of the generator and the discriminator."""
+    width: Annotated[int, Range(1, 65536)] = 16
+    """Channels of the layer with the highest resolution; each halving of the resolution doubles them."""
+    latents: Annotated[int, Range(1, 65536)] = 64
     """Length of the latent vector."""
     conditional: bool = True
-    """Tell both players the class."""
+    """Give the class to the generator and the discriminator."""
     loss: Literal["non-saturating", "least-squares", "hinge", "wasserstein", "relativistic"] = "relativistic"
-    """The game."""
-    discriminator_steps: int = 1
-    """Discriminator updates per generator update, inside one step; each takes its share of the batch."""
-    gradient_penalty: float | None = None
-    """Weight of the Wasserstein gradient penalty; else 10 with wasserstein, 0 with the other games."""
-    r1: float | None = None
-    """Gamma of the penalty gamma / 2 x |gradient of D at real images|^2 (Mescheder et al. 2018); else 0 with
-    wasserstein and under spectral normalisation, 1 otherwise."""
-    r2: float | None = None
-    """The same at generated images (Huang et al. 2024)."""
+    """Adversarial loss."""
+    discriminator_steps: Annotated[int, AT_LEAST_ONE] = 1
+    """Discriminator updates per generator update. Each takes an equal part of the batch."""
+    gradient_penalty: Annotated[float | None, NOT_NEGATIVE] = None
+    """Weight of the gradient penalty. Default: 10 with wasserstein, 0 otherwise."""
+    r1: Annotated[float | None, NOT_NEGATIVE] = None
+    """Weight gamma of the R1 penalty gamma / 2 x |gradient of D at real images|^2 (Mescheder et al. 2018). Default: 0
+    with wasserstein or --spectral-norm, 1 otherwise."""
+    r2: Annotated[float | None, NOT_NEGATIVE] = None
+    """Weight of the same penalty at generated images (Huang et al. 2024), with the same default."""
     spectral_norm: bool = False
     """Divide the discriminator's kernels by their largest singular value (Miyato et al. 2018)."""
-    discriminator_lr: float = 1.0
-    """The discriminator's learning rate as a multiple of the generator's."""
+    discriminator_lr: Annotated[float, NOT_NEGATIVE] = 1.0
+    """Learning rate of the discriminator, as a multiple of the generator's."""
     diffaugment: tuple[Literal["colour", "translation", "cutout"], ...] = ()
-    """Differentiable augmentation of what the discriminator sees (Zhao et al. 2020)."""
+    """Differentiable augmentations of the images that the discriminator sees (Zhao et al. 2020)."""
+    judge_steps: Annotated[int | None, AT_LEAST_ONE] = None
+    """Steps for which the judge of generated images is trained. Default: three passes over the data, 400 to 1500."""
     classes: tyro.conf.Suppress[int] = 0
-    """Number of classes; set from the data."""
+    """Number of classes, taken from the data."""
 
 
 Config = GAN

@@ -4,17 +4,20 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 
 from jaxrec.errors import UserError, nearest
-from jaxrec.settings.common import Task
+from jaxrec.settings.common import OPTIMIZER_HYPER, Task
 
 GROUP = "jaxrec.systems"
 """The group of entry points by which a package offers its systems; an entry point is called as its ``--model``."""
 PACKAGE = "jaxrec.settings"
+FROM_FILE = "jaxrec_system_"
+"""What the modules of systems that are loaded from files are called, before the name of the file."""
 
 _given: dict[str, ModuleType] = {}
 """Systems that are not jaxrec's own and were loaded by this process, by name."""
@@ -49,11 +52,21 @@ def preset(model: str) -> Task:
     """The default settings of a ``--model``; raises UserError for an unknown one, naming the nearest."""
     for module in (*_given.values(), *own().values()):
         if model in module.PRESETS:
-            return module.PRESETS[model]
+            return _named(module.PRESETS[model], model)
     if model in _offered():
-        return _load_offered(model).PRESETS[model]
+        return _named(_load_offered(model).PRESETS[model], model)
     others = f"; the models are {', '.join(models())}"
     raise UserError(f"there is no model '{model}'{nearest(model, models()) or others}")
+
+
+def _named(task: Task, model: str) -> Task:
+    """The preset with its name; one that keeps the empty default of ``Task.model`` gets the name it stands under."""
+    return task if task.model else replace(task, model=model)
+
+
+def hyper(config: Task) -> tuple[str, ...]:
+    """The options of a system that are leaves of its state's ``hyper``, so that a sweep can vary them."""
+    return getattr(settings_module(name_of(config)), "HYPER", OPTIMIZER_HYPER)
 
 
 def _load_offered(name: str) -> ModuleType:
@@ -70,7 +83,7 @@ def _load_offered(name: str) -> ModuleType:
 
 
 def load_file(path: str) -> ModuleType:
-    """Runs the Python file of a system and registers it under the file's name.
+    """Runs the Python file of a system, once in a process, and registers it under the file's name.
 
     The file is trusted like any other code: read it first if it comes from a stranger. Raises UserError if there is no
     such file, if it fails, or if it lacks ``Config`` or ``PRESETS``.
@@ -81,7 +94,11 @@ def load_file(path: str) -> ModuleType:
     name = file.stem
     if name in own():
         raise UserError(f"--system '{path}' has the name of jaxrec's own system '{name}'; rename the file")
-    spec = importlib.util.spec_from_file_location(f"jaxrec_system_{name}", file)
+    known = _given.get(name)
+    if known is not None and _is_of(known, file):
+        # Run again, it would have another Config than the settings that exist already.
+        return known
+    spec = importlib.util.spec_from_file_location(f"{FROM_FILE}{name}", file)
     if spec is None or spec.loader is None:
         raise UserError(f"--system '{path}' is not a Python file; expected a name that ends in .py")
     module = importlib.util.module_from_spec(spec)
@@ -99,6 +116,16 @@ def load_file(path: str) -> ModuleType:
     return module
 
 
+def _is_of(module: ModuleType, file: Path) -> bool:
+    return module.__file__ is not None and Path(module.__file__).resolve() == file.resolve()
+
+
+def file_of(config: Task) -> str | None:
+    """The file of a system that was loaded from one; None if it is jaxrec's own or that of an installed package."""
+    module = settings_module(name_of(config))
+    return module.__file__ if module.__name__.startswith(FROM_FILE) else None
+
+
 def _check(module: ModuleType, what: str, model: str | None) -> None:
     missing = [name for name in ("Config", "PRESETS") if not hasattr(module, name)]
     if missing:
@@ -114,9 +141,20 @@ def name_of(config: Task) -> str:
     for name, module in (*own().items(), *_given.items()):
         if module.Config is type(config):
             return name
-    name = type(config).__module__.rpartition(".")[2]
+    name = _name_of_module(type(config).__module__)
     _given[name] = sys.modules[type(config).__module__]
     return name
+
+
+def _name_of_module(module: str) -> str:
+    """The name of a system that was imported: that of its entry point, by which it is found again, or of its file."""
+    for entry in _offered().values():
+        if entry.module == module:
+            return entry.name
+    file = getattr(sys.modules[module], "__file__", None)
+    if module == "__main__" and file is not None:
+        return Path(file).stem
+    return module.rpartition(".")[2]
 
 
 def settings_module(name: str) -> ModuleType:

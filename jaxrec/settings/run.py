@@ -7,6 +7,8 @@ import tyro
 
 from jaxrec.settings.classifier import Classifier
 from jaxrec.settings.common import Task
+from jaxrec.settings.options import ADVANCED, DATA, DEVICES, LENGTH, OUTPUT, Group
+from jaxrec.settings.ranges import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, SEED, SHARE_BELOW_ONE
 
 
 @dataclass(frozen=True)
@@ -14,77 +16,81 @@ class Train:
     """Train an image-recognition system and leave a run folder to look at."""
 
     task: Annotated[Task, tyro.conf.arg(name="")] = field(default_factory=Classifier)
-    dataset: str = "digits"
-    """digits, synthetic, folder:PATH, or the name of a prepared TFDS set such as mnist."""
-    data_dir: str | None = None
-    """Where prepared TFDS sets lie; else TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    train_split: str = "train"
-    """Training split, with TFDS slicing: train[:80%]."""
-    test_split: str = "test"
-    """Split for the figures at the end; never looked at before."""
-    validation: float = 0.1
-    """Share of the training split held out for evaluation during training and for early stopping."""
-    image_size: int | None = None
-    """Side in pixels to which a folder's images are resized; else the first image's size."""
-    skip_bad: bool = False
-    """Leave out a folder's unreadable images, and count them, instead of stopping."""
-    memory_mb: int = 1024
-    """Sets whose decoded images fit this many MiB live on the device; larger ones are streamed."""
-    mesh: str = "data"
-    """How the devices are used. data: all of them, each with the whole state and an equal part of the batch. data=2:
-    two of them. data=4,model=2: eight, in pairs that share the parameters' and the optimizer's large arrays."""
-    batch_size: int = 128
+    dataset: Annotated[str | None, DATA] = None
+    """digits, scenes, synthetic, folder:PATH, csv:FILE, npz:FILE, or the name of a prepared TFDS data set such as
+    mnist. Default: digits, or what the system asks for."""
+    data_dir: Annotated[str | None, DATA] = None
+    """Folder of the prepared TFDS data sets. Default: $TFDS_DATA_DIR, then ~/tensorflow_datasets."""
+    train_split: Annotated[str, DATA] = "train"
+    """Training split; TFDS slices such as train[:80%] are allowed."""
+    test_split: Annotated[str, DATA] = "test"
+    """Split for the final metrics; nothing is chosen on it."""
+    validation: Annotated[float, DATA, SHARE_BELOW_ONE] = 0.1
+    """Fraction of the training split held out for evaluation during training and early stopping."""
+    image_size: Annotated[int | None, DATA, AT_LEAST_ONE] = None
+    """Side in pixels to which the images of a folder are resized. Default: the size of the first image."""
+    skip_bad: Annotated[bool, DATA] = False
+    """Skip and count the unreadable images of a folder instead of stopping."""
+    memory_mb: Annotated[int, ADVANCED, NOT_NEGATIVE] = 1024
+    """Largest decoded data set, in MiB, that is kept on the devices; larger ones are streamed."""
+    mesh: Annotated[str, DEVICES] = "data"
+    """How devices share the work. data: every device holds the whole state and takes an equal part of the batch.
+    data=2: only two devices. data=4,model=2: eight devices in pairs; each pair shares the large arrays of the state."""
+    batch_size: Annotated[int, DATA, AT_LEAST_ONE] = 128
     """Examples per step, over all devices."""
-    epochs: float | None = None
-    """Length of the run in passes over the training split; or give --steps."""
-    steps: int | None = None
-    """Length of the run in steps; 2000 where neither is given."""
-    seed: int = 0
-    """Fixes the initial parameters, the order of the data and every random draw."""
-    seeds: int = 1
-    """Train this many runs at once, with the seeds from --seed on."""
-    name: str | None = None
-    """Name of the run's folder; else MODEL-DATASET-NUMBER."""
-    runs: str = "runs"
-    """Folder that holds the runs."""
-    coordinator: str | None = None
-    """HOST:PORT of the first of several processes, with --processes and --process; auto: as jax finds them, on a TPU
-    pod. srun and Open MPI 4's mpirun are known without it."""
-    processes: int | None = None
-    """How many processes train together; 1: this one trains alone, whatever started it."""
-    process: int | None = None
-    """Which of the processes this is, from 0 on."""
-    resume: bool = False
-    """Go on with the run --name from its latest checkpoint."""
-    log_every: int = 20
-    """Steps between logged metrics."""
-    eval_every: int | None = None
-    """Steps between evaluations on the validation split; else about ten times a run, on logged steps."""
-    save_every: int | None = None
-    """Steps between checkpoints; those of evaluations, which may wait ten seconds to be written, come on top."""
-    fuse_steps: int | Literal["auto"] = "auto"
-    """Steps per compiled program; auto: one on a CPU, where loops make convolutions slow, else the most that
-    pass over no step that is logged, evaluated or saved."""
-    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
-    """Where the loss or a gradient is not finite: stop; skip the update, counting them; or go back to the last good
-    checkpoint with half the learning rate, three times at most."""
-    patience: int = 0
-    """Stop after this many evaluations without improvement and restore the best weights; 0 never stops."""
-    min_delta: float = 0.0
+    epochs: Annotated[float | None, LENGTH, POSITIVE] = None
+    """Length of the run in passes over the training split, instead of --steps."""
+    steps: Annotated[int | None, LENGTH, AT_LEAST_ONE] = None
+    """Length of the run in steps. Default: 2000, unless --epochs is given."""
+    seed: Annotated[int, LENGTH, SEED] = 0
+    """Determines the initial parameters, the order of the data and every random number."""
+    seeds: Annotated[int, LENGTH, AT_LEAST_ONE] = 1
+    """Number of runs to train at once, with consecutive seeds from --seed on."""
+    name: Annotated[str | None, OUTPUT] = None
+    """Name of the run folder. Default: MODEL-DATASET-NUMBER."""
+    runs: Annotated[str, OUTPUT] = "runs"
+    """Folder that contains the run folders."""
+    coordinator: Annotated[str | None, ADVANCED] = None
+    """HOST:PORT of the first of several processes, used with --processes and --process. auto: let JAX find it, as on a
+    TPU pod. Not needed under srun or Open MPI 4."""
+    processes: Annotated[int | None, ADVANCED, AT_LEAST_ONE] = None
+    """Number of processes that train together. 1: train alone, even under a launcher."""
+    process: Annotated[int | None, ADVANCED, NOT_NEGATIVE] = None
+    """Number of this process, counted from 0."""
+    resume: Annotated[bool, LENGTH] = False
+    """Continue the run --name from its latest checkpoint."""
+    log_every: Annotated[int, OUTPUT, AT_LEAST_ONE] = 20
+    """Log metrics every N steps."""
+    eval_every: Annotated[int | None, OUTPUT, AT_LEAST_ONE] = None
+    """Evaluate on the validation split every N steps. Default: about ten times per run."""
+    save_every: Annotated[int | None, OUTPUT, AT_LEAST_ONE] = None
+    """Save a checkpoint every N steps, in addition to those saved at evaluations."""
+    fuse_steps: Annotated[int | Literal["auto"], ADVANCED, AT_LEAST_ONE] = "auto"
+    """Steps per compiled program. auto: one on a CPU, where convolutions inside loops are slow; otherwise as many as
+    fit between two logged, evaluated or saved steps."""
+    on_nonfinite: Annotated[Literal["stop", "skip"], ADVANCED] = "stop"
+    """What to do if the loss or a gradient is not finite. stop: end the run. skip: skip and count the update."""
+    patience: Annotated[int, LENGTH, NOT_NEGATIVE] = 0
+    """Stop after this many evaluations without improvement and restore the best parameters. 0: never stop early."""
+    min_delta: Annotated[float, ADVANCED, NOT_NEGATIVE] = 0.0
     """Smallest change of the validation metric that counts as an improvement."""
-    tune_allocator: bool = True
-    """Let glibc keep freed memory: faster steps on a CPU, more memory held; no effect without glibc."""
-    tensorboard: bool = False
-    """Write TensorBoard files as well (extra: tensorboard)."""
+    tune_allocator: Annotated[bool, ADVANCED] = True
+    """Let glibc keep freed memory, which makes steps on a CPU faster and uses more memory."""
+    tensorboard: Annotated[bool, OUTPUT] = False
+    """Also write TensorBoard files; needs jaxrec[tensorboard]."""
+
+
+SEARCH = Group("search")
 
 
 @dataclass(frozen=True)
 class Sweep(Train):
-    """Train many runs at once with hyper-parameters drawn at random, and keep the best."""
+    """Train many runs at once with random hyper-parameters, and keep the best."""
 
-    members: int = 16
-    """Draws; each is trained with --seeds seeds."""
-    vary: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """NAME=LOW:HIGH draws the option NAME for each member: log-uniform where LOW is above 0, else uniform."""
-    halving: int = 0
-    """Cut the run into this many parts and one more; at the end of each but the last, drop the worse half."""
+    members: Annotated[int, SEARCH, AT_LEAST_ONE] = 16
+    """Number of random draws; each is trained with --seeds seeds."""
+    vary: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], SEARCH] = ()
+    """NAME=LOW:HIGH draws the option NAME anew for each member: log-uniformly if LOW is above 0, otherwise uniformly.
+    Repeat it for each option to vary."""
+    halving: Annotated[int, SEARCH, NOT_NEGATIVE] = 0
+    """Number of times, evenly spaced over the run, at which the worse half of the members is removed."""

@@ -64,7 +64,9 @@ def _build(kind: type, values: dict[str, Any]) -> Any:
     for name, value in values.items():
         made[name] = _value(hints[name], value)
         if not _fits(made[name], hints[name]):
-            raise UserError(f"the settings hold {kind.__name__} '{name}' = {value!r:.60}, which is none of its values")
+            raise UserError(
+                f"the settings hold {kind.__name__} '{name}' = {value!r:.60}, which is not valid; restore the file"
+            )
     return kind(**made)
 
 

@@ -1,29 +1,81 @@
 """Autoencoders: plain, denoising and variational (Kingma & Welling 2014); one player.
 
-A batch is ``{"image": uint8 [B, H, W, C]}`` and may carry ``index`` (int32 [B]), by which evaluation draws its noise so
-that results do not depend on the batch size, and ``mask`` (bool [B]).
+A batch is ``{"image": [B, H, W, C]}``, images as in ``jaxrec.tasks.inputs.scaled``. It may carry ``index`` (int32 [B]),
+by which evaluation draws its noise so that results do not depend on the batch size, and ``real`` (bool [B], False for
+padding).
 """
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
+import numpy as np
 
 from jaxrec import losses
+from jaxrec.data.features import Features
 from jaxrec.errors import UserError
 from jaxrec.metrics import Average, Metric, Reconstruction
-from jaxrec.models import build_autoencoder
+from jaxrec.models.autoencoder import Autoencoder, UNet
 from jaxrec.parallel import stream
-from jaxrec.settings import Autoencoder as Config
-from jaxrec.tasks.state import Batch, Metrics, State, augmented, image_shape, learn, new_player, new_state, pixels
+from jaxrec.settings.autoencoder import Autoencoder as Config
+from jaxrec.tasks.inputs import augmented, example_keys, image_shape, pixels, scaled
+from jaxrec.tasks.learning import learn
+from jaxrec.tasks.model import as_model, compute_dtype
+from jaxrec.tasks.state import Batch, Metrics, Player, State, new_player, new_state
 
-__all__ = ["Config", "artifacts", "eval_step", "generate", "init", "predict", "train_step"]
+READS = {"image": "image"}
+HEADLINE = ("nll", "psnr", "mse", "loss")
+EVOLVING = ("samples",)
+CAPTIONS = {
+    "samples": "Generated from the same codes throughout the run, here at its end.",
+    "samples.gif": "Generated from the same codes throughout the run.",
+    "reconstructions": "Images, above what the model makes of them; of a denoiser, between them what it saw.",
+    "interpolation": "From one image to another: what lies between their codes, row by row.",
+}
+VALIDATION_CODES = 10
+"""Most codes drawn per validation image for a variational autoencoder's bound, which takes hours with hundreds."""
+CODES_AT_ONCE = 4000
+"""Most codes that are decoded at once in evaluation."""
 
 
-def init(config: Config, key: jax.Array, batch: Batch, model: nn.Module | None = None) -> State:
-    """The state at step 0; ``model`` may be a Linen module of your own with ``encode`` and ``decode`` methods."""
+def validation_config(config: Config) -> Config:
+    """The settings for evaluations during training: fewer codes per image."""
+    return replace(config, eval_samples=min(config.eval_samples, VALIDATION_CODES))
+
+
+def evaluation_size(config: Config, size: int) -> int:
+    """Fewer images at once if each stands for many decoded codes."""
+    if config.model != "vae":
+        return size
+    return max(1, min(size, CODES_AT_ONCE // config.eval_samples))
+
+
+def init(
+    config: Config,
+    key: jax.Array,
+    batch: Batch,
+    model: Any = None,
+    *,
+    optimizer: Any = None,
+    loss: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+) -> State:
+    """The state at step 0.
+
+    Args:
+        config: the settings.
+        key: parameters are drawn from it.
+        batch: a batch of the data; its shape is read.
+        model: a Linen module with ``encode`` and ``decode`` methods; or, for a plain or denoising autoencoder, any
+            module or pair ``(init(key, images), apply(params, images))`` from images to images.
+        optimizer: an optax transformation in place of the configured optimizer, schedule, decay and clipping.
+        loss: ``loss(outputs, images) -> [B]`` in place of the configured reconstruction loss; not for a vae.
+
+    Raises:
+        UserError: the settings contradict each other.
+    """
     shape = image_shape(batch)
     if config.architecture == "unet" and (config.model == "vae" or not config.noise):
         raise UserError(
@@ -32,22 +84,35 @@ def init(config: Config, key: jax.Array, batch: Batch, model: nn.Module | None =
         )
     if config.model == "vae" and config.noise:
         raise UserError(f"a vae takes no noise; got {config.noise}: choose model 'autoencoder' for denoising")
-    model = model or build_autoencoder(config, shape)
+    if config.model == "vae" and loss is not None:
+        raise UserError("a vae's loss is a bound on the likelihood and cannot be replaced; choose model 'autoencoder'")
+    model = build(config, shape) if model is None else as_model(model)
     images = jnp.zeros((1, *shape), jnp.float32)
     variables = model.init({"params": stream(key, "params", jnp.int32(0))}, images)
-    return new_state(
-        config, key, {"net": new_player(config, model, variables)}, noise=config.noise, kl_weight=config.kl_weight
-    )
+    players = {"net": new_player(config, model, variables, optimizer)}
+    return new_state(config, key, players, loss, noise=config.noise, kl_weight=config.kl_weight)
+
+
+def build(config: Config, shape: tuple[int, int, int]) -> Autoencoder | UNet:
+    """The configured network, from images ``[B, *shape]`` to outputs of that shape, float32.
+
+    All but the U-Net have ``encode`` and ``decode``.
+    """
+    dtype = compute_dtype(config)
+    if config.architecture == "unet":
+        return UNet(config.width, dtype)
+    return Autoencoder(shape, config.architecture, config.code, config.width, config.model == "vae", dtype)
 
 
 def _clean(config: Config, key: jax.Array, images: jax.Array) -> jax.Array:
-    """The target: pixels in [0, 1], drawn as 0 or 1 where so configured."""
+    """The target: pixels in [0, 1], drawn as 0 or 1 if so configured."""
     return jax.random.bernoulli(key, images).astype(jnp.float32) if config.binarize else images
 
 
 def _corrupt(state: State, key: jax.Array, images: jax.Array) -> jax.Array:
     """The input: the clean image plus Gaussian noise, clipped to [0, 1]."""
     if not state.config.noise:
+        # The switch is the setting, so that the noise of a run without it costs nothing.
         return images
     return jnp.clip(images + state.hyper["noise"] * jax.random.normal(key, images.shape, jnp.float32), 0, 1)
 
@@ -73,24 +138,41 @@ def _log_weights(
 
 
 def train_step(state: State, batch: Batch, *, axis_name: str | None = None) -> tuple[State, Metrics]:
-    """One update; pure. Metrics: ``loss``; for a vae (nats per image) also ``reconstruction`` and ``kl``."""
+    """One update on a batch; pure.
+
+    Args:
+        state: the state; it is not changed.
+        batch: ``image``; ``index`` and ``epoch`` if flips alternate.
+        axis_name: the mapped axis if the step runs under ``pmap`` or ``shard_map``; gradients, metrics and batch
+            statistics are then taken over all replicas.
+
+    Returns:
+        The next state, and ``loss``, float32; for a vae, in nats per image, also ``reconstruction`` and ``kl``.
+    """
     config, player = state.config, state.player
     key = partial(stream, state.key, step=state.step, axis_name=axis_name)
     images = augmented(config, key("augment"), batch)
     target = _clean(config, key("binarize"), images)
     inputs = _corrupt(state, key("noise"), target)
     loss = _variational_loss(state) if config.model == "vae" else _reconstruction_loss(state)
-    player, metrics = learn(player, state, loss, (inputs, target), key("model"), axis_name=axis_name)
+    examples = {"image": inputs, "target": target}
+    player, metrics = learn(player, state, loss, examples, key("model"), axis_name=axis_name)
     return state.replace(step=state.step + 1, players={"net": player}), metrics
 
 
-def _reconstruction_loss(state: State) -> Any:
-    config, model = state.config, state.player.model
+def _reconstruction(state: State, outputs: jax.Array, target: jax.Array) -> jax.Array:
+    """The reconstruction loss of each example, float32 [B]."""
+    if state.loss is not None:
+        return state.loss(outputs, target)
+    return losses.reconstruction(outputs, target, state.config.likelihood)
 
-    def loss(params: Any, stats: Any, part: Any, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
-        inputs, target = part
-        outputs = model.apply({"params": params, **stats}, inputs)
-        value = losses.reconstruction(outputs, target, config.likelihood).mean()
+
+def _reconstruction_loss(state: State) -> Any:
+    model = state.player.model
+
+    def loss(params: Any, stats: Any, examples: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
+        outputs = model.apply({"params": params, **stats}, examples["image"])
+        value = _reconstruction(state, outputs, examples["target"]).mean()
         return value, ({"loss": value}, stats)
 
     return loss
@@ -102,8 +184,8 @@ def _variational_loss(state: State) -> Any:
     rise = jnp.minimum(1.0, (state.step.astype(jnp.float32) + 1) / max(warmup, 1.0))
     weight = state.hyper["kl_weight"] * rise
 
-    def loss(params: Any, stats: Any, part: Any, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
-        inputs, target = part
+    def loss(params: Any, stats: Any, examples: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
+        inputs, target = examples["image"], examples["target"]
         variables = {"params": params, **stats}
         noise = jax.random.normal(key, (config.train_samples, inputs.shape[0], config.code), jnp.float32)
         if config.train_samples > 1:
@@ -121,36 +203,30 @@ def _variational_loss(state: State) -> Any:
     return loss
 
 
-def _keys(batch: Batch, name: str) -> jax.Array:
-    """One key per example [B], the same in every run, so that test corruptions are the same for all models."""
-    index = batch.get("index", jnp.arange(batch["image"].shape[0], dtype=jnp.int32))
-    return jax.vmap(partial(stream, jax.random.key(0), name))(index)
-
-
 def _evaluation_pair(state: State, batch: Batch) -> tuple[jax.Array, jax.Array]:
     """Inputs and clean targets with evaluation's fixed noise."""
     images = pixels(batch)
-    target = jax.vmap(partial(_clean, state.config))(_keys(batch, "binarize"), images)
-    return jax.vmap(partial(_corrupt, state))(_keys(batch, "noise"), target), target
+    target = jax.vmap(partial(_clean, state.config))(example_keys(batch, "binarize"), images)
+    return jax.vmap(partial(_corrupt, state))(example_keys(batch, "noise"), target), target
 
 
 def eval_step(state: State, batch: Batch) -> dict[str, Metric]:
-    """Mergeable metrics of one batch; examples whose ``mask`` is False do not count.
+    """Mergeable metrics of one batch; examples whose ``real`` is False do not count.
 
     Noise, binarisation and codes are drawn by the example's ``index`` from a fixed key. A vae adds, in nats per image,
     ``nll`` (the importance-weighted bound of Burda et al. 2016 with ``eval_samples`` codes), ``elbo`` and ``kl``.
     """
-    config, player, mask = state.config, state.player, batch.get("mask")
+    config, player, real = state.config, state.player, batch.get("real")
     inputs, target = _evaluation_pair(state, batch)
     if config.model != "vae":
         outputs = player.model.apply(player.variables(), inputs)
-        loss = losses.reconstruction(outputs, target, config.likelihood)
+        loss = _reconstruction(state, outputs, target)
         return {
-            "reconstruction": Reconstruction.from_batch(_pixels(config, outputs), target, mask),
-            "loss": Average.from_batch({"loss": loss}, mask),
+            "reconstruction": Reconstruction.from_batch(_pixels(config, outputs), target, real),
+            "loss": Average.from_batch({"loss": loss}, real),
         }
     shape = (config.eval_samples, config.code)
-    noise = jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32), out_axes=1)(_keys(batch, "codes"))
+    noise = jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32), out_axes=1)(example_keys(batch, "codes"))
     log_weights = _log_weights(player.model, player.variables(), target, noise, config.likelihood, 1.0)
     mean, log_variance = player.model.apply(player.variables(), target, method="encode")
     outputs = player.model.apply(player.variables(), mean, method="decode")
@@ -161,23 +237,27 @@ def eval_step(state: State, batch: Batch) -> dict[str, Metric]:
         "loss": -log_weights.mean(0),
     }
     return {
-        "bounds": Average.from_batch(bounds, mask),
-        "reconstruction": Reconstruction.from_batch(_pixels(config, outputs), target, mask),
+        "bounds": Average.from_batch(bounds, real),
+        "reconstruction": Reconstruction.from_batch(_pixels(config, outputs), target, real),
     }
 
 
 def predict(state: State, inputs: jax.Array) -> dict[str, jax.Array]:
-    """For uint8 images [B, H, W, C], taken as they are (a denoiser adds no noise): ``reconstruction`` in [0, 1].
+    """For images [B, H, W, C], taken as they are (a denoiser adds no noise): ``reconstruction`` in [0, 1].
 
-    Also ``code`` [B, code], the mean for a vae; a unet has none.
+    Also ``code`` [B, code], the mean for a vae; a unet and a model without ``encode`` have none.
     """
     config, player = state.config, state.player
-    images = pixels({"image": inputs})
-    if config.architecture == "unet":
+    images = scaled(inputs)
+    if not _has_code(config, player):
         return {"reconstruction": _pixels(config, player.model.apply(player.variables(), images))}
     code = player.model.apply(player.variables(), images, method="encode")
     code = code[0] if config.model == "vae" else code
     return {"reconstruction": _decode(state, code), "code": code}
+
+
+def _has_code(config: Config, player: Player) -> bool:
+    return config.architecture != "unet" and hasattr(player.model, "encode")
 
 
 def _decode(state: State, code: jax.Array) -> jax.Array:
@@ -216,3 +296,26 @@ def artifacts(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:
             line = _decode(state, (start + share * (end - start)).reshape(-1, config.code))
             pictures["interpolation"] = {"images": line.reshape(half, 12, *line.shape[1:])}
     return pictures
+
+
+def generates(config: Config) -> bool:
+    """Only a vae draws images."""
+    return config.model == "vae"
+
+
+def rows(config: Config, inputs: np.ndarray, outputs: Mapping[str, np.ndarray], features: Features) -> list[dict]:
+    """What is told of each image: the error of its reconstruction, and its code."""
+    images = np.asarray(scaled(inputs))
+    told = []
+    for number, image in enumerate(images):
+        row: dict[str, Any] = {"mse": float(np.mean((outputs["reconstruction"][number] - image) ** 2))}
+        if "code" in outputs:
+            row["code"] = outputs["code"][number].tolist()
+        told.append(row)
+    return told
+
+
+def sheet(config: Config, inputs: np.ndarray, outputs: Mapping[str, np.ndarray], features: Features) -> dict[str, Any]:
+    """Images above their reconstructions."""
+    pair = np.stack([np.asarray(scaled(inputs)), outputs["reconstruction"]])
+    return {"reconstructions": {"images": pair}}

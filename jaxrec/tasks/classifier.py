@@ -4,60 +4,135 @@
     state = classifier.init(classifier.Config(classes=10), jax.random.key(0), batch)
     state, metrics = jax.jit(classifier.train_step)(state, batch)
 
-A batch is ``{"image": uint8 [B, H, W, C], "label": int32 [B]}`` (with ``head="sigmoid"`` also 0/1 labels [B, classes]),
-and may carry ``index`` and ``epoch`` (int32 [B], for alternating flips) and ``mask`` (bool [B], for evaluation).
+A batch is ``{"image": [B, H, W, C], "label": int32 [B]}``, images as in ``jaxrec.tasks.inputs.scaled``; with
+``head="sigmoid"`` labels may also be 0 or 1 for each class, int32 [B, classes]. It may carry ``index`` and ``epoch``
+(int32 [B], for alternating flips) and, for evaluation, ``real`` (bool [B], False for padding).
 """
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
+import numpy as np
 
 from jaxrec import losses
 from jaxrec.augment import cutmix, mixup, standardise
+from jaxrec.data.features import Features, class_names
 from jaxrec.errors import UserError
 from jaxrec.metrics import Classification, MultiLabel
-from jaxrec.models import build_classifier
+from jaxrec.models.cnn import CNN
+from jaxrec.models.layers import scaled
+from jaxrec.models.resnet import LAYOUTS, ResNet
+from jaxrec.models.speednet import SpeedNet
+from jaxrec.models.vit import ViT
 from jaxrec.parallel import stream
-from jaxrec.settings import Classifier as Config
-from jaxrec.tasks.state import (
-    Batch,
-    Metrics,
-    Player,
-    State,
-    augmented,
-    for_replicas,
-    image_shape,
-    learn,
-    new_player,
-    new_state,
-    pixels,
-)
+from jaxrec.settings.classifier import Classifier as Config
+from jaxrec.tasks.inputs import augmented, image_shape, pixels
+from jaxrec.tasks.learning import learn
+from jaxrec.tasks.model import as_model, compute_dtype, for_replicas
+from jaxrec.tasks.state import Batch, Metrics, Player, State, new_player, new_state
+from jaxrec.tasks.system import Facts
 
-__all__ = ["Config", "artifacts", "eval_step", "init", "predict", "train_step"]
+READS = {"image": "image", "label": "class|classes"}
+HEADLINE = ("accuracy", "loss")
+CAPTIONS = {
+    "confusion_matrix": "Confusion: rows are the true classes, columns the predicted ones; the darker, the larger its "
+    "share of the row. Blue is right, red is wrong.",
+    "worst_mistakes": "The images of highest loss, with the prediction and its confidence; mistakes in red, the true "
+    "class below.",
+}
+SMALL = 64
+"""Pixels a side up to which a resnet has a small stem, unless told otherwise."""
+MOST_CLASSES_IN_CONFUSION = 200
+"""With more classes the matrix would be a picture of pixels."""
 
 
-def init(config: Config, key: jax.Array, batch: Batch, model: nn.Module | None = None) -> State:
+def complete(config: Config, facts: Facts) -> Config:
+    """The settings with the number of classes and, if they are used, mean and deviation of the training images."""
+    config = replace(config, classes=len(class_names(facts.features)))
+    if facts.features["label"].kind == "classes" and config.head != "sigmoid":
+        raise UserError("the images have several labels each, and --head is softmax; give --head sigmoid")
+    if config.standardise != "dataset":
+        return config
+    mean, std = facts.statistics("image")
+    return replace(config, mean=mean, std=std)
+
+
+def init(
+    config: Config,
+    key: jax.Array,
+    batch: Batch,
+    model: Any = None,
+    *,
+    optimizer: Any = None,
+    loss: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+) -> State:
     """The state at step 0.
 
-    ``config.classes`` must be set (from the data). Parameters are drawn from ``key``; what a model takes from data at
-    the start, such as speednet's whitening filters, comes from ``batch``. ``model`` is any Linen module of your own
-    with ``model(images, train=...) -> (logits [B, classes], features [B, D])``.
+    Args:
+        config: ``classes`` must be set (from the data).
+        key: parameters are drawn from it.
+        batch: a batch of the data. What a model takes from data at the start, such as speednet's whitening filters,
+            comes from it.
+        model: a Linen module, called with ``(images)`` or ``(images, train=...)``, or a pair
+            ``(init(key, images), apply(params, images))``; it gives logits [B, classes], or a pair of logits and
+            features [B, D]. Default: the configured one.
+        optimizer: an optax transformation in place of the configured optimizer, schedule, decay and clipping.
+        loss: ``loss(logits [B, classes], targets [B, classes]) -> [B]`` in place of the configured one.
+
+    Raises:
+        UserError: the number of classes does not fit the head.
     """
     if config.classes < 1:
         raise UserError(f"classes is {config.classes}; expected the number of classes in the data, at least 1")
     if config.head == "softmax" and config.classes < 2:
         raise UserError("a softmax head needs at least two classes; got one: use head='sigmoid' for a yes or no")
-    model = model or build_classifier(config, image_shape(batch))
+    model = build(config, image_shape(batch)) if model is None else as_model(model)
     inputs = _inputs(config, pixels(batch))
     variables = model.init({"params": stream(key, "params", jnp.int32(0))}, inputs, train=False)
-    return new_state(config, key, {"net": new_player(config, model, variables)})
+    return new_state(config, key, {"net": new_player(config, model, variables, optimizer)}, loss)
+
+
+def build(config: Config, shape: tuple[int, int, int], axis_name: str | None = None) -> CNN | ResNet | SpeedNet | ViT:
+    """The configured network, from standardized images ``[B, *shape]`` to logits and features, both float32.
+
+    Logits are [B, classes], features [B, D]. ``axis_name`` is the mapped axis over which batch statistics are taken.
+    """
+    name, width = config.model, config.width
+    common: dict[str, Any] = {
+        "classes": config.classes,
+        "dropout": config.dropout,
+        "dtype": compute_dtype(config),
+    }
+    if name == "cnn":
+        return CNN(activation=config.activation, width=width, **common)
+    if name == "cnn-deep":
+        return CNN(channels=(32, 64, 128, 128), dense=512, activation=config.activation, width=width, **common)
+    if name == "vit":
+        return ViT(patch=config.patch, dim=4 * scaled(32, width), **common)
+    if name == "speednet":
+        widths = scaled(64, width), scaled(256, width), scaled(256, width)
+        return SpeedNet(widths=widths, pooled_stem=config.stem == "large", axis_name=axis_name, **common)
+    stem = config.stem
+    if stem == "auto":
+        stem = "small" if max(shape[:2]) <= SMALL else "large"
+    blocks, bottleneck = LAYOUTS[name]
+    return ResNet(
+        blocks=blocks,
+        bottleneck=bottleneck,
+        stem=stem,
+        width=width,
+        activation=config.activation,
+        axis_name=axis_name,
+        **common,
+    )
 
 
 def _inputs(config: Config, images: jax.Array) -> jax.Array:
-    """What the model sees: pixels in [0, 1], standardised by the data set's mean and deviation where so configured."""
+    """What the model sees: pixels in [0, 1], standardised by the data set's mean and deviation if so configured."""
     return standardise(images, config.mean, config.std) if config.standardise == "dataset" else images
 
 
@@ -70,8 +145,35 @@ def _targets(config: Config, label: jax.Array) -> jax.Array:
     return jax.nn.one_hot(label, config.classes, dtype=jnp.float32)
 
 
+def _outputs(answer: Any) -> tuple[jax.Array, jax.Array]:
+    """Logits and features of what a model gives; a model that gives bare logits has them as its features."""
+    if isinstance(answer, tuple):
+        logits, features = answer
+        return logits, features
+    return answer, answer
+
+
+def _loss(state: State, logits: jax.Array, targets: jax.Array, smoothing: float) -> jax.Array:
+    """The loss of each example, float32 [B]."""
+    config = state.config
+    targets = losses.smooth(targets, smoothing, head=config.head)
+    if state.loss is not None:
+        return state.loss(logits, targets)
+    return losses.classification(logits, targets, head=config.head, loss=config.loss)
+
+
 def train_step(state: State, batch: Batch, *, axis_name: str | None = None) -> tuple[State, Metrics]:
-    """One update; pure. Metrics: ``loss`` and ``accuracy`` of the batch, float32 scalars, means over all replicas."""
+    """One update on a batch; pure.
+
+    Args:
+        state: the state; it is not changed.
+        batch: ``image`` and ``label``; ``index`` and ``epoch`` if flips alternate.
+        axis_name: the mapped axis if the step runs under ``pmap`` or ``shard_map``; gradients, metrics and batch
+            statistics are then taken over all replicas.
+
+    Returns:
+        The next state, and ``loss`` and ``accuracy`` of the batch, float32 scalars.
+    """
     config, player = state.config, state.player
     model = for_replicas(player.model, axis_name)
     key = partial(stream, state.key, step=state.step, axis_name=axis_name)
@@ -82,16 +184,16 @@ def train_step(state: State, batch: Batch, *, axis_name: str | None = None) -> t
     if config.cutmix:
         images, targets = cutmix(key("cutmix"), images, targets, config.cutmix)
 
-    def loss(params: Any, stats: Any, part: Any, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
-        images, targets = part
-        (logits, _), stats = model.apply(
-            {"params": params, **stats}, images, train=True, mutable=list(stats), rngs={"dropout": key}
-        )
-        smoothed = losses.smooth(targets, config.label_smoothing, head=config.head)
-        value = losses.classification(logits, smoothed, head=config.head, loss=config.loss).mean()
-        return value, ({"loss": value, "accuracy": _accuracy(config, logits, targets)}, stats)
+    def loss(params: Any, stats: Any, examples: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
+        inputs = _inputs(config, examples["image"])
+        variables = {"params": params, **stats}
+        answer, stats = model.apply(variables, inputs, train=True, mutable=list(stats), rngs={"dropout": key})
+        logits, _ = _outputs(answer)
+        value = _loss(state, logits, examples["target"], config.label_smoothing).mean()
+        return value, ({"loss": value, "accuracy": _accuracy(config, logits, examples["target"])}, stats)
 
-    player, metrics = learn(player, state, loss, (_inputs(config, images), targets), key("model"), axis_name=axis_name)
+    examples = {"image": images, "target": targets}
+    player, metrics = learn(player, state, loss, examples, key("model"), axis_name=axis_name)
     return state.replace(step=state.step + 1, players={"net": player}), metrics
 
 
@@ -102,7 +204,7 @@ def _accuracy(config: Config, logits: jax.Array, targets: jax.Array) -> jax.Arra
 
 
 def _logits(config: Config, player: Player, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Logits averaged over the configured test-time views of uint8 images, and the plain view's features."""
+    """Logits averaged over the configured test-time views of images, and the plain view's features."""
     inputs = _inputs(config, pixels({"image": images}))
     views = [inputs]
     if config.views == "mirror-shift":
@@ -111,7 +213,7 @@ def _logits(config: Config, player: Player, images: jax.Array) -> tuple[jax.Arra
         views += [padded[:, :height, :width], padded[:, 2 : 2 + height, 2 : 2 + width]]
     if config.views != "one":
         views += [view[:, :, ::-1] for view in views]
-    outputs = [player.model.apply(player.variables(), view, train=False) for view in views]
+    outputs = [_outputs(player.model.apply(player.variables(), view, train=False)) for view in views]
     # The unshifted image and its mirror carry half the weight, the four shifted views the other half.
     weights = {1: [1.0], 2: [0.5, 0.5], 6: [0.25, 0.125, 0.125, 0.25, 0.125, 0.125]}[len(views)]
     logits: Any = sum(weight * logits for weight, (logits, _) in zip(weights, outputs, strict=True))
@@ -119,18 +221,34 @@ def _logits(config: Config, player: Player, images: jax.Array) -> tuple[jax.Arra
 
 
 def eval_step(state: State, batch: Batch) -> dict[str, Classification | MultiLabel]:
-    """Mergeable metrics of one batch; examples whose ``mask`` is False do not count."""
-    config, mask = state.config, batch.get("mask")
+    """Mergeable metrics of one batch.
+
+    Args:
+        state: the state; the moving average is evaluated if one is kept.
+        batch: ``image``, ``label`` and, if some examples are padding that does not count, ``real`` bool [B].
+
+    Returns:
+        ``Classification`` for a softmax head, ``MultiLabel`` for a sigmoid one.
+    """
+    config, real = state.config, batch.get("real")
     logits, _ = _logits(config, state.player, batch["image"])
     targets = _targets(config, batch["label"])
-    loss = losses.classification(logits, targets, head=config.head, loss=config.loss)
+    loss = _loss(state, logits, targets, 0.0)
     if config.head == "sigmoid":
-        return {"classification": MultiLabel.from_batch(logits, targets.astype(jnp.int32), mask, loss)}
-    return {"classification": Classification.from_batch(logits, batch["label"], mask, loss)}
+        return {"classification": MultiLabel.from_batch(logits, targets.astype(jnp.int32), real, loss)}
+    return {"classification": Classification.from_batch(logits, batch["label"], real, loss)}
 
 
 def predict(state: State, inputs: jax.Array) -> dict[str, jax.Array]:
-    """For uint8 images [B, H, W, C]: ``logits`` and ``probabilities`` [B, classes], ``features`` [B, D]; float32."""
+    """The classes of images.
+
+    Args:
+        state: the state; the moving average predicts if one is kept.
+        inputs: images [B, H, W, C] of uint8, uint16 or floats in [0, 1].
+
+    Returns:
+        ``logits`` and ``probabilities`` [B, classes] and ``features`` [B, D], float32.
+    """
     logits, features = _logits(state.config, state.player, inputs)
     probabilities = jax.nn.softmax(logits) if state.config.head == "softmax" else jax.nn.sigmoid(logits)
     return {"logits": logits, "probabilities": probabilities, "features": features}
@@ -150,7 +268,7 @@ def artifacts(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:
     )
     columns = min(8, loss.shape[0])
     rows = min(4, loss.shape[0] // columns)
-    worst = jnp.argsort(-jnp.where(batch.get("mask", True), loss, -jnp.inf))[: rows * columns]
+    worst = jnp.argsort(-jnp.where(batch.get("real", True), loss, -jnp.inf))[: rows * columns]
 
     def table(values: jax.Array) -> jax.Array:
         return values[worst].reshape(rows, columns, *values.shape[1:])
@@ -163,3 +281,27 @@ def artifacts(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:
             "confidence": table(outputs["probabilities"].max(-1)),
         }
     }
+
+
+def summary_pictures(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The confusion matrix of the test split, unless the classes are too many to see."""
+    matrix = results.get("confusion")
+    if matrix is None or len(matrix) > MOST_CLASSES_IN_CONFUSION:
+        return {}
+    return {"confusion_matrix": {"matrix": np.asarray(matrix)}}
+
+
+def rows(config: Config, inputs: np.ndarray, outputs: Mapping[str, np.ndarray], features: Features) -> list[dict]:
+    """What is told of each image: the class and its probability, then every class's probability."""
+    names = class_names(features)
+    return [_row(config, names, each) for each in outputs["probabilities"]]
+
+
+def _row(config: Config, names: tuple[str, ...], probabilities: np.ndarray) -> dict[str, Any]:
+    values = [round(float(value), 6) for value in probabilities]
+    every = dict(zip(names, values, strict=True))
+    if config.head == "sigmoid":
+        chosen = [name for name, value in every.items() if value > 0.5]
+        return {"prediction": " ".join(chosen), "probabilities": every}
+    best = int(np.argmax(probabilities))
+    return {"prediction": names[best], "probability": values[best], "probabilities": every}

@@ -1,77 +1,155 @@
 """Generative adversarial networks: two players, one step counter.
 
-A batch is ``{"image": uint8 [B, H, W, C], "label": int32 [B]}``; the label is used by a class-conditional GAN alone.
+A batch is ``{"image": [B, H, W, C], "label": int32 [B]}``, images as in ``jaxrec.tasks.inputs.scaled``; the label is
+used by a class-conditional GAN alone.
 """
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
 from jaxrec import losses
 from jaxrec.augment import diffaugment
+from jaxrec.data.features import class_names
 from jaxrec.errors import UserError
 from jaxrec.metrics import Average
-from jaxrec.models import build_gan
+from jaxrec.models.gan import Discriminator, Generator
 from jaxrec.parallel import stream
-from jaxrec.settings import GAN as Config
-from jaxrec.tasks.state import (
-    Batch,
-    Metrics,
-    State,
-    augmented,
-    for_replicas,
-    image_shape,
-    learn,
-    new_player,
-    new_state,
-    pixels,
-)
+from jaxrec.settings.gan import GAN as Config
+from jaxrec.tasks.inputs import augmented, example_keys, image_shape, pixels
+from jaxrec.tasks.learning import learn
+from jaxrec.tasks.model import as_model, compute_dtype, for_replicas
+from jaxrec.tasks.state import Batch, Metrics, State, new_player, new_state
+from jaxrec.tasks.system import Facts
 
-__all__ = ["Config", "artifacts", "eval_step", "generate", "init", "predict", "train_step"]
+SCORE = None
+"""Neither player's loss tells a better generator from a worse one."""
+HEADLINE = ("class_consistency", "frechet_distance", "loss")
+EVOLVING = ("samples",)
+MEASURES = ("judge",)
+CAPTIONS = {
+    "samples": "Generated from the same latents throughout the run, here at its end.",
+    "samples.gif": "Generated from the same latents throughout the run.",
+    "interpolation": "From one image to another: what lies between their latents, row by row.",
+}
 
 
-def init(config: Config, key: jax.Array, batch: Batch, models: tuple[nn.Module, nn.Module] | None = None) -> State:
+def READS(config: Config) -> Mapping[str, str]:
+    """Labels are needed if the players are told them; otherwise they are read if there are any, for the judge."""
+    return {"image": "image", "label": "class" if config.conditional else "class?"}
+
+
+def complete(config: Config, facts: Facts) -> Config:
+    """The settings with the number of classes."""
+    return replace(config, classes=len(class_names(facts.features)))
+
+
+def init(
+    config: Config,
+    key: jax.Array,
+    batch: Batch,
+    models: tuple[Any, Any] | None = None,
+    *,
+    optimizer: Any = None,
+    loss: tuple[Callable, Callable] | None = None,
+) -> State:
     """The state at step 0, with players ``generator`` and ``discriminator``.
 
-    ``models`` may be two Linen modules of your own: ``generator(latents, label, train=...)`` to images in [-1, 1] and
-    ``discriminator(images, label, train=...)`` to logits [B].
+    Args:
+        config: ``classes`` must be set (from the data) if the gan is class-conditional.
+        key: parameters are drawn from it.
+        batch: a batch of the data; its shape is read.
+        models: a generator, called with ``(latents, label, train=...)``, which gives images in [-1, 1], and a
+            discriminator, called with ``(images, label, train=...)``, which gives logits [B]: Linen modules or pairs
+            ``(init, apply)``. Default: the configured ones.
+        optimizer: an optax transformation for both players, or a pair, the generator's first.
+        loss: the generator's and the discriminator's, each ``loss(real logits, fake logits) -> [B]``.
+
+    Raises:
+        UserError: a class-conditional gan of fewer than two classes.
     """
     shape = image_shape(batch)
     if config.conditional and config.classes < 2:
         raise UserError(f"a class-conditional gan needs at least two classes; got {config.classes}: use no-conditional")
-    generator, discriminator = models or build_gan(config, shape)
+    generator, discriminator = build(config, shape) if models is None else map(as_model, models)
+    pair = optimizer if _is_pair(optimizer) else (optimizer, optimizer)
     latents, images = jnp.zeros((1, config.latents)), jnp.zeros((1, *shape))
     label = jnp.zeros((1,), jnp.int32) if config.conditional else None
     draw = partial(stream, key, step=jnp.int32(0))
-    variables = {
-        "generator": generator.init({"params": draw("generator")}, latents, label, train=False),
-        "discriminator": discriminator.init({"params": draw("discriminator")}, images, label, train=False),
-    }
+    drawn = generator.init({"params": draw("generator")}, latents, label, train=False)
+    seen = discriminator.init({"params": draw("discriminator")}, images, label, train=False)
     players = {
-        "generator": new_player(config, generator, variables["generator"]),
+        "generator": new_player(config, generator, drawn, pair[0]),
         # Nobody looks at an average of the discriminator.
-        "discriminator": new_player(config, discriminator, variables["discriminator"]).replace(average=None),
+        "discriminator": new_player(config, discriminator, seen, pair[1]).replace(average=None),
     }
-    return new_state(config, key, players, discriminator_lr=config.discriminator_lr, **_penalties(config))
+    weights = {"discriminator_lr": config.discriminator_lr, **_penalties(config)}
+    return new_state(config, key, players, loss, **weights)
+
+
+def build(config: Config, shape: tuple[int, int, int]) -> tuple[Generator, Discriminator]:
+    """The configured generator and discriminator.
+
+    They go from latents and labels to images in [-1, 1], and from images and labels to logits.
+    """
+    common: dict[str, Any] = {
+        "architecture": config.architecture,
+        "width": config.width,
+        "classes": config.classes if config.conditional else 0,
+        "dtype": compute_dtype(config),
+    }
+    generator = Generator(shape, latents=config.latents, **common)
+    return generator, Discriminator(spectral=config.spectral_norm, **common)
+
+
+def _is_pair(optimizer: Any) -> bool:
+    """Whether these are two transformations; one is a named tuple itself."""
+    return isinstance(optimizer, tuple) and not hasattr(optimizer, "update")
+
+
+def _generator_loss(state: State, real: jax.Array, fake: jax.Array) -> jax.Array:
+    if state.loss is not None:
+        return state.loss[0](real, fake)
+    return losses.generator_loss(real, fake, state.config.loss)
+
+
+def _discriminator_loss(state: State, real: jax.Array, fake: jax.Array) -> jax.Array:
+    if state.loss is not None:
+        return state.loss[1](real, fake)
+    return losses.discriminator_loss(real, fake, state.config.loss)
 
 
 def _penalties(config: Config) -> dict[str, float]:
-    """The weights of the penalties that are on: what was asked for, else what keeps this game smooth."""
+    """The weights of the penalties that are on: what was asked for; by default, what keeps this loss smooth."""
     wasserstein = config.loss == "wasserstein"
     centred = 0.0 if wasserstein or config.spectral_norm else 1.0
     usual = {"r1": centred, "r2": centred, "gradient_penalty": 10.0 if wasserstein else 0.0}
-    weights = {name: usual[name] if (asked := getattr(config, name)) is None else asked for name in usual}
+    weights = {}
+    for name, weight in usual.items():
+        asked = getattr(config, name)
+        weights[name] = weight if asked is None else asked
     return {name: weight for name, weight in weights.items() if weight}
 
 
 def train_step(state: State, batch: Batch, *, axis_name: str | None = None) -> tuple[State, Metrics]:
     """``discriminator_steps`` updates of the discriminator, each on its share of the batch, then one of the generator.
 
-    Pure. Metrics: ``discriminator_loss`` and ``generator_loss`` (the game alone), ``real`` and ``fake`` (mean logits),
-    and ``penalty``. ``loss`` is the generator's, named so for what is common to all systems.
+    Args:
+        state: the state; it is not changed.
+        batch: ``image``; ``label`` if the players are told the classes.
+        axis_name: the mapped axis if the step runs under ``pmap`` or ``shard_map``; gradients, metrics and batch
+            statistics are then taken over all replicas.
+
+    Returns:
+        The next state, and ``discriminator_loss`` and ``generator_loss`` (without penalties), ``real`` and ``fake``
+        (mean logits), and ``penalty``; ``loss`` is the generator's again, because every system has one.
+
+    Raises:
+        UserError: the batch cannot be divided into ``discriminator_steps`` equal shares.
     """
     config = state.config
     key = partial(stream, state.key, step=state.step, axis_name=axis_name)
@@ -85,9 +163,12 @@ def train_step(state: State, batch: Batch, *, axis_name: str | None = None) -> t
     metrics: Metrics = {}
     for turn in range(rounds):
         part = slice(turn * share, (turn + 1) * share)
-        examples = (images[part] * 2 - 1, None if label is None else label[part], latents[turn])
+        examples = {"image": images[part], "latents": latents[turn]}
+        if label is not None:
+            examples["label"] = label[part]
         state, metrics = _discriminator_turn(state, examples, key(f"discriminator-{turn}"), axis_name)
-    state, generator_metrics = _generator_turn(state, (*examples[:2], latents[-1]), key("generator"), axis_name)
+    examples["latents"] = latents[-1]
+    state, generator_metrics = _generator_turn(state, examples, key("generator"), axis_name)
     return state.replace(step=state.step + 1), {**metrics, **generator_metrics}
 
 
@@ -101,18 +182,18 @@ def _score(state: State, params: Any, stats: Any, images: jax.Array, label: Any,
 def _discriminator_turn(
     state: State, examples: Any, key: jax.Array, axis_name: str | None
 ) -> tuple[State, dict[str, jax.Array]]:
-    config, hyper = state.config, state.hyper
+    hyper = state.hyper
     generator = state.players["generator"]
     model = for_replicas(generator.model, axis_name)
 
-    def loss(params: Any, stats: Any, part: Any, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
-        real, label, latents = part
+    def loss(params: Any, stats: Any, examples: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
+        real, label, latents = examples["image"] * 2 - 1, examples.get("label"), examples["latents"]
         variables = {"params": generator.params, **generator.stats}
         fake, _ = model.apply(variables, latents, label, train=True, mutable=list(generator.stats))
         real_key, fake_key, line_key = jax.random.split(key, 3)
         real_logits, stats = _score(state, params, stats, real, label, real_key, train=True)
         fake_logits, stats = _score(state, params, stats, fake, label, fake_key, train=True)
-        game = losses.discriminator_loss(real_logits, fake_logits, config.loss).mean()
+        game = _discriminator_loss(state, real_logits, fake_logits).mean()
 
         def score(key: jax.Array) -> Any:
             return lambda images: _score(state, params, stats, images, label, key, train=False)[0]
@@ -139,19 +220,18 @@ def _discriminator_turn(
 def _generator_turn(
     state: State, examples: Any, key: jax.Array, axis_name: str | None
 ) -> tuple[State, dict[str, jax.Array]]:
-    config = state.config
     discriminator = state.players["discriminator"]
     model = for_replicas(state.players["generator"].model, axis_name)
 
-    def loss(params: Any, stats: Any, part: Any, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
-        real, label, latents = part
+    def loss(params: Any, stats: Any, examples: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
+        real, label, latents = examples["image"] * 2 - 1, examples.get("label"), examples["latents"]
         fake, stats = model.apply({"params": params, **stats}, latents, label, train=True, mutable=list(stats))
         real_key, fake_key = jax.random.split(key)
         fixed = (state, discriminator.params, discriminator.stats)
         fake_logits, _ = _score(*fixed, fake, label, fake_key, train=False)
         # Only the relativistic game looks at the real images here; otherwise XLA drops this pass.
         real_logits, _ = _score(*fixed, real, label, real_key, train=False)
-        value = losses.generator_loss(real_logits, fake_logits, config.loss).mean()
+        value = _generator_loss(state, real_logits, fake_logits).mean()
         return value, ({"generator_loss": value, "loss": value}, stats)
 
     player, metrics = learn(state.players["generator"], state, loss, examples, key, axis_name=axis_name)
@@ -162,11 +242,10 @@ def eval_step(state: State, batch: Batch) -> dict[str, Average]:
     """Mergeable means of one batch: the discriminator's logits at held-out and generated images, and both losses.
 
     Latents are drawn by the example's ``index`` from a fixed key. Measures of the images themselves need a classifier's
-    features: see ``jaxrec.run.judge``.
+    features, so they are taken at the end of a run.
     """
     config, discriminator = state.config, state.players["discriminator"]
-    index = batch.get("index", jnp.arange(batch["image"].shape[0], dtype=jnp.int32))
-    keys = jax.vmap(partial(stream, jax.random.key(0), "latents"))(index)
+    keys = example_keys(batch, "latents")
     latents = jax.vmap(lambda key: jax.random.normal(key, (config.latents,), jnp.float32))(keys)
     label = batch["label"] if config.conditional else None
 
@@ -178,10 +257,10 @@ def eval_step(state: State, batch: Batch) -> dict[str, Average]:
     values = {
         "real": real,
         "fake": fake,
-        "loss": losses.generator_loss(real, fake, config.loss),
-        "discriminator_loss": losses.discriminator_loss(real, fake, config.loss),
+        "loss": _generator_loss(state, real, fake),
+        "discriminator_loss": _discriminator_loss(state, real, fake),
     }
-    return {"players": Average.from_batch(values, batch.get("mask"))}
+    return {"players": Average.from_batch(values, batch.get("real"))}
 
 
 def predict(state: State, inputs: dict[str, jax.Array | None]) -> dict[str, jax.Array]:
@@ -193,7 +272,10 @@ def predict(state: State, inputs: dict[str, jax.Array | None]) -> dict[str, jax.
 
 
 def generate(state: State, key: jax.Array, count: int) -> dict[str, jax.Array]:
-    """``image`` float32 [count, H, W, C] in [0, 1] from fresh latents; if conditional, ``label`` [count] by turns."""
+    """``image`` float32 [count, H, W, C] in [0, 1] from fresh latents.
+
+    If conditional, also ``label`` int32 [count]: the classes in turn.
+    """
     latents = jax.random.normal(key, (count, state.config.latents), jnp.float32)
     label = jnp.arange(count, dtype=jnp.int32) % max(state.config.classes, 1)
     image = predict(state, {"latents": latents, "label": label})["image"]
@@ -203,7 +285,7 @@ def generate(state: State, key: jax.Array, count: int) -> dict[str, jax.Array]:
 def artifacts(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:
     """What a person would look at, float32 [rows, columns, H, W, C] in [0, 1].
 
-    ``samples`` on latents fixed by the run's key, a column per class where conditional, and ``interpolation`` between
+    ``samples`` on latents fixed by the run's key, a column per class if conditional, and ``interpolation`` between
     pairs of latents.
     """
     config = state.config

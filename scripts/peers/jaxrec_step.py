@@ -8,10 +8,10 @@ import jax
 import numpy as np
 
 import jaxrec
-from jaxrec.run.evaluation import initializer
-from jaxrec.run.world.devices import Devices, tune_allocator
+from jaxrec.run.initial import initializer
+from jaxrec.run.world.devices import Devices
 from jaxrec.settings import GAN, Autoencoder, Classifier, Optimizer, Task
-from jaxrec.tasks import task_of
+from jaxrec.tasks.system import system_of
 
 
 def config_of(workload: contest.Workload, images: Any, bf16: bool, width: float) -> Task:
@@ -19,12 +19,12 @@ def config_of(workload: contest.Workload, images: Any, bf16: bool, width: float)
     optimizer = Optimizer("adam", contest.LEARNING_RATE, "constant", 0.0, momentum=contest.BETA1, beta2=contest.BETA2)
     mean, std = contest.moments(images)
     common = {"precision": "bf16" if bf16 else "f32", "average": 0.0, "optimizer": optimizer}
-    common |= {"classes": 10, "mean": mean, "std": std}
     if workload.model == "autoencoder":
         return Autoencoder(width=32, code=32, **common)
     if workload.model == "dcgan":
         settings = {"width": contest.GAN_WIDTH, "latents": contest.LATENTS, "conditional": False}
-        return GAN(architecture="dcgan", loss="non-saturating", r1=0.0, r2=0.0, **settings, **common)
+        return GAN(architecture="dcgan", loss="non-saturating", r1=0.0, r2=0.0, classes=10, **settings, **common)
+    common |= {"classes": 10, "mean": mean, "std": std}
     if workload.model == "speednet":
         return Classifier(model="speednet", width=0.375, stem="large", **common)
     return Classifier(model=workload.model, width=width, **common)
@@ -32,18 +32,18 @@ def config_of(workload: contest.Workload, images: Any, bf16: bool, width: float)
 
 def build(workload: contest.Workload, options: Any) -> contest.Contestant:
     """Compiles the step; with ``--runs``, of so many runs at once, each with a seed of its own."""
-    if options.tuned:
-        tune_allocator()
+    jaxrec.tune_cpu(tune_allocator=options.tuned)
     images, label = contest.examples(workload)
     config = config_of(workload, images, options.bf16, options.width)
-    task, devices = task_of(config), Devices()
+    system, devices = system_of(config), Devices()
     batch = devices.share({"image": images, "label": label, "index": np.arange(len(label), dtype=np.int32)})
     if options.runs == 1:
-        state, step = initializer(config, devices)(jax.random.key(0), batch), task.train_step
+        state = initializer(config, system, devices)(jax.random.key(0), batch)
+        step = system.train_step
     else:
         keys = jax.random.split(jax.random.key(0), options.runs)
-        state = jax.jit(jax.vmap(partial(task.init, config), (0, None)))(keys, batch)
-        step = jax.vmap(task.train_step, (0, None))
+        state = jax.jit(jax.vmap(partial(system.init, config), (0, None)))(keys, batch)
+        step = jax.vmap(system.train_step, (0, None))
     compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
     name = "discriminator_loss" if workload.model == "dcgan" else "loss"
 

@@ -1,4 +1,4 @@
-"""Pictures of a run, drawn with numpy and pillow: image grids, confusion matrices, curves and a time-lapse."""
+"""Pictures of a run, drawn with numpy and pillow: image grids, matrices of counts, curves and a time-lapse."""
 
 import io
 import math
@@ -15,11 +15,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from jaxrec.data.images import open_image
 from jaxrec.errors import UserError
+from jaxrec.tasks.palette import PALETTE
 
 GAP = 2
 LINE = 15
 FRAMES = 24
-EVOLVING = ("samples",)
 STEP_NAME = re.compile(r"(?P<name>.+)-(?P<step>\d{8,})")
 
 INK, RED, FAINT = (32, 36, 42), (200, 30, 30), (110, 116, 124)
@@ -52,13 +52,16 @@ def grid(
     """Lays out images in rows, 2 white pixels apart; small ones are enlarged by a whole number.
 
     Args:
-        images: float [R, C, H, W, 1 or 3] in [0, 1]; values outside are clipped, NaN is black.
+        images: float [R, C, H, W, channels] in [0, 1]; values outside are clipped, NaN is black. Of more than three
+            channels the first three are shown, of two the first.
         captions: text under each cell, [R][C]; lines are separated by a newline.
         wrong: bool [R, C]; captions to write in red.
 
     Returns:
         An RGB picture: cell (r, c) has its corner at (c * (W * scale + 2), r * (H * scale + text + 2)).
     """
+    images = np.asarray(images)
+    images = images[..., : 3 if images.shape[-1] >= 3 else 1]
     pixels = np.round(np.clip(np.nan_to_num(np.asarray(images, np.float32)), 0, 1) * 255).astype(np.uint8)
     pixels = np.broadcast_to(pixels, (*pixels.shape[:-1], 3))
     scale = max(1, math.ceil((84 if captions else 56) / min(pixels.shape[2:4])))
@@ -80,7 +83,7 @@ def grid(
 
 
 def shades(matrix: np.ndarray) -> np.ndarray:
-    """Colour of each cell of a confusion matrix, uint8 [K, K, 3]: the darker, the larger its share of its row.
+    """Color of each cell of a matrix of counts, uint8 [K, K, 3]: the darker, the larger its share of its row.
 
     Blue on the diagonal and red off it; the square root keeps a few mistakes among thousands visible.
     """
@@ -90,8 +93,8 @@ def shades(matrix: np.ndarray) -> np.ndarray:
     return np.round(250 + (hue - 250) * share).astype(np.uint8)
 
 
-def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> Image.Image:
-    """Draws a confusion matrix: int [K, K], rows are the true classes, columns the predicted ones.
+def matrix_picture(matrix: np.ndarray, class_names: Sequence[str]) -> Image.Image:
+    """Draws how often each true class (a row) was predicted as each class (a column): int [K, K].
 
     Counts and class names are written for up to 20 classes; beyond, the shades speak alone.
     """
@@ -129,6 +132,18 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> Image.Image:
     return picture
 
 
+def indexed(numbers: np.ndarray) -> Image.Image:
+    """Class numbers int [H, W] as a palette picture: its pixels are the numbers, shown in colors.
+
+    Numbers above 255 make it a grey picture of 16 bits.
+    """
+    if np.max(numbers, initial=0) > 255:
+        return Image.fromarray(np.asarray(numbers, np.uint16))
+    picture = Image.fromarray(np.asarray(numbers, np.uint8), mode="P")
+    picture.putpalette(PALETTE.tobytes())
+    return picture
+
+
 def _sideways(picture: Image.Image, text: str, size: int, ink: tuple[int, int, int], at: tuple) -> None:
     """Writes text turned to read upwards at (left, middle), or at (left, None, bottom)."""
     strip = Image.new("RGB", (math.ceil(_font(size).getlength(text)), math.ceil(size * 1.3)), "white")
@@ -162,32 +177,39 @@ def _captions(artifact: Artifact, class_names: Sequence[str]) -> tuple[list[list
 
 
 def save_artifacts(
-    folder: Path, artifacts: Mapping[str, Artifact], class_names: Sequence[str], step: int | None
+    folder: Path,
+    artifacts: Mapping[str, Artifact],
+    class_names: Sequence[str],
+    step: int | None = None,
+    kept: Sequence[str] = (),
 ) -> None:
-    """Draws what a task shows and writes each picture, whole or not at all, as ``folder/NAME.png``.
+    """Draws what a system shows and writes each picture, whole or not at all, as ``folder/NAME.png``.
 
     Args:
         folder: the run's pictures; made if missing.
         artifacts: by name, {"images": float [R, C, H, W, ch], "label", "prediction", "confidence": [R, C], optional}
-            or {"matrix": int [K, K]}.
+            or {"matrix": int [K, K]} or {"indices": int [H, W]}, written as they are with colors for the numbers.
         class_names: names of the classes; missing ones are written as numbers.
-        step: if given, what evolves through training ("samples") is also kept as ``NAME-00000200.png``.
+        step: the step that the artifacts are of.
+        kept: names of those that are also kept as ``NAME-00000200.png``, by their step.
 
     Raises:
         ValueError: an artifact is neither a grid nor a matrix.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, artifact in artifacts.items():
-        if "matrix" in artifact:
-            picture = confusion(artifact["matrix"], class_names)
+        if "indices" in artifact:
+            picture = indexed(artifact["indices"])
+        elif "matrix" in artifact:
+            picture = matrix_picture(artifact["matrix"], class_names)
         elif "images" in artifact:
             picture = grid(artifact["images"], *_captions(artifact, class_names))
         else:
-            raise ValueError(f"artifact '{name}' holds {sorted(artifact)}; expected 'images' or 'matrix'")
+            raise ValueError(f"artifact '{name}' holds {sorted(artifact)}; expected 'images', 'matrix' or 'indices'")
         data = io.BytesIO()
         picture.save(data, "PNG", compress_level=3)  # a third sooner than pillow's own 6, and a sixth larger
         _write(folder / f"{name}.png", data.getvalue())
-        if step is not None and name in EVOLVING:
+        if step is not None and name in kept:
             _write(folder / f"{name}-{step:08d}.png", data.getvalue())
 
 
@@ -201,7 +223,7 @@ def timeline(folder: Path, name: str) -> Path | None:
     """Joins the kept ``NAME-STEP.png`` into ``NAME.gif``, at most 24 frames, first and last among them.
 
     Returns:
-        The animation's path, or None where fewer than two steps were kept.
+        The animation's path, or None if fewer than two steps were kept.
     """
     found = [(match, path) for path in folder.glob("*.png") if (match := STEP_NAME.fullmatch(path.stem))]
     kept = sorted((int(match["step"]), path) for match, path in found if match["name"] == name)
@@ -258,9 +280,9 @@ def _number(value: float) -> str:
 def curves(history: History) -> str:
     """Draws named series of (step, value) as one SVG string that is readable on light and dark pages.
 
-    Values that are not finite are left out. The vertical axis is logarithmic where all values are positive and the
-    largest is over 100 times the smallest. At most 400 points a series are drawn, first and last among them; a series
-    of up to 30 points also has its points marked.
+    Values that are not finite are left out. The vertical axis is logarithmic if all values are positive and the largest
+    is over 100 times the smallest. At most 400 points of a series are drawn, its first and last among them; a series of
+    up to 30 points also has its points marked.
     """
     series = {}
     for name, points in history.items():

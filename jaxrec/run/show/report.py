@@ -11,24 +11,27 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from jaxrec.data.datasets import ARRAYS
 from jaxrec.data.images import open_image
 from jaxrec.errors import UserError
-from jaxrec.run.show.log import read_row
+from jaxrec.run.show.log import read_metrics
 from jaxrec.run.show.pictures import STEP_NAME, curves, timeline
+from jaxrec.run.store.folder import resume_command
 
 EMBEDDED = 1_500_000
-MAIN = ("accuracy", "nll", "psnr", "class_consistency", "frechet_distance", "mse", "loss")
+MOST_CLASSES = 20
+"""Classes in a table."""
 NOT_DRAWN = ("step", "epoch", "time", "seconds", "member")
-CAPTIONS = {
-    "confusion_matrix": "Confusion: rows are the true classes, columns the predicted ones; the darker, the larger its "
-    "share of the row. Blue is right, red is wrong.",
-    "worst_mistakes": "The test images of highest loss, with the prediction and its confidence; mistakes in red, the "
-    "true class below.",
-    "samples": "Generated from the same latents throughout the run, here at its end.",
-    "samples.gif": "Generated from the same latents throughout the run.",
-    "reconstructions": "Test images, above what the model makes of them; of a denoiser, between them what it saw.",
-    "interpolation": "From one image to another: what lies between their codes or latents, row by row.",
+"""What a row of metrics.jsonl holds that is no metric."""
+NO_FACTS: dict[str, Any] = {
+    "headline": [],
+    "captions": {},
+    "evolving": [],
+    "score": None,
+    "commands": ["evaluate"],
+    "system": None,
 }
+"""What the report says if the run's manifest tells nothing of its system."""
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1d2126; --soft: #5d6570; --line: #dde1e6; --tint: #f4f6f8;
   --accent: #2b7de0; }
@@ -69,17 +72,6 @@ details .wide { margin-top: .5rem; }
 """
 
 
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The logged steps of ``run/metrics.jsonl``, in the order written; an empty list where there are none.
-
-    A line cut short by a crash is left out, wherever it stands: a resumed run writes on after it. NaN and Infinity
-    are read as floats.
-    """
-    path = run / "metrics.jsonl"
-    lines = path.read_text("utf-8", errors="replace").splitlines() if path.is_file() else ()
-    return [row for line in lines if (row := read_row(line)) is not None]
-
-
 def write_report(run: Path) -> Path:
     """Writes ``run/report.html`` from the files in the run folder, whatever is there so far, and returns its path.
 
@@ -96,7 +88,9 @@ def write_report(run: Path) -> Path:
     # Of many runs at once, the curves are of the one whose checkpoint is kept.
     kept = results.get("checkpoint_of", 0)
     metrics = [row for row in read_metrics(run) if row.get("member", kept) == kept]
-    timeline(run / "pictures", "samples")
+    facts = {**NO_FACTS, **manifest.get("report", {})}
+    for name in facts["evolving"]:
+        timeline(run / "pictures", name)
     page = "\n".join(
         [
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
@@ -104,12 +98,12 @@ def write_report(run: Path) -> Path:
             '<meta http-equiv="Content-Security-Policy" '
             "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">",
             f"<title>{escape(run.name)} - jaxrec run</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>",
-            _header(run, config, manifest, results, metrics),
+            _header(run, config, manifest, results, metrics, facts),
             f"<h2>Test results</h2>\n{_results(results, manifest)}",
-            f"<h2>Members</h2>\n{_members(members, results)}" if members else "",
+            f"<h2>Members</h2>\n{_members(members, results, facts)}" if members else "",
             f"<h2>Training</h2>\n{_charts(metrics)}",
-            f"<h2>Pictures</h2>\n{_pictures(run / 'pictures')}",
-            f"<h2>Use this run</h2>\n<pre>{escape(_commands(run, config, bool(members)))}</pre>",
+            f"<h2>Pictures</h2>\n{_pictures(run / 'pictures', facts['captions'])}",
+            f"<h2>Use this run</h2>\n<pre>{escape(_commands(run, config, facts, bool(members)))}</pre>",
             f"<h2>Record</h2>\n{_details('Settings', config)}\n{_details('Manifest', manifest)}",
             "</main>\n</body>\n</html>\n",
         ]
@@ -164,13 +158,13 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return f'<div class="wide"><table>\n<thead><tr>{cells}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>'
 
 
-def _header(run: Path, config: dict, manifest: dict, results: dict, metrics: list[dict]) -> str:
+def _header(run: Path, config: dict, manifest: dict, results: dict, metrics: list[dict], facts: dict[str, Any]) -> str:
     dataset, task = manifest.get("dataset", {}), config.get("task", {})
     name = dataset.get("name") or config.get("dataset", "an unnamed dataset")
     subject = f"{task.get('model', 'A model')} on {name}"
     counts = ("examples", "step", "members", "checkpoint_of")
-    figures = {key: value for key, value in results.items() if _is_number(value) and key not in counts}
-    main = next((key for key in (*MAIN, *figures) if key in figures), None)
+    numbers = [key for key, value in results.items() if _is_number(value) and key not in counts]
+    main = next((key for key in (*facts["headline"], *numbers) if key in numbers), None)
     examples = (
         f" on {_text(results['examples'])} {results.get('split', 'test')} examples" if "examples" in results else ""
     )
@@ -198,7 +192,7 @@ def _header(run: Path, config: dict, manifest: dict, results: dict, metrics: lis
 
 
 def _span(results: dict, key: str) -> str:
-    """A figure of the results, with its deviation over the members of many runs at once where it has one."""
+    """A metric of the results, with its deviation over the members if many runs were trained at once."""
     deviation = results.get(f"{key}_std")
     return _text(results[key]) + (f" ± {deviation:.2g}" if _is_number(deviation) else "")
 
@@ -215,14 +209,14 @@ def _devices(devices: list) -> str:
 
 
 def _progress(config: dict, results: dict, metrics: list[dict]) -> str:
-    """A sentence on how far the run came, where that was not to its planned end."""
+    """A sentence on how far the run came, if it did not reach its planned end."""
     steps = [row["step"] for row in (*metrics, results) if _is_number(row.get("step"))]
     last, planned = max(steps, default=0), config.get("steps")
     if not steps:
         return "Nothing has been logged yet."
     short = planned and planned - last >= config.get("log_every", 1)
     if not results:
-        return f"No final figures: the run has not finished, or was interrupted; last logged step {last:,}" + (
+        return f"No final metrics: the run has not finished, or was interrupted; last logged step {last:,}" + (
             f" of {planned:,}." if planned else "."
         )
     return f"Stopped early, after step {last:,} of {planned:,}." if short else ""
@@ -236,23 +230,27 @@ def _results(results: dict, manifest: dict) -> str:
         if not isinstance(value, list) and key not in deviations
     ]
     if not scalars:
-        return '<p class="note">No test figures yet: they are taken once, when the run ends.</p>'
-    table = _table(("figure", "value"), scalars)
-    classes = results.get("per_class_accuracy")
-    if not classes:
-        return table
-    names = manifest.get("dataset", {}).get("class_names")
-    names = names if isinstance(names, list) and len(names) == len(classes) else range(len(classes))
-    known = [(str(name), value) for name, value in zip(names, classes, strict=True) if _is_number(value)]
-    known = sorted(((n, v) for n, v in known if math.isfinite(v)), key=lambda pair: pair[1])
-    rows = "".join(
-        f'<tr><td>{escape(name)}</td><td>{value:.4f}</td><td><meter value="{value:.4f}"></meter></td></tr>\n'
-        for name, value in known[:20]
-    )
-    head = "class" if len(known) <= 20 else f"class (the 20 worst of {len(known)})"
+        return '<p class="note">No test metrics yet: they are computed once, when the run ends.</p>'
+    tables = [_table(("metric", "value"), scalars)]
+    names = manifest.get("dataset", {}).get("class_names") or []
+    for key, values in results.items():
+        if isinstance(values, list) and len(values) == len(names) and all(_is_number(v) or v is None for v in values):
+            tables.append(_by_class(_words(key), names, values))
+    return '<div class="columns">\n' + "\n".join(tables) + "\n</div>"
+
+
+def _by_class(metric: str, names: Sequence[str], values: Sequence[float | None]) -> str:
+    """A metric of each class, the worst first; at most 20 classes."""
+    known = [(str(name), value) for name, value in zip(names, values, strict=True) if value is not None]
+    known.sort(key=lambda pair: pair[1])
+    rows = []
+    for name, value in known[:MOST_CLASSES]:
+        meter = f'<meter value="{value:.4f}"></meter>'
+        rows.append(f"<tr><td>{escape(name)}</td><td>{value:.4f}</td><td>{meter}</td></tr>")
+    head = "class" if len(known) <= MOST_CLASSES else f"class (the {MOST_CLASSES} worst of {len(known)})"
     return (
-        f'<div class="columns">\n{table}\n<div class="wide"><table>\n<thead><tr><th>{head}, worst first</th>'
-        f"<th>accuracy</th><th></th></tr></thead>\n<tbody>\n{rows}</tbody>\n</table></div>\n</div>"
+        f'<div class="wide"><table>\n<thead><tr><th>{head}, worst first</th><th>{escape(metric)}</th><th></th></tr>'
+        "</thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody>\n</table></div>"
     )
 
 
@@ -274,15 +272,15 @@ def _charts(metrics: list[dict]) -> str:
     return "\n".join(['<div class="columns">', *figures, "</div>"])
 
 
-def _pictures(folder: Path) -> str:
+def _pictures(folder: Path, captions: Mapping[str, str]) -> str:
     paths = [
         path for path in folder.glob("*.*") if path.suffix in (".png", ".gif") and not STEP_NAME.fullmatch(path.stem)
     ]
-    known = list(CAPTIONS)
+    known = list(captions)
     paths.sort(key=lambda path: (known.index(path.stem) if path.stem in known else len(known), path.name))
     figures = []
     for path in paths:
-        caption = CAPTIONS.get(path.name) or CAPTIONS.get(path.stem) or f"{_words(path.stem).capitalize()}."
+        caption = captions.get(path.name) or captions.get(path.stem) or f"{_words(path.stem).capitalize()}."
         if path.stat().st_size > EMBEDDED:
             link = f'<a href="pictures/{escape(quote(path.name))}">{escape(path.name)}</a>'
             figures.append(
@@ -303,11 +301,12 @@ def _pictures(folder: Path) -> str:
     return "\n".join(['<div class="columns">', *figures, "</div>"])
 
 
-def _members(members: list[dict], results: dict) -> str:
+def _members(members: list[dict], results: dict, facts: dict[str, Any]) -> str:
     """A table of many runs trained at once: what is each one's own, and how it ended."""
     own = list(members[0]["values"])
-    tested = list(dict.fromkeys(key for key in (*MAIN, *results) if f"{key}_std" in results))[:3]
-    head = ("member", "seed", *own, "validation loss", *map(_words, tested), "")
+    tested = list(dict.fromkeys(key for key in (*facts["headline"], *results) if f"{key}_std" in results))[:3]
+    score = (facts["score"] or {}).get("name", "score")
+    head = ("member", "seed", *own, f"validation {_words(score)}", *map(_words, tested), "")
     rows = []
     for each in members:
         notes = (
@@ -316,23 +315,23 @@ def _members(members: list[dict], results: dict) -> str:
             "checkpoint" if each["member"] == results.get("checkpoint_of") else "",
         )
         test = each["test"] or {}
-        figures = (each["validation_loss"], *(test.get(key) for key in tested))
-        cells = (each["member"], each["seed"], *each["values"].values(), *figures)
+        scores = (each["validation"], *(test.get(key) for key in tested))
+        cells = (each["member"], each["seed"], *each["values"].values(), *scores)
         texts = ["" if cell is None else _text(cell) for cell in cells]
         rows.append([*texts, ", ".join(note for note in notes if note)])
     return _table(head, rows)
 
 
-def _commands(run: Path, config: dict, population: bool) -> str:
+def _commands(run: Path, config: dict, facts: dict[str, Any], population: bool) -> str:
     """What to type to use this run, where it was trained from."""
     runs = config.get("runs", run.parent.name)
     folder = shlex.quote(str(Path(runs) / run.name))
-    kind = config.get("task", {}).get("system")
-    lines = [f"python -m jaxrec evaluate {folder}"]
-    lines += [f"python -m jaxrec predict {folder} IMAGE.png"] if kind != "gan" else []
-    lines += [f"python -m jaxrec generate {folder}"] if kind != "classifier" else []
-    again = f"python -m jaxrec.train --name {shlex.quote(run.name)} --runs {shlex.quote(runs)} --resume"
-    return "\n".join([*lines, *([] if population else [again])])
+    arguments = {"predict": f"{folder} IMAGE.png"}
+    system = "" if facts["system"] is None else f" --system {shlex.quote(facts['system'])}"
+    lines = [f"jaxrec {command} {arguments.get(command, folder)}{system}" for command in facts["commands"]]
+    if not population and config.get("dataset") != ARRAYS:
+        lines.append(resume_command(run.name, runs, facts["system"]))
+    return "\n".join(lines)
 
 
 def _details(title: str, tree: dict) -> str:

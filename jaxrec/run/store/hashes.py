@@ -9,6 +9,8 @@ import numpy as np
 from flax import struct
 from jax import lax
 
+from jaxrec.run.store.leaves import leaves_by_path
+
 
 @struct.dataclass
 class Hashes:
@@ -26,6 +28,23 @@ class Hashes:
     def digest(self) -> str:
         """All hashes in one, eight hexadecimal digits."""
         return f"{zlib.crc32(repr(sorted(self.by_path().items())).encode()):08x}"
+
+
+def hashes_of(model: Any, train: Any = None) -> Hashes:
+    """The hashes of a state's two parts (`split_state`), by paths that begin with ``model`` and ``train``."""
+    return hash_leaves({"model": model} if train is None else {"model": model, "train": train})
+
+
+def hash_leaves(tree: Any) -> Hashes:
+    """The hash of each leaf of a tree, by its path: of arrays, random keys and Python numbers."""
+    return fingerprints({path: _in_words(leaf) for path, leaf in leaves_by_path(tree).items()})
+
+
+def _in_words(leaf: Any) -> Any:
+    """A numpy array of 64 bits a number in pieces of 32: jax would drop one half of each number."""
+    if isinstance(leaf, np.ndarray) and leaf.dtype.itemsize > 4:
+        return np.atleast_1d(np.ascontiguousarray(leaf)).view(np.uint32)
+    return leaf
 
 
 @jax.jit
@@ -53,4 +72,8 @@ def _hash(x: jax.Array) -> jax.Array:
 def _bits(x: jax.Array) -> jax.Array:
     if x.dtype == jnp.bool_:
         return x.astype(jnp.uint32)
-    return lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}")).astype(jnp.uint32)
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        x = jnp.stack([x.real, x.imag], -1)
+    # Numbers of 64 bits become two of 32.
+    width = min(x.dtype.itemsize, 4)
+    return lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * width}")).astype(jnp.uint32)

@@ -1,17 +1,11 @@
 """The devices of a run and how arrays lie on them: each batch shared out, the state on every device or cut."""
 
-import contextlib
-import ctypes
 import math
-import os
-import platform
 import re
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -54,7 +48,6 @@ class Devices:
     """
 
     def __init__(self, mesh: str = "data") -> None:
-        tune_cpu()
         try:
             # Each process's next to each other: it has its part of a batch in one piece.
             devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
@@ -64,12 +57,6 @@ class Devices:
         sizes = read_mesh(mesh, len(devices))
         each = {sum(device.process_index == process for device in devices) for process in range(jax.process_count())}
         if len(each) > 1:
-            # One that ended now would break off the others' start. jax has no public name for this.
-            with contextlib.suppress(ImportError, RuntimeError, AttributeError):
-                from jax._src import distributed
-
-                client: Any = distributed.global_state.client
-                client.wait_at_barrier("jaxrec devices", 10_000)
             raise UserError(f"the processes have {sorted(each)} devices; give each of them as many as the others")
         if jax.process_count() > 1 and math.prod(sizes) != len(devices):
             raise UserError(
@@ -107,12 +94,13 @@ class Devices:
         """The smallest size of at least ``batch_size`` that can be shared out evenly."""
         return -(-batch_size // self.mesh.size) * self.mesh.size
 
-    def share(self, batch: Any) -> Any:
-        """A batch on the host, or batches stacked along leading axes, put on the devices: each takes its examples.
+    def share(self, batch: Any, leading: int = 0) -> Any:
+        """A batch on the host put on the devices, each of which takes its part of the examples.
 
-        Of several processes each gives its part.
+        ``leading`` is the number of axes before the one of the examples, along which batches are stacked. If several
+        processes train, each gives its part.
         """
-        sharding = NamedSharding(self.mesh, PartitionSpec(*[None] * leading(batch), AXES))
+        sharding = NamedSharding(self.mesh, PartitionSpec(*[None] * leading, AXES))
         return _put(batch, sharding)
 
     def copy(self, tree: Any) -> Any:
@@ -179,72 +167,7 @@ def fetch(tree: Any) -> Any:
     return jax.tree.map(take, jax.block_until_ready(jax.jit(lambda tree: tree, out_shardings=replicated)(tree)))
 
 
-def leading(batch: Any) -> int:
-    """The number of a batch's axes before the one of its examples: more than none where batches are stacked."""
-    return min(leaf.ndim for leaf in jax.tree.leaves(batch)) - 1
-
-
 def bytes_per_device(tree: Any) -> int:
     """Bytes that one device holds of a tree of arrays."""
     leaves = jax.tree.leaves(tree)
     return sum(leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)
-
-
-HEAP = 2**30
-"""Bytes of address space that `tune_allocator` asks large pages for."""
-CPU_FLAGS = {
-    "--xla_cpu_experimental_ynn_fusion_type": "-individual_convolution",
-    "--xla_cpu_prefer_vector_width": "512",
-}
-"""Convolutions by Eigen, faster on few cores than YNNPACK; vectors of 512 bits, of which XLA else uses half."""
-FLAGS_SINCE, FLAGS_UNTIL = (0, 10), (0, 13)
-"""Versions of jaxlib known to have these flags; others end the process over a flag they do not know."""
-
-
-def tune_allocator() -> None:
-    """Tells glibc to keep freed memory, so that XLA's buffers are not given back to the kernel at every step.
-
-    The first `HEAP` bytes are asked for in large pages. The process holds its peak memory to its end. What it gains and
-    costs, docs/performance.md tells. Elsewhere than on glibc this does nothing.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    libc = ctypes.CDLL(None)
-    trim_threshold, top_pad, mmap_max = -1, -2, -4
-    settings = {mmap_max: 0, trim_threshold: -1, top_pad: 64 * 2**20}
-    for name, value in settings.items():
-        libc.mallopt(name, value)
-    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-    libc.free.argtypes, libc.madvise.argtypes = [ctypes.c_void_p], [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    # Taken and given back untouched, the space is at the heap's end and costs no memory yet.
-    if heap := libc.malloc(HEAP):
-        page, madv_hugepage = 2**21, 14
-        libc.madvise(-(-heap // page) * page, HEAP - page, madv_hugepage)
-        libc.free(heap)
-
-
-def tune_cpu() -> None:
-    """On a CPU gives XLA the `CPU_FLAGS` and begins no step before the last has ended.
-
-    Of steps that are called ahead jax would hold the memory of all, and the heap be broken up; the cores are busy with
-    one. Steps of several devices heed `Devices.finish` alone. To be called before jax computes anything, and without
-    effect afterwards. Settings of the user's own in ``XLA_FLAGS`` and ``JAX_CPU_ENABLE_ASYNC_DISPATCH`` are left as
-    they are.
-    """
-    if "JAX_CPU_ENABLE_ASYNC_DISPATCH" not in os.environ:
-        jax.config.update("jax_cpu_enable_async_dispatch", False)
-    flags, version = os.environ.get("XLA_FLAGS", ""), tuple(map(int, jaxlib.__version__.split(".")[:2]))
-    if FLAGS_SINCE <= version < FLAGS_UNTIL:
-        more = [f"{flag}={value}" for flag, value in CPU_FLAGS.items() if flag not in flags]
-        os.environ["XLA_FLAGS"] = " ".join([flags, *more]).strip()
-
-
-def keep_programs(folder: Path) -> None:
-    """Lets jax keep compiled programs in ``folder``, so that the next run of the same kind starts at once.
-
-    A folder of the user's own choosing (``JAX_COMPILATION_CACHE_DIR``) is left as it is.
-    """
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

@@ -1,13 +1,13 @@
 """Several processes that train one model: how they join, what the first does for all, and how they end together."""
 
-import ctypes
+import contextlib
 import json
 import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TypeVar
 
 import jax
@@ -39,44 +39,23 @@ def _launched() -> bool:
 
 
 def join(config: Train) -> None:
-    """Makes this process one of those that train together, where the settings or the environment say that it is.
+    """Makes this process one of those that train together, if the settings or the environment say that it is.
 
-    To be called before jax computes anything. Raises UserError where the settings are incomplete or nobody answers.
+    Call it before jax computes anything. Raises UserError if the settings are incomplete or nobody answers.
     """
-    given = (config.coordinator, config.processes, config.process)
     if jax.distributed.is_initialized():  # by a launcher in Python, such as Ray's
         return
     if config.processes == 1:
         return
+    given = (config.coordinator, config.processes, config.process)
     if given == (None, None, None) and not _launched():
-        for count in OTHER_LAUNCHERS:
-            if os.environ.get(count, "1") != "1":
-                raise UserError(
-                    f"{count} is {os.environ[count]}, but this launcher does not say where the processes meet; give "
-                    "--coordinator HOST:PORT, --processes and --process, or --processes 1 to train in each alone"
-                )
+        _refuse_other_launchers()
         return
     settings: dict[str, Any] = {}
     if config.coordinator not in (None, "auto"):
-        host, _, port = str(config.coordinator).rpartition(":")
-        if None in given or not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-            raise UserError(
-                "--coordinator HOST:PORT, --processes N and --process I belong together, such as --coordinator "
-                f"10.0.0.1:1234 --processes 2 --process 0; got {', '.join(map(str, given))}"
-            )
-        if not 0 <= (config.process or 0) < (config.processes or 0):
-            raise UserError(
-                f"--process {config.process} is none of --processes {config.processes}; "
-                f"expected 0 to {(config.processes or 0) - 1}"
-            )
-        settings = {"coordinator_address": config.coordinator, "num_processes": config.processes}
-        settings |= {"process_id": config.process, "cluster_detection_method": "deactivate"}
+        settings = _coordinated(config)
     elif (config.processes, config.process) != (None, None):
         raise UserError("--processes and --process need --coordinator HOST:PORT; give the three together")
-    _say_when_aborted(
-        f"the processes did not come together within {JOINING} s; check that all were started and reach "
-        f"{config.coordinator or 'the first one'}"
-    )
     try:
         jax.distributed.initialize(
             **settings,
@@ -92,8 +71,40 @@ def join(config: Train) -> None:
         ) from error
 
 
+def _refuse_other_launchers() -> None:
+    """Raises UserError if a launcher has started several processes and left no address."""
+    for count in OTHER_LAUNCHERS:
+        if os.environ.get(count, "1") != "1":
+            raise UserError(
+                f"{count} is {os.environ[count]}, but this launcher does not say where the processes meet; give "
+                "--coordinator HOST:PORT, --processes and --process, or --processes 1 to train in each alone"
+            )
+
+
+def _coordinated(config: Train) -> dict[str, Any]:
+    """What jax is told of processes that meet at a given address; raises UserError if the settings do not fit."""
+    given = (config.coordinator, config.processes, config.process)
+    host, _, port = str(config.coordinator).rpartition(":")
+    if None in given or not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise UserError(
+            "--coordinator HOST:PORT, --processes N and --process I belong together, such as --coordinator "
+            f"10.0.0.1:1234 --processes 2 --process 0; got {', '.join(map(str, given))}"
+        )
+    if not 0 <= (config.process or 0) < (config.processes or 0):
+        raise UserError(
+            f"--process {config.process} is none of --processes {config.processes}; "
+            f"expected 0 to {(config.processes or 0) - 1}"
+        )
+    return {
+        "coordinator_address": config.coordinator,
+        "num_processes": config.processes,
+        "process_id": config.process,
+        "cluster_detection_method": "deactivate",
+    }
+
+
 def several() -> bool:
-    """Whether more than one process trains; where this is the only one, asking starts no device."""
+    """Whether more than one process trains; if this is the only one, asking starts no device."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
@@ -187,43 +198,46 @@ def agree(what: dict[str, Any]) -> None:
             )
 
 
-def leave_together(go_on: str) -> None:
-    """From here on this process, one of several, ends in one sentence when another is lost."""
-    _say_when_aborted(_lost(go_on))
-
-
-def _say_when_aborted(sentence: str) -> None:
-    """jax ends a process whose others are lost by SIGABRT, from a thread that waits for nobody."""
-
-    def ended(_: int) -> None:
-        print(f"jaxrec: {sentence}", file=sys.stderr, flush=True)
-        os._exit(2)
-
-    global _on_abort
-    _on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(ended)
-    ctypes.CDLL(None).signal(int(signal.SIGABRT), _on_abort)
-
-
-_on_abort: Any = None
-
-
 def end_on_sigterm() -> None:
     """Lets SIGTERM end this process, one of several, at once; jax's preemption service would keep it to itself."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _lost(go_on: str) -> str:
-    return f"another process of this run has ended, or jax has ended this one; the lines above say why; {go_on}"
-
-
 def abandon(error: BaseException, go_on: str) -> NoReturn:
-    """Ends this process, one of several, over an error: at once, for to end in order it would wait for the others."""
-    if isinstance(error, jax.errors.JaxRuntimeError):
-        print(f"jaxrec: {_lost(go_on)} ({str(error).strip().splitlines()[0][:200]})", file=sys.stderr, flush=True)
+    """Ends this process, one of several, over an error, and says which; jax then ends the others.
+
+    It ends at once, because an orderly end would wait for the others, which may wait for this one.
+    """
+    code = 2
+    if isinstance(error, KeyboardInterrupt):
+        code = 128 + signal.SIGINT
+    elif isinstance(error, jax.errors.JaxRuntimeError):
+        reason = str(error).strip().splitlines()[0][:200]
+        print(f"jaxrec: another process of this run has ended ({reason}); {go_on}", file=sys.stderr, flush=True)
     elif isinstance(error, UserError):
         print(f"jaxrec: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-    elif not isinstance(error, KeyboardInterrupt):
+    else:
         traceback.print_exception(error)
-        os._exit(1)
-    os._exit(128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 2)
+        code = 1
+    os._exit(code)
+
+
+GO_ON = "resume with --resume on the processes that are left, or on other ones"
+
+
+@contextlib.contextmanager
+def together(members: bool) -> Iterator[None]:
+    """Ends this process at once over an error inside, if it is one of several that train together.
+
+    ``members``: many runs are trained at once, which one process does alone; several end in a sentence.
+    """
+    if not jax.distributed.is_initialized():
+        yield
+        return
+    try:
+        if members and several():
+            raise UserError("many runs at once are trained by one process; give --processes 1")
+        yield
+    except BaseException as error:
+        abandon(error, GO_ON)

@@ -44,7 +44,7 @@ class Stop:
         return self.signal is not None
 
     def at_once(self) -> None:
-        """From here on, where all is saved, the first signal ends the process."""
+        """From here on the first signal ends the process: everything is saved."""
         self._at_once = True
         if self._several:
             processes.end_on_sigterm()

@@ -1,0 +1,47 @@
+"""Changes that gradients pass through, made before a discriminator sees the images (Zhao et al. 2020)."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec.augment.draws import rectangles, stream
+from jaxrec.augment.sampling import windows
+from jaxrec.errors import UserError, nearest
+
+
+def diffaugment(key: jax.Array, images: jax.Array, kinds: tuple[str, ...]) -> jax.Array:
+    """Changes images in [-1, 1], differentiably, before a discriminator sees them (Zhao et al. 2020).
+
+    ``kinds``, done in order: colour (brightness, saturation, contrast), translation (by up to an eighth, zeros come
+    in), cutout (half of each side set to zero). Colours may leave [-1, 1], as in the paper. Raises UserError for
+    another kind.
+    """
+    known = {"colour": _colour, "translation": _translation, "cutout": _cutout}
+    for kind in kinds:
+        if kind not in known:
+            raise UserError(f"diffaugment knows {', '.join(known)}, not '{kind}'{nearest(kind, known)}")
+        images = known[kind](stream(key, kind), images)
+    return images
+
+
+def _colour(key: jax.Array, images: jax.Array) -> jax.Array:
+    brightness, saturation, contrast = jax.random.uniform(key, (3, images.shape[0], 1, 1, 1), images.dtype)
+    images = images + (brightness - 0.5)
+    grey = images.mean(-1, keepdims=True)
+    images = grey + 2 * saturation * (images - grey)
+    mean = images.mean((1, 2, 3), keepdims=True)
+    return mean + (0.5 + contrast) * (images - mean)
+
+
+def _translation(key: jax.Array, images: jax.Array) -> jax.Array:
+    batch, height, width, _ = images.shape
+    # Rounded to whole pixels, halves up, as in the paper's code.
+    down, across = (height + 4) // 8, (width + 4) // 8
+    padded = jnp.pad(images, ((0, 0), (down, down), (across, across), (0, 0)))
+    corners = jax.random.randint(key, (batch, 2), 0, jnp.array([2 * down + 1, 2 * across + 1], jnp.int32), jnp.int32)
+    return windows(padded, corners, (height, width))
+
+
+def _cutout(key: jax.Array, images: jax.Array) -> jax.Array:
+    batch, height, width, _ = images.shape
+    hidden = rectangles(key, batch, (height, width), ((height + 1) // 2, (width + 1) // 2))
+    return jnp.where(hidden, 0.0, images)

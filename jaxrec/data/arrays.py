@@ -1,0 +1,275 @@
+"""Arrays in memory, or in a NumPy file, as a source."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxrec.data.features import KINDS, Feature
+from jaxrec.data.masks import mask_classes
+from jaxrec.data.reads import Reads, alternatives, choose
+from jaxrec.data.splits import Source, from_arrays
+from jaxrec.errors import UserError
+
+Arrays = Mapping[str, Any]
+"""Arrays by name, or such mappings by split."""
+
+NAMES = "class_names"
+UNCUT = ""
+"""What stands for the split of arrays that are to be cut."""
+PLURALS = {"images": "image", "masks": "mask"}
+SPLITS = ("train", "test", "val", "validation")
+
+
+def open_arrays(arrays: Arrays, reads: Reads, name: str = "arrays") -> Source:
+    """Examples that lie in arrays of one length, by the names under which a system reads them.
+
+    ========  =====================================================================================
+    kind      array
+    ========  =====================================================================================
+    image     uint8, uint16, or floats in [0, 1]; [N, H, W, C], or [N, H, W] for a single channel
+    class     integers or booleans [N], from 0
+    classes   0 and 1, or booleans [N, K]
+    mask      integers [N, H, W], class numbers from 0; -1 is void, and 255 if it is no class
+    number    floats or integers [N]
+    ========  =====================================================================================
+
+    Args:
+        arrays: ``{"image": ..., "label": ...}``, cut 80/20 into train and test with equal shares of each class; or such
+            mappings by split, ``{"train": {...}, "test": {...}}``. ``class_names`` in it names the classes.
+        reads: What is read, see ``open_dataset``.
+        name: What the set is called in an error.
+
+    Raises:
+        UserError: An array is missing, or has another shape, dtype or range.
+    """
+    splits, names = _splits(arrays, name)
+    chosen = choose(name, reads, _kinds(splits, reads))
+    features: dict[str, Feature] = {}
+    whole: dict[str, np.ndarray] = {}
+    for each, key in chosen.items():
+        array = _together(name, key, splits)
+        convert = CONVERT[_kind(reads[each], key, array)]
+        features[each], whole[each] = convert(f"'{key}' of {name}", array, names)
+    _check_lengths(name, chosen, splits)
+    _check_sizes(name, features)
+    sizes = {split: len(np.asarray(values[next(iter(chosen.values()))])) for split, values in splits.items()}
+    identity = _identity(whole, features, sizes)
+    if list(splits) == [UNCUT]:
+        rows = _cut(name, features, whole)
+        sizes = {split: len(each) for split, each in rows.items()}
+        order = np.concatenate(list(rows.values()))
+        return Source(lambda wanted: from_arrays(whole)(order[wanted]), sizes, features, identity)
+    return Source(from_arrays(whole), sizes, features, identity)
+
+
+def open_npz(path: str, reads: Reads) -> Source:
+    """The arrays in a NumPy file, as in ``open_arrays``; ``train_image`` and the like belong to a split.
+
+    ``images``, ``masks`` and ``labels`` may stand for ``image``, ``mask`` and ``label``.
+    """
+    file = Path(path).expanduser()
+    try:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as saved:
+            arrays = {key: saved[key] for key in saved.files}
+    except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds on broken files
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"NumPy file {file} cannot be read ({reason}): expected an .npz file of arrays") from error
+    nested: dict[str, Any] = {}
+    for key, array in arrays.items():
+        split, _, rest = key.partition("_")
+        if split in SPLITS:
+            name, array = _singular(rest, array)
+            nested.setdefault(split, {})[name] = array
+        else:
+            name, array = _singular(key, array)
+            nested[name] = array
+    return open_arrays(nested, reads, f"npz:{path}")
+
+
+def _singular(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
+    if name == "labels" and array.ndim in (1, 2) and array.size == len(array):
+        # Some published sets keep one label each in a column.
+        return "label", array.reshape(-1)
+    return PLURALS.get(name, name), array
+
+
+def _splits(arrays: Arrays, name: str) -> tuple[dict[str, Arrays], Sequence[str] | None]:
+    """The mappings by split, ``UNCUT`` if there are no splits, and the class names."""
+    if not arrays:
+        raise UserError(f"{name} is empty: expected arrays by name, such as image and label")
+    names = arrays.get(NAMES)
+    rest = {key: value for key, value in arrays.items() if key != NAMES}
+    nested = {key for key, value in rest.items() if isinstance(value, Mapping)}
+    if not nested:
+        return {UNCUT: rest}, names
+    if nested != rest.keys():
+        alone = sorted(rest.keys() - nested)
+        raise UserError(f"{name} mixes splits with the array '{alone[0]}': give one mapping of arrays for each split")
+    return rest, names
+
+
+def _kinds(splits: Mapping[str, Arrays], reads: Reads) -> dict[str, str]:
+    """The kind of each array that all splits have: what it is read as, or what its shape says."""
+    shared = set.intersection(*(set(values) for values in splits.values()))
+    first = next(iter(splits.values()))
+    kinds = {}
+    for key in first:
+        if key in shared:
+            kinds[key] = _kind(reads.get(key, "|".join(KINDS)), key, np.asarray(first[key]))
+    return kinds
+
+
+def _kind(kinds: str, key: str, array: np.ndarray) -> str:
+    """Of alternative kinds, the one that an array's shape and dtype fit; the first one if none does."""
+    whole = array.dtype.kind in "iub"
+    fits = {
+        "image": array.ndim == 4 or (array.ndim == 3 and key != "mask"),
+        "mask": array.ndim == 3 and whole,
+        "classes": array.ndim == 2,
+        "class": array.ndim == 1 and whole,
+        "number": array.ndim == 1,
+    }
+    possible = alternatives(kinds)
+    return next((kind for kind in possible if fits[kind]), possible[0])
+
+
+def _array(name: str, split: str, key: str, values: Arrays) -> np.ndarray:
+    array = np.asarray(values[key])
+    if array.dtype.kind not in "iufb" or array.ndim < 1 or not len(array):
+        where = "" if split == UNCUT else f" in split '{split}'"
+        raise UserError(f"'{key}' of {name}{where} is {array.dtype} {array.shape}: expected numbers for some examples")
+    return array
+
+
+def _together(name: str, key: str, splits: Mapping[str, Arrays]) -> np.ndarray:
+    """An array of all splits, one after the other."""
+    found = {split: _array(name, split, key, values) for split, values in splits.items()}
+    if len({(array.shape[1:], array.dtype) for array in found.values()}) > 1:
+        told = ", ".join(f"{split} {array.dtype} {array.shape}" for split, array in found.items())
+        raise UserError(f"'{key}' of {name} differs in shape or dtype from split to split ({told}): give all the same")
+    arrays = list(found.values())
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _check_lengths(name: str, chosen: Mapping[str, str], splits: Mapping[str, Arrays]) -> None:
+    for split, values in splits.items():
+        lengths = {key: len(np.asarray(values[key])) for key in chosen.values()}
+        if len(set(lengths.values())) > 1:
+            where = "" if split == UNCUT else f" in split '{split}'"
+            told = ", ".join(f"{length} of '{key}'" for key, length in lengths.items())
+            raise UserError(f"{name} has different numbers of examples{where} ({told}): give as many of each")
+
+
+def _check_sizes(name: str, features: Mapping[str, Feature]) -> None:
+    """Raises UserError if masks are not as large as the images."""
+    sizes = {key: feature.shape[:2] for key, feature in features.items() if feature.kind in ("image", "mask")}
+    masks = [feature for feature in features.values() if feature.kind == "mask"]
+    if masks and len(set(sizes.values())) > 1:
+        raise UserError(f"{name} has images and masks of different sizes ({sizes}): give masks as large as the images")
+
+
+def _refuse(what: str, array: np.ndarray, expected: str) -> UserError:
+    return UserError(f"{what} is {array.dtype} {array.shape}: expected {expected}")
+
+
+def _image(what: str, array: np.ndarray, names: Sequence[str] | None) -> tuple[Feature, np.ndarray]:
+    if array.ndim not in (3, 4) or min(array.shape) < 1:
+        raise _refuse(what, array, "images [N, H, W, C] or [N, H, W]")
+    if array.ndim == 3:
+        array = array[..., None]
+    if array.dtype.kind == "f":
+        low, high = array.min(), array.max()
+        if not (low >= 0 and high <= 1):  # also false for NaN
+            raise UserError(
+                f"{what} has values from {low:g} to {high:g}: expected floats in [0, 1], or uint8 or uint16"
+            )
+        array = array.astype(np.float32)
+    elif array.dtype not in (np.uint8, np.uint16):
+        raise _refuse(what, array, "uint8, uint16 or floats in [0, 1]; convert it with astype")
+    return Feature("image", array.shape[1:], array.dtype.name), array
+
+
+def _class(what: str, array: np.ndarray, names: Sequence[str] | None) -> tuple[Feature, np.ndarray]:
+    if array.ndim != 1 or array.dtype.kind not in "iub":
+        raise _refuse(what, array, "the number of a class for each example, integers [N]")
+    if array.min() < 0:
+        raise UserError(f"{what} holds the class {array.min()}: expected numbers from 0; leave unlabelled examples out")
+    names = _names(what, names, int(array.max()) + 1)
+    return Feature("class", (), "int32", names), array.astype(np.int32)
+
+
+def _classes(what: str, array: np.ndarray, names: Sequence[str] | None) -> tuple[Feature, np.ndarray]:
+    if array.ndim != 2 or not np.isin(array, (0, 1)).all():
+        raise _refuse(what, array, "0 or 1 for each example and class [N, K]")
+    count = array.shape[1]
+    names = _names(what, names, count)
+    if len(names) != count:
+        raise UserError(f"{what} has {count} columns and {NAMES} {len(names)} names: give a name for each column")
+    return Feature("classes", (count,), "int32", names), array.astype(np.int32)
+
+
+def _mask(what: str, array: np.ndarray, names: Sequence[str] | None) -> tuple[Feature, np.ndarray]:
+    if array.ndim == 4 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim != 3 or array.dtype.kind not in "iub":
+        raise _refuse(what, array, "the number of a class for each pixel, integers [N, H, W]")
+    if array.min() < -1:
+        raise UserError(f"{what} holds the value {array.min()}: expected class numbers from 0, and -1 for void")
+    void = None
+    if array.min() == -1:
+        # In an unsigned mask, void is 255 or, if that is a class, the number after the last class.
+        void = max(255, int(array.max()) + 1) if 255 in array or array.max() > 255 else 255
+        array = np.where(array == -1, void, array)
+    try:
+        classes = mask_classes(np.unique(array).tolist(), names, void, what)
+    except ValueError as error:
+        raise UserError(f"{what} does not fit ({error}): change it or {NAMES}") from error
+    feature = classes.feature(array.shape[1:])
+    return feature, classes.number(array).astype(feature.dtype)
+
+
+def _number(what: str, array: np.ndarray, names: Sequence[str] | None) -> tuple[Feature, np.ndarray]:
+    if array.ndim != 1 or not np.isfinite(array).all():
+        raise _refuse(what, array, "a finite number for each example [N]")
+    return Feature("number", (), "float32"), array.astype(np.float32)
+
+
+CONVERT = {"image": _image, "class": _class, "classes": _classes, "mask": _mask, "number": _number}
+
+
+def _names(what: str, names: Sequence[str] | None, least: int) -> tuple[str, ...]:
+    if names is None:
+        return tuple(str(number) for number in range(least))
+    if len(names) < least:
+        raise UserError(f"{what} holds {least} classes and {NAMES} {len(names)} names: give a name for each class")
+    return tuple(str(name) for name in names)
+
+
+def _cut(name: str, features: Mapping[str, Feature], whole: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The rows of train and test: a seeded cut, with equal shares of each class if there are classes."""
+    from sklearn.model_selection import train_test_split
+
+    count = len(next(iter(whole.values())))
+    if count < 2:
+        raise UserError(f"{name} has {count} example: expected two or more, or a mapping for each of train and test")
+    labels = None
+    for each, feature in features.items():
+        if feature.kind == "class":
+            labels = whole[each]
+    rows = np.random.default_rng(0).permutation(count)
+    if labels is None or np.bincount(labels)[np.unique(labels)].min() < 2:
+        size = max(1, round(0.2 * count))
+        return {"train": rows[size:], "test": rows[:size]}
+    size = min(max(len(np.unique(labels)), round(0.2 * count)), count - len(np.unique(labels)))
+    cut: Any = train_test_split(rows, test_size=size, random_state=0, stratify=labels[rows])
+    return {"train": cut[0], "test": cut[1]}
+
+
+def _identity(whole: Mapping[str, np.ndarray], features: Mapping[str, Feature], sizes: Mapping[str, int]) -> str:
+    digest = hashlib.sha256(repr((features, sizes)).encode())
+    for array in whole.values():
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

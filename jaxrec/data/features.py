@@ -1,0 +1,116 @@
+"""What one example of a data set is made of: features by name, each with its kind, shape and dtype."""
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxrec.errors import UserError
+
+KINDS = ("image", "class", "classes", "mask", "number")
+RESERVED = ("index", "epoch", "real")
+"""Names that a batch uses itself: the example's number, its epoch, and whether it is more than evaluation's padding."""
+
+
+class Feature(NamedTuple):
+    """One part of an example, as it lies in a batch after the first axis.
+
+    ========  =========  ================================================  =================================
+    kind      shape      dtype                                             meaning
+    ========  =========  ================================================  =================================
+    image     [H, W, C]  uint8, uint16, or float32 in [0, 1]               any number of channels
+    class     []         int32                                             number of a class
+    classes   [K]        int32                                             1 for each class that applies
+    mask      [H, W]     uint8, or int32 for more than 255 classes         number of each pixel's class
+    number    []         float32                                           a quantity
+    ========  =========  ================================================  =================================
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    dtype: str
+    names: tuple[str, ...] = ()
+    """Names of the classes that the numbers stand for (class, classes, mask)."""
+    void: int | None = None
+    """The value of pixels that do not count (mask)."""
+
+
+Features = Mapping[str, Feature]
+"""Features by their name in a batch, such as ``image`` and ``label``."""
+
+
+def check(features: Features) -> None:
+    """Raises UserError if a feature has a name that batches use themselves, or a kind that does not exist."""
+    for name, feature in features.items():
+        if name in RESERVED:
+            raise UserError(
+                f"a feature cannot be called '{name}': batches use {', '.join(RESERVED)} themselves; "
+                "choose another name"
+            )
+        if feature.kind not in KINDS:
+            raise UserError(f"feature '{name}' has the kind '{feature.kind}'; expected one of {', '.join(KINDS)}")
+
+
+def blank(features: Features, count: int) -> dict[str, np.ndarray]:
+    """``count`` examples of zeros: what a batch with these features looks like."""
+    return {name: np.zeros((count, *feature.shape), feature.dtype) for name, feature in features.items()}
+
+
+def nbytes(features: Features) -> int:
+    """Bytes of one example, decoded."""
+    return sum(prod(feature.shape) * np.dtype(feature.dtype).itemsize for feature in features.values())
+
+
+def record(features: Features) -> np.dtype:
+    """The structured dtype of one example, with a field per feature."""
+    return np.dtype([(name, feature.dtype, feature.shape) for name, feature in features.items()])
+
+
+def class_names(features: Features) -> tuple[str, ...]:
+    """The class names of the first feature that has some; without any, empty."""
+    for feature in features.values():
+        if feature.names:
+            return feature.names
+    return ()
+
+
+def image_shape(features: Features) -> tuple[int, int, int]:
+    """Height, width and channels of the feature ``image`` or, without one of that name, of the first image."""
+    images = [name for name, feature in features.items() if feature.kind == "image"]
+    if not images:
+        raise UserError(f"there is no image among the features {', '.join(features)}: read one")
+    height, width, channels = features["image" if "image" in images else images[0]].shape
+    return height, width, channels
+
+
+def to_json(features: Features) -> dict[str, Any]:
+    """Features as JSON data, which ``from_json`` reads."""
+    return {name: _plain(feature) for name, feature in features.items()}
+
+
+def _plain(feature: Feature) -> dict[str, Any]:
+    return {**feature._asdict(), "shape": list(feature.shape), "names": list(feature.names)}
+
+
+def from_json(data: Any) -> dict[str, Feature]:
+    """The features that ``to_json`` wrote; raises ValueError if the data are something else."""
+    if not isinstance(data, dict):
+        raise ValueError("features are no JSON object")
+    return {name: _feature(name, fields) for name, fields in data.items()}
+
+
+def _feature(name: str, fields: Any) -> Feature:
+    expected = {"kind": str, "shape": list, "dtype": str, "names": list, "void": int | None}
+    if not isinstance(fields, dict) or fields.keys() != expected.keys():
+        raise ValueError(f"feature '{name}' has not the fields {', '.join(expected)}")
+    for field, kind in expected.items():
+        if not isinstance(fields[field], kind):
+            raise ValueError(f"{field} of feature '{name}' is {fields[field]!r}")
+    if not all(type(side) is int and side > 0 for side in fields["shape"]):
+        raise ValueError(f"shape of feature '{name}' is {fields['shape']!r}")
+    if not all(isinstance(each, str) for each in fields["names"]):
+        raise ValueError(f"names of feature '{name}' are {fields['names']!r}")
+    if fields["dtype"] not in ("uint8", "uint16", "int32", "float32"):
+        raise ValueError(f"dtype of feature '{name}' is {fields['dtype']!r}")
+    return Feature(**{**fields, "shape": tuple(fields["shape"]), "names": tuple(fields["names"])})

@@ -1,0 +1,222 @@
+"""Image files and what belongs to them, as a source: what folders and tables of images share."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from jaxrec.data.features import Feature, Features, blank, nbytes
+from jaxrec.data.images import Header, decode_file, open_image, probe_file, strict_pillow
+from jaxrec.data.masks import MaskClasses, decode_mask
+from jaxrec.data.splits import Read, Source, from_arrays
+from jaxrec.errors import UserError
+
+HELD = 2**30
+"""Bytes of decoded examples up to which a set of files is held in memory."""
+
+LARGE = 1024
+"""Pixels along a side from which an image's size is not given to all others unless asked for."""
+
+HASHED = 100
+"""Files whose content is part of the set's identity; of the others, name and size are."""
+
+T = TypeVar("T")
+
+
+class File(NamedTuple):
+    """One example: an image file and what belongs to it."""
+
+    image: Path
+    split: str = ""
+    """Empty if the set is to be cut."""
+    values: Mapping[str, Any] = {}
+    """Classes and numbers, by name in the batch."""
+    mask: Path | None = None
+
+
+class Readable(NamedTuple):
+    """The files of a set that can be read, and how."""
+
+    files: list[File]
+    features: dict[str, Feature]
+    read: Read
+    """Rows of ``files`` to examples."""
+
+
+class Options(NamedTuple):
+    """How the files of a set are read."""
+
+    image_size: int | None = None
+    skip_bad: bool = False
+    held: int = HELD
+
+
+def open_files(
+    found: Sequence[File], image: str, values: Features, options: Options, mask: tuple[str, MaskClasses] | None = None
+) -> Readable:
+    """Checks every file's header, and decodes all images if they fit in memory together or ``skip_bad`` is set.
+
+    Images are RGB if any has color, uint16 if all are grey with more than 8 bits, and have ``image_size`` a side or the
+    size of the first one (see ``convert_image``).
+
+    Args:
+        found: The examples.
+        image: What images are called in the batch.
+        values: The features of the examples' ``values``.
+        options: How to read.
+        mask: What masks are called in the batch and the classes they hold, if the examples have masks.
+
+    Raises:
+        UserError: A file cannot be read; ``skip_bad`` leaves such files out instead.
+    """
+    with strict_pillow(), ThreadPoolExecutor() as pool:
+        headers, files = readable(pool.map(attempt(probe_file), _images(found)), found, options.skip_bad)
+        shape, dtype = _image_format(files[0], headers, options.image_size)
+        features = {image: Feature("image", shape, dtype), **values}
+        if mask is not None:
+            features[mask[0]] = mask[1].feature(shape[:2])
+        decode = partial(_decode, features=features, image=image, mask=mask)
+        held = len(files) * nbytes(features) <= options.held
+        decoded: list[dict[str, Any]] = []
+        if held or options.skip_bad:
+            tried = attempt(decode if held else partial(_try, decode))
+            decoded, files = readable(pool.map(tried, files), files, options.skip_bad)
+
+    def read(rows: np.ndarray) -> dict[str, np.ndarray]:
+        return _stack(features, [decode(files[row]) for row in rows.tolist()])
+
+    return Readable(files, features, from_arrays(_stack(features, decoded)) if held else read)
+
+
+def _images(files: Iterable[File]) -> list[Path]:
+    return [file.image for file in files]
+
+
+def _image_format(first: File, headers: list[Header], image_size: int | None) -> tuple[tuple[int, int, int], str]:
+    """Shape and dtype of a set's images."""
+    height, width = (image_size, image_size) if image_size else headers[0].size
+    if max(height, width) > LARGE and not image_size:
+        raise UserError(
+            f"{first.image} has {height}x{width} pixels, and all images would be given that size: "
+            "choose a side such as 128 with --image-size"
+        )
+    channels = 3 if any(header.colour for header in headers) else 1
+    dtype = "uint16" if all(header.deep for header in headers) else "uint8"
+    return (height, width, channels), dtype
+
+
+def _decode(file: File, features: Features, image: str, mask: tuple[str, MaskClasses] | None) -> dict[str, Any]:
+    shape = features[image].shape
+    height, width, channels = shape
+    example = {**file.values, image: decode_file(file.image, (height, width, channels), features[image].dtype)}
+    if mask is not None and file.mask is not None:
+        name, classes = mask
+        with open_image(file.mask) as opened:
+            example[name] = classes.number(decode_mask(opened, (height, width)))
+    return example
+
+
+def _try(decode: Callable[[File], Any], file: File) -> None:
+    """Decodes a file only to see whether it can be."""
+    decode(file)
+
+
+def _stack(features: Features, examples: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    stacked = blank(features, len(examples))
+    for place, example in enumerate(examples):
+        for name, values in stacked.items():
+            values[place] = example[name]
+    return stacked
+
+
+def attempt(function: Callable[[Any], T]) -> Callable[[Any], T | UserError]:
+    """The function with its UserError returned instead of raised, for threads."""
+
+    def tried(argument: Any) -> T | UserError:
+        try:
+            return function(argument)
+        except UserError as error:
+            return error
+
+    return tried
+
+
+def readable(results: Iterable[Any], files: Sequence[File], skip_bad: bool) -> tuple[list[Any], list[File]]:
+    """Drops the files that failed, or raises the first failure."""
+    good: list[Any] = []
+    kept: list[File] = []
+    for result, file in zip(results, files, strict=True):
+        if not isinstance(result, UserError):
+            good.append(result)
+            kept.append(file)
+        elif not skip_bad:
+            raise UserError(f"{result}, or leave out all such files with --skip-bad") from result
+    if not good:
+        raise UserError(f"none of the {len(files)} image files can be read, such as {files[0].image}: replace them")
+    return good, kept
+
+
+def arrange(where: str, files: Sequence[File], label: str | None, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """The rows of each split in a seeded order, so that a slice of a split holds every class.
+
+    Files that state no split are cut 80/20 into train and test, with equal shares of each class if ``label`` names one.
+    """
+    rows = np.random.default_rng(0).permutation(len(files))
+    split_of = np.array([file.split for file in files])
+    if split_of[0]:
+        return {split: rows[split_of[rows] == split] for split in sorted(set(split_of.tolist()))}
+    if len(files) < 2:
+        raise UserError(f"{where} holds a single image: expected two or more, one for training and one for the test")
+    if label is None:
+        count = max(1, round(0.2 * len(files)))
+        return {"train": rows[count:], "test": rows[:count]}
+    labels = np.array([file.values[label] for file in files], np.int32)
+    return _stratified(where, rows, labels, names)
+
+
+def _stratified(where: str, rows: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+    from sklearn.model_selection import train_test_split
+
+    counts = np.bincount(labels, minlength=len(names))
+    if counts.min() < 2:
+        raise UserError(
+            f"{where} has a single image of class '{names[int(counts.argmin())]}': "
+            "expected two or more, one for training and one for the test; add some or give train and test folders"
+        )
+    test_size = max(len(counts), round(0.2 * len(rows)))
+    cut: Any = train_test_split(rows, test_size=test_size, random_state=0, stratify=labels[rows])
+    return {"train": cut[0], "test": cut[1]}
+
+
+def check_trained(where: str, files: Sequence[File], label: str, names: Sequence[str]) -> None:
+    """Raises UserError if training has no readable image of a class."""
+    trained = {names[file.values[label]] for file in files if file.split in ("", "train")}
+    unseen = sorted(set(names) - trained)
+    if unseen:
+        raise UserError(
+            f"{where} has no readable training image of class '{unseen[0]}', which it names: "
+            "add images or remove the class"
+        )
+
+
+def to_source(root: Path, opened: Readable, splits: Mapping[str, np.ndarray], skipped: int, also: str = "") -> Source:
+    """The source of files in the order of their splits; ``also`` is what else belongs to the set's identity."""
+    order = np.concatenate(list(splits.values()))
+    digest = hashlib.sha256(also.encode())
+    for place, file in enumerate(opened.files):
+        for path in filter(None, (file.image, file.mask)):
+            name = path.relative_to(root) if path.is_relative_to(root) else path
+            digest.update(f"{name} {path.stat().st_size}\n".encode())
+            if place < HASHED:
+                digest.update(path.read_bytes())
+    return Source(
+        read=lambda rows: opened.read(order[rows]),
+        sizes={split: len(rows) for split, rows in splits.items()},
+        features=opened.features,
+        identity=digest.hexdigest(),
+        skipped=skipped,
+    )

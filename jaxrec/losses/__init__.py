@@ -1,0 +1,41 @@
+"""Losses as pure functions: one float32 number per example, whatever the dtype of the logits."""
+
+from jaxrec.losses.adversarial import (
+    GANLoss,
+    discriminator_loss,
+    generator_loss,
+    gradient_norm_squared,
+    gradient_penalty,
+)
+from jaxrec.losses.classification import ClassificationLoss, Head, classification, smooth
+from jaxrec.losses.reconstruction import (
+    GAUSSIAN_SIGMA,
+    Likelihood,
+    importance_bound,
+    kl_standard_normal,
+    log_likelihood,
+    reconstruction,
+)
+from jaxrec.losses.segmentation import SEGMENTATION_LOSSES, ClassWeights, class_weights, segmentation
+
+__all__ = [
+    "GAUSSIAN_SIGMA",
+    "SEGMENTATION_LOSSES",
+    "ClassWeights",
+    "ClassificationLoss",
+    "GANLoss",
+    "Head",
+    "Likelihood",
+    "class_weights",
+    "classification",
+    "discriminator_loss",
+    "generator_loss",
+    "gradient_norm_squared",
+    "gradient_penalty",
+    "importance_bound",
+    "kl_standard_normal",
+    "log_likelihood",
+    "reconstruction",
+    "segmentation",
+    "smooth",
+]

@@ -1,0 +1,23 @@
+"""Metrics: sums over a split that merge batch by batch, and distances between sets of features."""
+
+from jaxrec.metrics.classification import CONFIDENCE_BINS, Classification, MultiLabel
+from jaxrec.metrics.distances import class_statistics, coverage_statistics, frechet_distance, kernel_distance
+from jaxrec.metrics.pixels import Pixels
+from jaxrec.metrics.reconstruction import Reconstruction, ssim
+from jaxrec.metrics.sums import Average, Metric, Results
+
+__all__ = [
+    "CONFIDENCE_BINS",
+    "Average",
+    "Classification",
+    "Metric",
+    "MultiLabel",
+    "Pixels",
+    "Reconstruction",
+    "Results",
+    "class_statistics",
+    "coverage_statistics",
+    "frechet_distance",
+    "kernel_distance",
+    "ssim",
+]

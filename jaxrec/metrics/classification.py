@@ -1,0 +1,136 @@
+"""Metrics of a classifier, for one label per image and for several."""
+
+from typing import Self
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec.metrics.sums import Metric, Results, at_least_one, count, ratio, real_examples, total
+
+CONFIDENCE_BINS = 15
+
+
+class Classification(Metric):
+    """Single-label classification: confusion matrix, loss, top-5 and calibration."""
+
+    confusion: jax.Array
+    """int32 [C, C]; rows are true classes, columns predicted ones."""
+    loss: jax.Array
+    top5: jax.Array
+    bin_count: jax.Array
+    bin_confidence: jax.Array
+    bin_correct: jax.Array
+
+    @classmethod
+    def from_batch(cls, logits: jax.Array, label: jax.Array, real: jax.Array | None, loss: jax.Array) -> Self:
+        """From logits [B, C], label int32 [B] in [0, C), real bool [B] (None: all real) and loss [B]; pure.
+
+        What padding holds, labels out of range included, does not matter.
+        """
+        chex.assert_rank([logits, label], [2, 1])
+        classes = logits.shape[1]
+        real = real_examples(real, logits.shape[0])
+        logits = jnp.asarray(logits, jnp.float32)
+        predicted = logits.argmax(axis=1)
+        top5 = jax.lax.top_k(logits, min(5, classes))[1]
+        confidence = jnp.where(real, jax.nn.softmax(logits).max(axis=1), 0.0)
+        # Bins (m - 1, m] / 15 as in Guo et al. 2017.
+        index = jnp.ceil(confidence * CONFIDENCE_BINS).astype(jnp.int32) - 1
+        member = (index[:, None].clip(0) == jnp.arange(CONFIDENCE_BINS)) & real[:, None]
+        return cls(
+            confusion=jnp.zeros((classes, classes), jnp.int32).at[label, predicted].add(real.astype(jnp.int32)),
+            loss=total(loss, real),
+            top5=count((top5 == label[:, None]).any(axis=1) & real),
+            bin_count=count(member, axis=0),
+            bin_confidence=jnp.where(member, confidence[:, None], 0.0).sum(axis=0),
+            bin_correct=count(member & (predicted == label)[:, None], axis=0),
+        )
+
+    def compute(self) -> Results:
+        """Values by name; all shares are in [0, 1].
+
+        loss, accuracy, top5_accuracy (more than 5 classes only); precision, recall and f1, each _macro, _micro and
+        _weighted, over all C classes, absent ones counting 0; calibration_error (expected calibration error, Guo et al.
+        2017, 15 equal bins); per_class_accuracy [C], nan for absent classes; worst_class and worst_class_accuracy
+        over the classes present; confusion int64 [C, C].
+        """
+        confusion = np.asarray(self.confusion, np.int64)
+        examples = at_least_one(confusion.sum())
+        hits, support = confusion.diagonal(), confusion.sum(axis=1)
+        per_class = ratio(hits, support, empty=np.nan)
+        worst = int(np.nanargmin(per_class))
+        gaps = np.asarray(self.bin_correct, np.float64) - np.asarray(self.bin_confidence, np.float64)
+        results: Results = {"loss": float(self.loss) / examples, "accuracy": float(hits.sum() / examples)}
+        if len(confusion) > 5:
+            results["top5_accuracy"] = int(self.top5) / examples
+        results |= _retrieval(hits, confusion.sum(axis=0), support)
+        results["calibration_error"] = float(np.abs(gaps).sum() / examples)
+        results["worst_class_accuracy"] = float(per_class[worst])
+        results["worst_class"] = worst
+        results["per_class_accuracy"] = per_class
+        results["confusion"] = confusion
+        return results
+
+
+class MultiLabel(Metric):
+    """Independent yes or no per class, decided at probability 1/2; a binary problem is one class."""
+
+    true_positive: jax.Array
+    false_positive: jax.Array
+    false_negative: jax.Array
+    true_negative: jax.Array
+    exact: jax.Array
+    loss: jax.Array
+    count: jax.Array
+
+    @classmethod
+    def from_batch(cls, logits: jax.Array, label: jax.Array, real: jax.Array | None, loss: jax.Array) -> Self:
+        """From logits [B, C], label [B, C] in {0, 1}, real bool [B] (None: all real) and loss [B]; pure."""
+        chex.assert_equal_shape([logits, label])
+        chex.assert_rank(logits, 2)
+        real = real_examples(real, logits.shape[0])
+        counted = real[:, None]
+        yes, true = logits > 0, jnp.asarray(label, bool)
+        return cls(
+            true_positive=count(yes & true & counted, axis=0),
+            false_positive=count(yes & ~true & counted, axis=0),
+            false_negative=count(~yes & true & counted, axis=0),
+            true_negative=count(~yes & ~true & counted, axis=0),
+            exact=count((yes == true).all(axis=1) & real),
+            loss=total(loss, real),
+            count=count(real),
+        )
+
+    def compute(self) -> Results:
+        """Values by name; all shares are in [0, 1].
+
+        loss; accuracy over all labels; exact_match, the share of examples with every label right; precision, recall and
+        f1, each _macro, _micro and _weighted.
+        """
+        examples = at_least_one(self.count)
+        tp, fp = np.asarray(self.true_positive, np.int64), np.asarray(self.false_positive, np.int64)
+        fn, tn = np.asarray(self.false_negative, np.int64), np.asarray(self.true_negative, np.int64)
+        return {
+            "loss": float(self.loss) / examples,
+            "accuracy": float((tp + tn).sum() / (tp + fp + fn + tn).sum()),
+            "exact_match": int(self.exact) / examples,
+            **_retrieval(tp, tp + fp, tp + fn),
+        }
+
+
+def _retrieval(hits: np.ndarray, predicted: np.ndarray, support: np.ndarray) -> dict[str, float]:
+    """Precision, recall and F1, averaged over the classes three ways, as scikit-learn's with zero_division=0."""
+    fractions = {
+        "precision": (hits, predicted),
+        "recall": (hits, support),
+        "f1": (2 * hits, predicted + support),
+    }
+    results = {}
+    for name, (top, bottom) in fractions.items():
+        per_class = ratio(top, bottom)
+        results[f"{name}_macro"] = float(per_class.mean())
+        results[f"{name}_micro"] = float(ratio(top.sum(), bottom.sum()))
+        results[f"{name}_weighted"] = float(ratio((per_class * support).sum(), support.sum()))
+    return results

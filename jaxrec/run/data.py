@@ -1,0 +1,152 @@
+"""The data of a run: opened, cut into splits, and the settings that follow from it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from jaxrec.data import STATISTICS_SAMPLE, Dataset, Split, class_counts, cut_validation, open_dataset, statistics
+from jaxrec.data.reads import alternatives
+from jaxrec.errors import UserError
+from jaxrec.run.world import processes
+from jaxrec.settings import Train
+from jaxrec.tasks.system import Facts, System
+
+DEFAULT_STEPS = 2000
+"""Length of a run that is given neither steps nor epochs."""
+EVALUATIONS = 10
+"""Evaluations in a run that is not told how often to evaluate."""
+SAMPLED_BYTES = 2**30
+"""Decoded size from which statistics are taken over a sample of the training split."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set cut for a run."""
+
+    dataset: Dataset
+    train: Split
+    validation: Split | None
+    test: Split
+    resident: bool
+    """Whether the training examples live on the devices."""
+
+
+def open_data(config: Train, system: System, dataset: Any = None, *, trains: bool = False) -> Data:
+    """Opens the configured data set, or the given one, and cuts its validation split from the training split.
+
+    Args:
+        config: the settings; those of a run may be incomplete.
+        system: says which features are read.
+        dataset: arrays by name, arrays by split and name, or a ``Dataset``; default: the one that the settings name.
+        trains: whether training examples will be read many times, so that they are held decoded.
+
+    Raises:
+        UserError: the set is not there or lacks what the system reads, or a batch is larger than the training split.
+    """
+    opened = _open(config, system, dataset)
+    _check_features(opened, system, config)
+    train, validation = opened.splits["train"], None
+    # If several processes train, each reads its part of every batch and no more.
+    alone = processes.share()[1] == 1
+    resident = trains and alone and train.nbytes <= config.memory_mb * 2**20
+    if resident or (trains and alone and train.kept):
+        train = train.cached()
+    if config.validation:
+        train, validation = cut_validation(train, config.validation)
+    if len(train) < config.batch_size:
+        raise UserError(
+            f"batch size {config.batch_size} is larger than the training split of {len(train)} examples; "
+            f"choose at most {len(train)} with --batch-size"
+        )
+    return Data(opened, train, validation, opened.splits["test"], resident)
+
+
+def _check_features(dataset: Dataset, system: System, config: Train) -> None:
+    """Raises UserError if a set that was opened in Python lacks what the system reads."""
+    for name, kinds in system.features_read(config.task).items():
+        feature = dataset.features.get(name)
+        if feature is None and kinds.endswith("?"):
+            continue
+        if feature is None or feature.kind not in alternatives(kinds):
+            has = ", ".join(f"'{key}' ({each.kind})" for key, each in dataset.features.items())
+            raise UserError(
+                f"{system.name} reads '{name}' of kind {kinds}, and the data set has {has}: "
+                "open it with reads= of the system's READS"
+            )
+
+
+def _open(config: Train, system: System, dataset: Any) -> Dataset:
+    if isinstance(dataset, Dataset):
+        for name in ("train_split", "test_split", "image_size", "skip_bad"):
+            if getattr(config, name) != getattr(Train, name):
+                raise UserError(
+                    f"{name} cannot be applied to a data set that is open already; give it to jaxrec.open_dataset"
+                )
+        return dataset
+    named = config.dataset or system.dataset
+    return open_dataset(
+        named if dataset is None else dataset,
+        reads=system.features_read(config.task),
+        data_dir=config.data_dir,
+        train_split=config.train_split,
+        test_split=config.test_split,
+        image_size=config.image_size,
+        skip_bad=config.skip_bad,
+    )
+
+
+def check_same_data(data: Data, described: Mapping[str, Any]) -> None:
+    """Raises UserError if ``data`` is not the set that a run's manifest describes."""
+    if data.dataset.fingerprint != described["fingerprint"]:
+        raise UserError(
+            f"dataset '{data.dataset.name}' is not what the run was trained on: its files, classes or image shape "
+            "have changed; put it back as it was, or train another run"
+        )
+
+
+def complete(config: Train, data: Data, system: System) -> Train:
+    """The settings with what follows from the data: length in steps, when to evaluate, and what the system asks for.
+
+    Raises UserError if they contradict each other or the data.
+    """
+    steps = _steps(config, data)
+    if config.patience and data.validation is None:
+        raise UserError("--patience decides on the validation split, and --validation 0 cuts none; try --validation .1")
+    if config.patience and system.score is None:
+        raise UserError(
+            f"--patience needs a metric to monitor, and none tells a better {system.name} from a worse one; "
+            "remove --patience"
+        )
+    task = replace(config.task, optimizer=replace(config.task.optimizer, steps=steps))
+    task = system.complete(task, _facts(data))
+    every = config.eval_every
+    if every is None:
+        every = max(1, steps // EVALUATIONS)
+        if every > config.log_every:
+            # On logged steps, so that many steps between two of them can be one program.
+            every -= every % config.log_every
+    return replace(config, task=task, steps=steps, epochs=None, eval_every=every)
+
+
+def _steps(config: Train, data: Data) -> int:
+    if config.steps is not None and config.epochs is not None:
+        raise UserError(f"got --steps {config.steps} and --epochs {config.epochs}; give one of them")
+    if config.epochs is not None:
+        return max(1, math.ceil(config.epochs * len(data.train) / config.batch_size))
+    return DEFAULT_STEPS if config.steps is None else config.steps
+
+
+def _facts(data: Data) -> Facts:
+    sample = STATISTICS_SAMPLE if data.train.nbytes > SAMPLED_BYTES else None
+    share, merge = processes.share(), processes.summed
+
+    def moments(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        return statistics(data.train, sample, name=name, share=share, merge=merge)
+
+    def counts(name: str) -> np.ndarray:
+        return class_counts(data.train, name, share=share, merge=merge)
+
+    return Facts(data.dataset.features, moments, counts)

@@ -1,0 +1,94 @@
+"""What a run writes when it begins and when it ends: settings, history, metrics on the test split, pictures, report."""
+
+import time
+from typing import Any
+
+import jax
+
+from jaxrec.data import class_names
+from jaxrec.run.evaluation import Evaluator, plain
+from jaxrec.run.feed import steps_per_call
+from jaxrec.run.measures import measured
+from jaxrec.run.observers import Pictures, check_finite
+from jaxrec.run.session import Session
+from jaxrec.run.show.log import Log, scores_line
+from jaxrec.run.show.pictures import save_artifacts
+from jaxrec.run.show.report import write_report
+from jaxrec.run.store import folder
+from jaxrec.run.store.manifest import write_history
+from jaxrec.run.world import processes
+from jaxrec.run.world.devices import fetch
+from jaxrec.settings import to_dict
+from jaxrec.tasks.state import State
+
+
+def write_config(session: Session) -> None:
+    """Writes the settings into the run's folder."""
+    if processes.first():
+        folder.write_json(session.folder / "config.json", to_dict(session.config))
+
+
+def note_history(session: Session) -> None:
+    """Writes down for ``verify`` what the steps from here on are made with, of what may change at a resume."""
+    config, noted = session.config, session.progress.made_with
+    settings = {
+        "steps": config.steps,
+        "on_nonfinite": config.on_nonfinite,
+        "fuse_steps": steps_per_call(config, session.devices),
+    }
+    if not noted or noted[-1][1] != settings:
+        session.progress.made_with = [*noted, [session.progress.step, settings]]
+    if processes.first():
+        write_history(session.folder, session.progress.made_with)
+
+
+def finish(session: Session, log: Log, state: State, seconds: dict[str, float]) -> tuple[State, dict[str, Any]]:
+    """The best state if the run stopped early, its metrics on the test split, the last pictures, and the report.
+
+    Returns the state and the metrics.
+    """
+    step = session.progress.step
+    if session.progress.skipped:
+        log.say(f"skipped {session.progress.skipped} updates with non-finite values")
+    if session.config.patience and session.checkpoints.best() != step:
+        step = session.checkpoints.best()
+        state = session.checkpoints.restore_model(state, step)
+        log.say(f"restored the best parameters, of step {step}")
+    evaluator = Evaluator(session.config.task, session.system, session.devices)
+    results = tested(session, evaluator, state, step)
+    check_finite(session, results, "test", step)
+    if processes.first():
+        folder.write_json(session.folder / "results.json", results)
+    log.say(f"test: {scores_line(results)}")
+    Pictures(session).last(state)
+    conclude(session, log, results, seconds)
+    return state, results
+
+
+def tested(session: Session, evaluator: Evaluator, state: State, step: int) -> dict[str, Any]:
+    """The metrics on the test split as JSON data: split, examples, step, then each metric by name."""
+    metrics = evaluator(state, session.data.test)
+    if session.system.measures:
+        state = fetch(state) if processes.several() else state
+        if processes.first():
+            metrics |= measured(session.system, state, session.data)
+    return named_results(session.config.test_split, len(session.data.test), step, metrics)
+
+
+def named_results(split: str, examples: int, step: int, metrics: dict[str, Any]) -> dict[str, Any]:
+    """Metrics as results.json holds them."""
+    return {"split": split, "examples": examples, "step": step, **plain(metrics)}
+
+
+def conclude(session: Session, log: Log, results: dict[str, Any], seconds: dict[str, float]) -> None:
+    """Draws what sums up the results, notes how long the run took, and writes the report."""
+    if not processes.first():
+        return
+    pictures = session.system.summary_pictures(results)
+    names = class_names(session.data.dataset.features)
+    save_artifacts(session.folder / "pictures", jax.device_get(pictures), names, None)
+    manifest = folder.read_json(session.folder / "manifest.json")
+    seconds["total"] = time.perf_counter() - session.began
+    folder.write_json(session.folder / "manifest.json", {**manifest, "seconds": seconds})
+    report = write_report(session.folder)
+    log.say(f"{seconds['total']:.0f} s in all; read {report}")

@@ -1,0 +1,195 @@
+"""Where a run's batches come from: what is sent to the devices for each call of the compiled step."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from jaxrec.data import batch_indices, streamed
+from jaxrec.errors import UserError
+from jaxrec.run.data import Data
+from jaxrec.run.world import processes
+from jaxrec.run.world.devices import Devices
+from jaxrec.settings import Train
+
+AHEAD = 64
+"""How many steps' example indices are sent to the devices per transfer.
+
+Sending one step's takes as long as sending 64's, about 5 % of a small step on a CPU.
+"""
+
+
+class Call(NamedTuple):
+    """One call of the compiled step."""
+
+    end: int
+    """Steps made after it."""
+    sent: Any
+    """What the step takes, on the devices."""
+
+
+class Feed(Protocol):
+    """Batches of a run, as a function of its seed and the step."""
+
+    @property
+    def examples(self) -> dict[str, Any]:
+        """The training examples if they live on the devices, else empty."""
+        ...
+
+    @property
+    def steps_per_call(self) -> int:
+        """How many steps one call makes, at most."""
+        ...
+
+    def calls(self, start: int, end: int) -> Iterator[Call]:
+        """The calls that make the steps from ``start`` to ``end``."""
+        ...
+
+    def batch(self, sent: Any, examples: dict[str, Any], step: jax.Array) -> dict[str, Any]:
+        """Inside the compiled step: the batch of ``step``, or a stack of batches if a call makes several steps."""
+        ...
+
+
+def open_feed(config: Train, data: Data, devices: Devices, seed: int, examples: dict[str, Any] | None = None) -> Feed:
+    """The feed that suits the data and the devices; puts the training examples there if they fit.
+
+    Args:
+        config: the settings of the run.
+        data: its data; ``resident`` says whether the examples live on the devices.
+        devices: the devices that share the work.
+        seed: determines the order of the examples.
+        examples: those that another feed has put on the devices already.
+
+    Raises:
+        UserError: the number of steps per call would pass over a step that is logged, evaluated or saved.
+    """
+    steps = steps_per_call(config, devices)
+    if not data.resident:
+        return Streamed(config, data, devices, seed, steps)
+    examples = examples or devices.copy(data.train.load())
+    if steps == 1:
+        return Resident(config, data, devices, seed, examples)
+    return Fused(config, data, devices, seed, steps, examples)
+
+
+def steps_per_call(config: Train, devices: Devices) -> int:
+    """How many steps one compiled program makes, at most.
+
+    Raises UserError if the number asked for would pass over a step that is logged, evaluated or saved.
+    """
+    pauses = {"log-every": config.log_every, "eval-every": config.eval_every, "save-every": config.save_every}
+    if config.fuse_steps == "auto":
+        if devices.platform == "cpu":
+            # A loop's convolutions are 20 times slower on a CPU, and unrolled steps gain too little for compiling them.
+            return 1
+        return math.gcd(*filter(None, pauses.values()))
+    for option, every in pauses.items():
+        if every and every % config.fuse_steps:
+            raise UserError(
+                f"--fuse-steps {config.fuse_steps} passes over steps of --{option} {every}; give a divisor of {every}"
+            )
+    return config.fuse_steps
+
+
+class Orders(NamedTuple):
+    """The examples of `AHEAD` steps from a multiple of it on, int32 [AHEAD, B]; each step takes its own row."""
+
+    index: Any
+    epoch: Any
+
+
+class Resident:
+    """The examples live on the devices; the indices of the next `AHEAD` steps are sent at once."""
+
+    def __init__(self, config: Train, data: Data, devices: Devices, seed: int, examples: Any) -> None:
+        self.steps_per_call = 1
+        self.size, self.count, self.seed = config.batch_size, len(data.train), seed
+        self.devices, self.examples = devices, examples
+
+    def calls(self, start: int, end: int) -> Iterator[Call]:
+        """A call for each step; `AHEAD` of them share what was sent."""
+        sent = None
+        for step in range(start, end):
+            if sent is None or step % AHEAD == 0:
+                sent = self.devices.share(self._orders(step - step % AHEAD), leading=1)
+            yield Call(step + 1, sent)
+
+    def _orders(self, first: int) -> Orders:
+        rows = [batch_indices(self.seed, first + row, self.size, self.count) for row in range(AHEAD)]
+        index, epoch = zip(*rows, strict=True)
+        return Orders(np.stack(index), np.stack(epoch))
+
+    def batch(self, sent: Orders, examples: dict[str, Any], step: jax.Array) -> dict[str, Any]:
+        """The examples of the step's own row."""
+        row = step % AHEAD
+        return gathered({"index": sent.index[row], "epoch": sent.epoch[row]}, examples)
+
+
+class Streamed:
+    """The examples are read while the run goes on, and sent with each call: of one step, or stacked for several."""
+
+    def __init__(self, config: Train, data: Data, devices: Devices, seed: int, steps: int) -> None:
+        self.size, self.train, self.seed = config.batch_size, data.train, seed
+        self.devices, self.steps_per_call = devices, steps
+        self.examples: dict[str, Any] = {}
+
+    def calls(self, start: int, end: int) -> Iterator[Call]:
+        """A call for each step, or for each group of steps."""
+        share = processes.share()
+        batches = streamed(self.train, self.seed, self.size, start, steps=end - start, share=share)
+        if self.steps_per_call > 1:
+            yield from stacked(batches, self.devices, start, end, self.steps_per_call)
+            return
+        for step, batch in enumerate(batches, start + 1):
+            yield Call(step, self.devices.share(batch))
+
+    def batch(self, sent: dict[str, Any], examples: dict[str, Any], step: jax.Array) -> dict[str, Any]:
+        """What was sent."""
+        return sent
+
+
+class Fused:
+    """The examples live on the devices; the indices of the steps that one call makes are sent with it."""
+
+    def __init__(self, config: Train, data: Data, devices: Devices, seed: int, steps: int, examples: Any) -> None:
+        self.size, self.count, self.seed = config.batch_size, len(data.train), seed
+        self.devices, self.steps_per_call, self.examples = devices, steps, examples
+
+    def calls(self, start: int, end: int) -> Iterator[Call]:
+        """A call for each group of steps."""
+        return stacked(self._orders(start, end), self.devices, start, end, self.steps_per_call)
+
+    def _orders(self, start: int, end: int) -> Iterator[dict[str, np.ndarray]]:
+        for step in range(start, end):
+            index, epoch = batch_indices(self.seed, step, self.size, self.count)
+            yield {"index": index, "epoch": epoch}
+
+    def batch(self, sent: dict[str, Any], examples: dict[str, Any], step: jax.Array) -> dict[str, Any]:
+        """The stack of the steps' examples."""
+        return gathered(sent, examples)
+
+
+def gathered(places: dict[str, Any], examples: dict[str, Any]) -> dict[str, Any]:
+    """The examples at ``places["index"]``, with the places themselves."""
+    return {**places, **{name: values[places["index"]] for name, values in examples.items()}}
+
+
+def stacked(
+    batches: Iterator[dict[str, np.ndarray]], devices: Devices, start: int, end: int, steps: int
+) -> Iterator[Call]:
+    """Calls of ``steps`` steps each, [steps, B, ...].
+
+    They begin at multiples of ``steps``; a step before the first multiple or after the last is a call of its own.
+    """
+    while start < end:
+        count = steps if start % steps == 0 and start + steps <= end else 1
+        start += count
+        yield Call(start, devices.share(stack(list(itertools.islice(batches, count))), leading=1))
+
+
+def stack(trees: list[Any]) -> Any:
+    """Trees of arrays of one shape, along a new first axis."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)

@@ -1,0 +1,140 @@
+"""Training a run, from its settings to its report."""
+
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jaxrec.errors import UserError
+from jaxrec.run.ending import finish, note_history, write_config
+from jaxrec.run.feed import Feed, open_feed
+from jaxrec.run.initial import initial_state
+from jaxrec.run.introduction import introduce
+from jaxrec.run.observers import Evaluation, Moment, Observer, Saving, TrainingLog, hashes_now, moment
+from jaxrec.run.session import Session, open_session
+from jaxrec.run.show.log import Log, read_metrics
+from jaxrec.run.steps import CompiledStep, compile_step, run_steps, unharmed
+from jaxrec.settings import Sweep, Train
+
+
+@dataclass
+class Run:
+    """What ``fit`` returns."""
+
+    folder: Path
+    config: Train
+    """The settings, with what followed from the data."""
+    state: Any
+    """The last state; with ``patience``, its parameters are those of the best score."""
+    results: dict[str, Any] = field(default_factory=dict)
+    """The metrics on the test split; empty if the run was stopped before its end."""
+    stopped: signal.Signals | None = None
+    """The signal that stopped the run; it can be resumed."""
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The logged rows in order: ``step``, ``split``, then each metric by name."""
+        return read_metrics(self.folder)
+
+
+def fit(config: Train, dataset: Any = None, observers: Sequence[Observer] = ()) -> Run:
+    """Trains a system as configured, and leaves a run folder to look at.
+
+    Args:
+        config: the settings; with ``seeds`` above 1, or a ``Sweep``, many runs are trained at once.
+        dataset: arrays to train on in place of ``config.dataset``: ``{"image": [N, H, W, C], "label": [N]}``, the same
+            under ``"train"`` and ``"test"``, or a ``jaxrec.data.Dataset``.
+        observers: each is called with a ``Moment`` after every call of the compiled step: the step, the state on the
+            devices, and the rows that were logged. The next call takes the state's memory over: copy what you keep.
+
+    Returns:
+        The run's folder, settings, state, history and results.
+
+    Raises:
+        UserError: the settings, the data or the disk do not allow the run.
+
+    Example::
+
+        run = jaxrec.fit(Train(task=preset("cnn"), steps=200), {"image": images, "label": labels})
+        print(run.results["accuracy"], run.folder / "report.html")
+    """
+    if config.seeds > 1 or isinstance(config, Sweep):
+        from jaxrec.run.population import fit_members
+
+        return fit_members(config, dataset, observers)
+    with open_session(config, dataset) as session:
+        config, progress = session.config, session.progress
+        state = session.restored(_initial(session))
+        start, end = _length(session)
+        session.checkpoints.check_room(state)
+        with Log(session.folder, end, start, progress.unevaluated, config) as log:
+            # Only now, because the log has dropped the rows of steps that are made again.
+            write_config(session)
+            note_history(session)
+            introduce(session, log, state)
+            feed, step, seconds = prepare(session, state, start)
+            log.compiled(seconds["compile"])
+            log.start_clock(start)
+            evaluation, saving = Evaluation(session, log), Saving(session, log)
+            if progress.unevaluated:
+                # The run was stopped in the middle of this evaluation, and its checkpoint has no score yet.
+                missed = Moment(start, state, None, None, evaluates=True, hashes=hashes_now(session, state))
+                evaluation(missed)
+                saving(missed)
+            watchers = [TrainingLog(session, log), evaluation, saving, *observers]
+            calls = run_steps(step, feed, state, unharmed(session.devices, state), start, end)
+            for event in () if _ended(session) else calls:
+                state = event.state
+                seen = moment(event, config, last=session.stop.due() or event.step == end)
+                for observer in watchers:
+                    observer(seen)
+                if seen.last or _ended(session):
+                    break
+            session.checkpoints.wait()
+            if session.stop.signal is not None:
+                log.stopped(session.stop.signal, progress.step, config)
+                return Run(session.folder, config, state, stopped=session.stop.signal)
+            # All is saved: from here a signal ends the process at once, and a resumed run takes the metrics.
+            session.stop.at_once()
+            state, results = finish(session, log, state, {**seconds, "train": progress.seconds})
+    return Run(session.folder, config, state, results)
+
+
+def _initial(session: Session) -> Any:
+    config = session.config
+    return initial_state(config.task, session.system, session.devices, config.seed, session.data.train)
+
+
+def _length(session: Session) -> tuple[int, int]:
+    """The step to start from and the step to end at."""
+    start, end = session.progress.step, session.config.steps or 0
+    if start > end:
+        name = session.folder.name
+        raise UserError(f"run '{name}' has made {start} steps already; give more than {end} with --steps")
+    return start, end
+
+
+def prepare(session: Session, state: Any, start: int) -> tuple[Feed, CompiledStep, dict[str, float]]:
+    """The feed and the compiled step, and how many seconds each took."""
+    config, devices = session.config, session.devices
+    began = time.perf_counter()
+    feed = open_feed(config, session.data, devices, config.seed)
+    example = first_call(feed, start)
+    loaded = time.perf_counter()
+    skip = config.on_nonfinite == "skip"
+    step = compile_step(session.system, feed, devices, state, unharmed(devices, state), example, skip=skip)
+    return feed, step, {"load": loaded - began, "compile": time.perf_counter() - loaded}
+
+
+def first_call(feed: Feed, start: int) -> Any:
+    """What a call sends, to compile the step with."""
+    begin = start - start % feed.steps_per_call
+    return next(iter(feed.calls(begin, begin + feed.steps_per_call))).sent
+
+
+def _ended(session: Session) -> bool:
+    """Whether an evaluation was interrupted, or the run has waited long enough for a better score."""
+    patience = session.config.patience
+    return session.progress.unevaluated or 0 < patience <= session.progress.waited

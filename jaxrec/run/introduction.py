@@ -1,0 +1,82 @@
+"""What a run says of itself before its first step, and writes into its manifest."""
+
+from typing import Any
+
+from jaxrec.data import class_names
+from jaxrec.data.features import image_shape, to_json
+from jaxrec.run.data import Data
+from jaxrec.run.initial import count_parameters
+from jaxrec.run.session import Session
+from jaxrec.run.show.log import Log
+from jaxrec.run.store.manifest import write_manifest
+from jaxrec.run.world import processes
+from jaxrec.settings import Task, registry
+from jaxrec.tasks.state import State
+from jaxrec.tasks.system import System
+
+
+def introduce(session: Session, log: Log, state: State) -> None:
+    """Says what is trained on what, and writes the manifest."""
+    parameters, devices = count_parameters(state), session.devices.describe()
+    if processes.first():
+        manifest = {"report": for_the_report(session.system, session.config.task), "parameters": parameters}
+        write_manifest(session.folder, describe(session.data), devices, manifest)
+    log.say(f"{session.config.task.model} with {parameters:,} parameters on {', '.join(devices)}")
+    if session.devices.mesh.size > 1:
+        log.say(session.devices.describe_mesh(state))
+    log.say(_data_line(session.data))
+    log.say(f"run folder {session.folder}")
+
+
+def describe(data: Data) -> dict[str, Any]:
+    """The data set as the manifest records it."""
+    features = data.dataset.features
+    return {
+        "name": data.dataset.name,
+        "fingerprint": data.dataset.fingerprint,
+        "features": to_json(features),
+        "image_shape": image_shape(features),
+        "class_names": class_names(features),
+        "skipped": data.dataset.skipped,
+        "train": len(data.train),
+        "validation": 0 if data.validation is None else len(data.validation),
+        "test": len(data.test),
+    }
+
+
+def for_the_report(system: System, task: Task) -> dict[str, Any]:
+    """What the report has to know of a system under these settings: it is made from files alone."""
+    commands = ["evaluate"]
+    if system.rows is not None:
+        commands.append("predict")
+    if system.can_generate(task):
+        commands.append("generate")
+    score = None if system.score is None else system.score._asdict()
+    return {
+        "headline": list(system.headline),
+        "captions": dict(system.captions),
+        "evolving": list(system.evolving),
+        "score": score,
+        "commands": commands,
+        "system": registry.file_of(task),
+    }
+
+
+def _data_line(data: Data) -> str:
+    features = data.dataset.features
+    shape = "x".join(map(str, image_shape(features)))
+    validation = 0 if data.validation is None else len(data.validation)
+    line = (
+        f"{data.dataset.name}: {len(data.train)} training, {validation} validation, {len(data.test)} test "
+        f"images {shape}"
+    )
+    names = class_names(features)
+    if names:
+        line += f" of {len(names)} classes"
+    channels = image_shape(features)[2]
+    if channels not in (1, 3):
+        line += f" (pictures show {'the first three' if channels > 3 else 'the first'} of their {channels} channels)"
+    line += ", on the device" if data.resident else ", streamed"
+    if data.dataset.skipped:
+        line += f"; {data.dataset.skipped} unreadable images left out"
+    return line

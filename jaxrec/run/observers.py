@@ -1,0 +1,261 @@
+"""What watches a run: the log, evaluations, pictures and checkpoints, each called after every call of the step."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxrec.data import Split, class_names
+from jaxrec.errors import UserError
+from jaxrec.run.evaluation import Evaluator, Interrupted, batch_size, scalars
+from jaxrec.run.session import Session
+from jaxrec.run.show.log import Log
+from jaxrec.run.show.pictures import save_artifacts
+from jaxrec.run.steps import Event, Watch
+from jaxrec.run.store.hashes import Hashes, hashes_of
+from jaxrec.run.store.state import split_state
+from jaxrec.run.world import processes
+from jaxrec.settings import Train
+from jaxrec.tasks.state import State
+
+PICTURE_SECONDS = 10
+"""Pictures that the next evaluation draws again are written at most this often."""
+PICTURE_EXAMPLES = 1000
+"""Most examples among which pictures are looked for."""
+PICTURE_NUMBERS = 2**22
+"""Most numbers in their images."""
+
+
+@dataclass
+class Moment(Event):
+    """An event, what is due at it, and what the observers have found so far."""
+
+    logs: bool = False
+    evaluates: bool = False
+    saves: bool = False
+    last: bool = False
+    """Whether the run ends here."""
+    hashes: Hashes | None = None
+    """Of the state, if it is evaluated or saved."""
+    score: float | None = None
+    """The state's score on the validation split; less is better."""
+    rows: list[tuple[int, str, dict[str, float]]] = field(default_factory=list)
+    """Step, split and metrics of each row that was logged; a training row follows a logged step or more late."""
+
+
+Observer = Callable[[Moment], None]
+
+
+def moment(event: Event, config: Train, *, last: bool) -> Moment:
+    """The event with what is due, a function of the absolute step.
+
+    Args:
+        event: the steps that were made.
+        config: the settings, complete.
+        last: whether the run ends here, so that the state is saved.
+    """
+    step, every = event.step, config.save_every
+    return Moment(
+        **vars(event),
+        logs=step % config.log_every == 0,
+        evaluates=step % (config.eval_every or 1) == 0 or step == config.steps,
+        saves=last or (every is not None and step % every == 0),
+        last=last,
+    )
+
+
+class TrainingLog:
+    """Logs training metrics and the state's hash.
+
+    A logged step's metrics are fetched while later steps run, because waiting for them would leave the devices idle.
+    """
+
+    def __init__(self, session: Session, log: Log) -> None:
+        self.session, self.log = session, log
+        self.skipped_before = session.progress.skipped
+        self.waiting: tuple[int, Any, Any, Any] | None = None
+        self.look = jax.jit(_copied_and_hashed)
+
+    def __call__(self, moment: Moment) -> None:
+        """Logs the step before if one waits, and this one at once if it is evaluated or saved."""
+        due = moment.evaluates or moment.saves
+        if moment.logs or due:
+            self._flush(moment)
+            watch, hashes = self.session.devices.finish(self.look(moment.state, moment.watch))
+            self.waiting = moment.step, moment.metrics, watch, hashes
+        if due:
+            moment.hashes = self._flush(moment)
+        self.session.progress.step = moment.step
+
+    def _flush(self, moment: Moment) -> Hashes | None:
+        if self.waiting is None:
+            return None
+        step, metrics, watch, hashes = jax.device_get(self.waiting)
+        self.waiting = None
+        self._check(watch)
+        row = scalars(metrics)
+        if self.session.config.on_nonfinite == "skip":
+            row["skipped"] = self.session.progress.skipped
+        self.log.write(int(step), "train", row, state=hashes.digest())
+        moment.rows.append((int(step), "train", row))
+        return hashes
+
+    def _check(self, watch: Watch) -> None:
+        self.session.progress.skipped = self.skipped_before + int(watch.skipped)
+        if watch.failed >= 0:
+            give_up(self.session, f"the loss is not finite at step {watch.failed}", int(watch.failed))
+
+
+def _copied_and_hashed(state: State, watch: Watch) -> tuple[Watch, Hashes]:
+    """A copy of the watch, which the next step overwrites, and the hashes of the state."""
+    return jax.tree.map(lambda each: each + 0, watch), hashes_of(*split_state(state))
+
+
+def hashes_now(session: Session, state: State) -> Hashes:
+    """The hashes of a state, on the host."""
+    return jax.device_get(session.devices.finish(jax.jit(hashes_of)(*split_state(state))))
+
+
+def give_up(session: Session, reason: str, failed: int) -> None:
+    """Ends the run over numbers that are not finite from step ``failed`` on.
+
+    Raises:
+        UserError: always; it names the last good checkpoint.
+    """
+    unwritten = ""
+    try:
+        session.checkpoints.wait()
+    except UserError as error:  # What ended the run is worth more than what followed from it.
+        unwritten = f", and {error}"
+    kept = session.checkpoints.steps()
+    # The step before made the parameters that this one failed with: they are finite, and a last resort.
+    good = [step for step in kept if step < failed - 1] or [step for step in kept if step < failed]
+    saved = f"the last good checkpoint is of step {max(good)}" if good else "no good checkpoint had been saved"
+    raise UserError(
+        f"{reason}; {saved}{unwritten}: lower --optimizer.lr or set --optimizer.clip 1, and train under another --name"
+    )
+
+
+class Pictures:
+    """Draws what the system would show a person, and writes it into the run's folder."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.draw = jax.jit(session.system.artifacts, out_shardings=session.devices.replicated)
+        self.written = -math.inf
+        """When all pictures were written last."""
+        self.evolving = session.system.evolving
+        """The pictures that are kept at every evaluation; once some were drawn, those that there are."""
+
+    def at(self, state: State, step: int) -> None:
+        """The pictures of an evaluation. Those that do not evolve are left out if some were just written."""
+        recent = processes.by_first(lambda: time.monotonic() - self.written < PICTURE_SECONDS)
+        if recent and not self.evolving:
+            return
+        pictures = self._drawn(state, self.session.data.validation or self.session.data.train)
+        self.evolving = tuple(name for name in self.evolving if name in pictures)
+        if recent:
+            pictures = {name: pictures[name] for name in self.evolving}
+        else:
+            self.written = time.monotonic()
+        self._write(pictures, step)
+
+    def last(self, state: State) -> None:
+        """The pictures of the test split."""
+        self._write(self._drawn(state, self.session.data.test), None)
+
+    def _drawn(self, state: State, split: Split) -> dict[str, Any]:
+        count = batch_size(PICTURE_EXAMPLES, PICTURE_NUMBERS, split)
+        index = np.arange(count, dtype=np.int32)
+        batch = self.session.devices.copy({**split.read(index), "index": index})
+        return self.session.devices.finish(self.draw(state, batch))
+
+    def _write(self, pictures: dict[str, Any], step: int | None) -> None:
+        if not processes.first():
+            return
+        session = self.session
+        names = class_names(session.data.dataset.features)
+        kept = self.evolving if step is not None else ()
+        save_artifacts(session.folder / "pictures", jax.device_get(pictures), names, step, kept)
+
+
+class Evaluation:
+    """Evaluates on the validation split, draws pictures, and notes the best score."""
+
+    def __init__(self, session: Session, log: Log) -> None:
+        self.session, self.log = session, log
+        self.evaluator = Evaluator(session.config.task, session.system, session.devices)
+        self.pictures = Pictures(session)
+
+    def __call__(self, moment: Moment) -> None:
+        """Evaluates if it is due; notes if it was interrupted, so that a resumed run does it first."""
+        progress = self.session.progress
+        progress.unevaluated = False
+        if not moment.evaluates:
+            return
+        with self.log.pause():
+            try:
+                self._evaluate(moment)
+                self.pictures.at(moment.state, moment.step)
+            except Interrupted:
+                progress.unevaluated = True
+
+    def _evaluate(self, moment: Moment) -> None:
+        session = self.session
+        if session.data.validation is None:
+            return
+        metrics = validated(self.evaluator, moment.state, session)
+        digest = moment.hashes.digest() if moment.hashes else None
+        self.log.write(moment.step, "validation", metrics, state=digest)
+        moment.rows.append((moment.step, "validation", metrics))
+        check_finite(session, metrics, "validation", moment.step)
+        if session.system.score is None:
+            return
+        moment.score = session.system.score.least(metrics)
+        progress = session.progress
+        if progress.best is None or moment.score < progress.best - session.config.min_delta:
+            progress.best, progress.waited = moment.score, 0
+        else:
+            progress.waited += 1
+
+
+def validated(evaluator: Evaluator, state: State, session: Session) -> dict[str, float]:
+    """The metrics on the validation split that are single numbers."""
+    assert session.data.validation is not None
+    cheaper = state.replace(config=session.system.validation_config(state.config))
+    return scalars(evaluator(cheaper, session.data.validation, session.stop.due))
+
+
+def check_finite(session: Session, metrics: dict[str, Any], split: str, step: int) -> None:
+    """Ends the run, with a UserError, if the score's metric is not finite; without a score, if the loss is not."""
+    name = session.system.score.name if session.system.score else "loss"
+    value = metrics.get(name, 0.0)
+    if value is None or not math.isfinite(value):
+        give_up(session, f"{name} on the {split} split is not finite at step {step}", step)
+
+
+class Saving:
+    """Saves a checkpoint at every evaluation, at the steps that ``save_every`` names, and at the end."""
+
+    def __init__(self, session: Session, log: Log) -> None:
+        self.session, self.log = session, log
+        self.clock = time.perf_counter() - session.progress.seconds
+
+    def __call__(self, moment: Moment) -> None:
+        """Saves if it is due."""
+        if not (moment.evaluates or moment.saves):
+            return
+        progress = self.session.progress
+        progress.seconds = time.perf_counter() - self.clock
+        assert moment.hashes is not None
+        with self.log.pause():
+            saved = self.session.checkpoints.save(
+                moment.step, moment.state, moment.hashes, progress.as_json(), moment.score
+            )
+            if not saved:
+                reason = f"the parameters are not finite after step {moment.step}"
+                give_up(self.session, reason, moment.step + 1)

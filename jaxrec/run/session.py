@@ -1,0 +1,197 @@
+"""A run from its start to its end: processes, devices, data, complete settings, folder, lock, signals, checkpoints."""
+
+import contextlib
+import errno
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxrec.data import cache_dir
+from jaxrec.data.datasets import ARRAYS
+from jaxrec.errors import TRAINING_MEMORY, UserError, memory_errors
+from jaxrec.host import keep_programs
+from jaxrec.run.data import Data, check_same_data, complete, open_data
+from jaxrec.run.show.log import check_tensorboard
+from jaxrec.run.store import folder
+from jaxrec.run.store.checkpoints import Checkpoints
+from jaxrec.run.store.manifest import read_dataset
+from jaxrec.run.world import processes
+from jaxrec.run.world.devices import Devices
+from jaxrec.run.world.stop import Stop
+from jaxrec.settings import Train, registry
+from jaxrec.tasks.system import System, system_of
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
+"""Errors of a disk that is full, broken or may not be written."""
+
+
+@dataclass
+class Progress:
+    """How far a run has come, as its checkpoints keep it."""
+
+    step: int = 0
+    best: float | None = None
+    """The best score of an evaluation so far; less is better."""
+    waited: int = 0
+    """Evaluations since then."""
+    seconds: float = 0.0
+    """Time spent on training, of the runs before this one too."""
+    skipped: int = 0
+    """Updates that were skipped because they were not finite."""
+    unevaluated: bool = False
+    """Whether the run was stopped in the middle of the evaluation of ``step``."""
+    made_with: list[Any] = field(default_factory=list)
+    """Pairs of a step and the settings, of those that may change at a resume, that held from there on."""
+
+    def update(self, saved: dict[str, Any]) -> None:
+        """Takes what a checkpoint has kept."""
+        for each in fields(self):
+            if each.name in saved:
+                setattr(self, each.name, saved[each.name])
+
+    def as_json(self) -> dict[str, Any]:
+        """The progress as JSON data."""
+        return asdict(self)
+
+
+@dataclass
+class Session:
+    """What a run has open while it trains."""
+
+    config: Train
+    """The settings, complete."""
+    system: System
+    data: Data
+    devices: Devices
+    began: float
+    """When the run was started, by ``time.perf_counter``."""
+    folder: Path
+    resumed: bool
+    checkpoints: Checkpoints
+    stop: Stop
+    progress: Progress = field(default_factory=Progress)
+
+    def restored(self, state: Any) -> Any:
+        """The state of the newest whole checkpoint, whose progress is taken too; ``state`` if there is none."""
+        # A run that was killed before its first checkpoint begins again.
+        if not self.checkpoints.steps():
+            return state
+        _, (state, progress) = self.checkpoints.newest_whole(partial(self.checkpoints.restore, state))
+        self.progress.update(progress)
+        return state
+
+
+@contextlib.contextmanager
+def open_session(config: Train, dataset: Any = None, *, members: bool = False) -> Iterator[Session]:
+    """Opens all that a run needs, and closes it at the end.
+
+    A run that fails before its first checkpoint leaves no folder behind.
+
+    Args:
+        config: the settings as the user gave them.
+        dataset: in place of the data set that they name; see ``open_data``.
+        members: whether many runs are trained at once, in one folder.
+
+    Raises:
+        UserError: anything that is wrong with settings, data, devices, folder or disk.
+    """
+    began = time.perf_counter()
+    processes.join(config)
+    with processes.together(members), _session(config, dataset, began) as session:
+        yield session
+
+
+@contextlib.contextmanager
+def _session(config: Train, dataset: Any, began: float) -> Iterator[Session]:
+    keep_programs(cache_dir() / "programs")
+    if config.tensorboard:
+        check_tensorboard()
+    resumed = _resumed_folder(config) if config.resume else None
+    devices = Devices(config.mesh)
+    devices.check_batch(config.batch_size)
+    system = system_of(config.task)
+    config = replace(config, dataset=_dataset_name(config, system, dataset))
+    data = open_data(config, system, dataset, trains=True)
+    config = replace(complete(config, data, system), resume=False, coordinator=None, processes=None, process=None)
+    _check_agreement(config, data)
+    if resumed is not None:
+        _check_resumable(resumed, config, data)
+    run = resumed or Path(processes.by_first(lambda: str(folder.create(config))))
+    config = replace(config, name=run.name)
+    lock = processes.by_first(lambda: folder.lock(run))
+    stop = Stop()
+    try:
+        with _failures(config, run, resumed is not None), Checkpoints(run) as checkpoints:
+            yield Session(config, system, data, devices, began, run, resumed is not None, checkpoints, stop)
+    finally:
+        stop.restore()
+        if processes.first():
+            os.close(lock)
+
+
+def _dataset_name(config: Train, system: System, dataset: Any) -> str:
+    if isinstance(dataset, str):
+        return dataset
+    if dataset is not None:
+        return getattr(dataset, "name", ARRAYS)
+    return config.dataset or system.dataset
+
+
+def _resumed_folder(config: Train) -> Path:
+    if not config.name:
+        raise UserError("--resume continues the run that --name names; give --name")
+    run = folder.find(Path(config.runs) / config.name)
+    if (run / "members.json").exists():
+        raise UserError(
+            f"run '{run.name}' is a population of which only the best member was saved, so it cannot be resumed; "
+            "train again under another --name"
+        )
+    return run
+
+
+def _check_agreement(config: Train, data: Data) -> None:
+    """Raises UserError if another process was started with other settings, data or versions."""
+    same = folder.settings(config)
+    for name in ("runs", "data_dir"):
+        del same[name]
+    processes.agree({**same, "the data set": data.dataset.fingerprint, "jax": jax.__version__})
+
+
+def _check_resumable(run: Path, config: Train, data: Data) -> None:
+    folder.check_same(folder.read_config(run), config)
+    if (run / "manifest.json").exists():  # else the run was killed before it wrote any
+        check_same_data(data, read_dataset(run))
+
+
+@contextlib.contextmanager
+def _failures(config: Train, run: Path, resumed: bool) -> Iterator[None]:
+    """Says of a failure what it leaves behind: a run that can be resumed, or no folder at all."""
+    try:
+        with memory_errors(TRAINING_MEMORY):
+            yield
+    except BrokenPipeError:
+        raise
+    except (UserError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in DISK:
+            raise  # It says itself what failed, such as a connection of an observer's.
+        begun = any(path.name.isdigit() for path in (run / "checkpoints").glob("*"))
+        if not begun and not resumed and processes.first():
+            shutil.rmtree(run, ignore_errors=True)
+        if isinstance(error, UserError):
+            raise
+        if (run / "members.json").exists():
+            again = "train again under another --name"
+        elif begun:
+            again = f"go on with: {folder.resume_command(run.name, config.runs, registry.file_of(config.task))}"
+        else:
+            again = "start again"
+        raise UserError(
+            f"writing to run '{run}' failed ({error.strerror or error}); make room or give permission, then {again}"
+        ) from error

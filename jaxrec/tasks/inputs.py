@@ -1,0 +1,71 @@
+"""What a system makes of a batch before its model sees it."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec.augment import augment
+from jaxrec.errors import UserError
+from jaxrec.parallel import stream
+from jaxrec.settings import Task
+from jaxrec.tasks.state import Batch
+
+LARGEST = {"uint8": 255, "uint16": 65535}
+
+
+def scaled(image: Any) -> jax.Array:
+    """Images as float32 in [0, 1]: uint8 divided by 255, uint16 by 65535, floats as they are.
+
+    Raises UserError for another dtype, and for anything but [B, H, W, C].
+    """
+    known = str(image.dtype) in LARGEST or jnp.issubdtype(image.dtype, jnp.floating)
+    if image.ndim != 4 or not known:
+        raise UserError(
+            f"the images are {image.dtype} {image.shape}; expected [batch, height, width, channels] of uint8, uint16 "
+            "or floats in [0, 1]"
+        )
+    values = jnp.asarray(image, jnp.float32)
+    if str(image.dtype) in LARGEST:
+        return values / LARGEST[str(image.dtype)]
+    return values
+
+
+def pixels(batch: Batch) -> jax.Array:
+    """The batch's images as float32 in [0, 1]; see ``scaled``."""
+    return scaled(batch["image"])
+
+
+def image_shape(batch: Batch) -> tuple[int, int, int]:
+    """Height, width and channels of the batch's images."""
+    image = batch["image"]
+    if image.ndim != 4:
+        raise UserError(f"batch['image'] is {image.shape}; expected [batch, height, width, channels]")
+    height, width, channels = image.shape[1:]
+    return height, width, channels
+
+
+def places(batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """``index`` and ``epoch`` of the batch's examples, int32 [B].
+
+    A batch without them counts as the first examples in the first epoch.
+    """
+    size = batch["image"].shape[0]
+    index = batch.get("index", jnp.arange(size, dtype=jnp.int32))
+    epoch = batch.get("epoch", jnp.zeros((size,), jnp.int32))
+    return index, epoch
+
+
+def augmented(config: Task, key: jax.Array, batch: Batch) -> jax.Array:
+    """The batch's images as float32 in [0, 1] after the configured augmentation."""
+    return augment(config.augment, key, pixels(batch), *places(batch))
+
+
+def example_keys(batch: Batch, name: str) -> jax.Array:
+    """A key per example [B], drawn from its ``index`` alone.
+
+    Evaluation draws with them, so that it does not depend on the size of a batch and is the same for all models.
+    """
+    index, _ = places(batch)
+    return jax.vmap(partial(stream, jax.random.key(0), name))(index)

@@ -1,0 +1,185 @@
+"""How a player learns from a loss, and the kinds of gradient that it may follow."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxrec import optimizers
+from jaxrec.errors import UserError
+from jaxrec.parallel import mean_over_replicas, per_replica, whole
+from jaxrec.tasks.state import Batch, Metrics, Player, State
+
+Loss = Callable[[Any, Any, Batch, jax.Array], tuple[jax.Array, tuple[Metrics, Any]]]
+"""``(params, stats, examples, key) -> (scalar, (metrics, new stats))``; the scalar is a mean over the examples."""
+Gradient = Callable[[Loss, Any, Any, Batch, jax.Array], tuple[Any, Metrics, Any]]
+"""``(loss, params, stats, examples, key) -> (gradient, metrics, new stats)``."""
+
+
+def learn(
+    player: Player,
+    state: State,
+    loss: Loss,
+    examples: Batch,
+    key: jax.Array,
+    *,
+    axis_name: str | None = None,
+    hyper: dict[str, jax.Array] | None = None,
+    optimizer: Any = None,
+    gradient: Gradient | None = None,
+) -> tuple[Player, Metrics]:
+    """One update of ``player`` on a loss.
+
+    The loss is differentiated with respect to the trainable parameters alone; gradients, metrics and statistics are
+    averaged over the replicas.
+
+    Args:
+        player: the player to update.
+        state: its step, hyper-parameters and configuration are read.
+        loss: ``loss(params, stats, examples, key) -> (scalar, (metrics, new stats))``.
+        examples: arrays [B, ...] by name, split along B where the gradient takes parts of a batch. Images in [0, 1] are
+            called ``image``, so that a gradient may change them: standardise them inside the loss.
+        key: for what the loss draws.
+        axis_name: the mapped axis of ``pmap`` or ``shard_map``.
+        hyper: learning rate, weight decay and penalties; default: the state's.
+        optimizer: an optax transformation in place of the player's.
+        gradient: default: the mean over the batch, taken in ``config.accumulate`` parts.
+
+    Returns:
+        The player after the update, and the loss's metrics.
+    """
+    config = state.config
+    hyper = hyper or state.hyper
+    optimizer = optimizer or player.optimizer
+    gradient = gradient or accumulated(config.accumulate)
+    trainable, frozen = optimizers.split_frozen(config.optimizer, player.params)
+
+    def total(trainable: Any, stats: Any, part: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
+        params = optimizers.unflatten({**trainable, **frozen}, player.params)
+        value, aux = loss(params, stats, part, key)
+        return value + optimizers.penalty(config.optimizer, hyper, trainable), aux
+
+    found = gradient(total, per_replica(trainable, axis_name), player.stats, examples, key)
+    grads, metrics, stats = found
+    grads, metrics, stats = mean_over_replicas((whole(grads), metrics, stats), axis_name)
+    trainable, opt_state = optimizers.update(
+        config.optimizer, hyper, state.step, grads, player.opt_state, trainable, optimizer
+    )
+    params = optimizers.unflatten({**trainable, **frozen}, player.params)
+    average = player.average
+    if average is not None:
+        average = optimizers.moving_average(average, params, config.average, state.step)
+    return player.replace(params=params, stats=stats, average=average, opt_state=opt_state), metrics
+
+
+def mean_gradient(loss: Loss, params: Any, stats: Any, examples: Batch, key: jax.Array) -> tuple[Any, Metrics, Any]:
+    """The gradient of the mean loss over the batch."""
+    grads, (metrics, stats) = jax.grad(loss, has_aux=True)(params, stats, examples, key)
+    return grads, metrics, stats
+
+
+def accumulated(parts: int, gradient: Gradient = mean_gradient) -> Gradient:
+    """The mean of ``gradient`` over ``parts`` equal parts of the batch, one after the other, to save memory.
+
+    Metrics are means over the parts, statistics those after the last. The gradient raises UserError if the batch cannot
+    be cut into equal parts.
+    """
+    if parts == 1:
+        return gradient
+
+    def over_parts(loss: Loss, params: Any, stats: Any, examples: Batch, key: jax.Array) -> tuple[Any, Metrics, Any]:
+        size = _size(examples)
+        if size % parts:
+            raise UserError(
+                f"a batch of {size} cannot be accumulated in {parts} equal parts; choose a multiple of {parts}"
+            )
+
+        # Each part takes every parts-th example, so that on a mesh each device keeps its own.
+        def cut(x: jax.Array) -> jax.Array:
+            return x.reshape(size // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+
+        split = jax.tree.map(cut, examples)
+        keys = jax.random.split(key, parts)
+        grads, metrics, stats = gradient(loss, params, stats, jax.tree.map(lambda x: x[0], split), keys[0])
+
+        def add(carry: Any, part: Any) -> tuple[Any, None]:
+            sums, stats = carry
+            grads, metrics, stats = gradient(loss, params, stats, *part)
+            return (jax.tree.map(jnp.add, sums, (grads, metrics)), stats), None
+
+        # A convolution inside a loop is 20 times slower on a CPU, where XLA has no library call for it: unroll there.
+        unroll = parts if jax.default_backend() == "cpu" else 1
+        rest = (jax.tree.map(lambda x: x[1:], split), keys[1:])
+        (sums, stats), _ = jax.lax.scan(add, ((grads, metrics), stats), rest, unroll=unroll)
+        grads, metrics = jax.tree.map(lambda x: x / parts, sums)
+        return grads, metrics, stats
+
+    return over_parts
+
+
+def per_example(clip: float, noise: float = 0.0) -> Gradient:
+    """The mean of the examples' own gradients, each scaled down to a global norm of at most ``clip``, plus noise.
+
+    With Gaussian noise of standard deviation ``noise * clip`` on the sum this is the gradient of differentially private
+    training (Abadi et al. 2016, https://arxiv.org/abs/1607.00133). The gradient raises UserError for a model with batch
+    statistics, in which examples are not separate.
+    """
+
+    def clipped(loss: Loss, params: Any, stats: Any, examples: Batch, key: jax.Array) -> tuple[Any, Metrics, Any]:
+        if "batch_stats" in stats:
+            raise UserError("gradients per example need a model without batch statistics; choose one without BatchNorm")
+        size = _size(examples)
+        loss_key, noise_key = jax.random.split(key)
+
+        def one(example: Batch, key: jax.Array) -> tuple[Any, Metrics]:
+            alone = jax.tree.map(lambda x: x[None], example)
+            grads, (metrics, _) = jax.grad(loss, has_aux=True)(params, stats, alone, key)
+            scale = jnp.minimum(1.0, clip / jnp.maximum(optax.tree.norm(grads), 1e-12))
+            return jax.tree.map(lambda x: x * scale.astype(x.dtype), grads), metrics
+
+        grads, metrics = jax.vmap(one)(examples, jax.random.split(loss_key, size))
+        grads, metrics = jax.tree.map(lambda x: x.mean(0), (grads, metrics))
+        if noise:
+            deviation = noise * clip / size
+            grads = jax.tree.map(jnp.add, grads, optax.tree.random_like(noise_key, grads, _normal(deviation)))
+        return grads, metrics, stats
+
+    return clipped
+
+
+def _normal(deviation: float) -> Callable:
+    def draw(key: jax.Array, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
+        return deviation * jax.random.normal(key, shape, dtype)
+
+    return draw
+
+
+def adversarial(radius: float, steps: int = 1, gradient: Gradient = mean_gradient) -> Gradient:
+    """``gradient`` at the images, within ``radius`` of each pixel, on which the loss is worst.
+
+    They are looked for by ``steps`` steps of projected gradient ascent from a random start (Madry et al. 2018,
+    https://arxiv.org/abs/1706.06083). The examples' ``image`` is float in [0, 1], and stays in it.
+    """
+
+    def at_worst(loss: Loss, params: Any, stats: Any, examples: Batch, key: jax.Array) -> tuple[Any, Metrics, Any]:
+        start_key, loss_key = jax.random.split(key)
+        image = examples["image"]
+        low, high = jnp.clip(image - radius, 0, 1), jnp.clip(image + radius, 0, 1)
+        size = 2 * radius / max(steps, 1)
+
+        def value(changed: jax.Array) -> jax.Array:
+            return loss(params, stats, {**examples, "image": changed}, loss_key)[0]
+
+        changed = jax.random.uniform(start_key, image.shape, image.dtype, low, high)
+        for _ in range(steps):
+            changed = jnp.clip(changed + size * jnp.sign(jax.grad(value)(changed)), low, high)
+        changed = jax.lax.stop_gradient(changed)
+        return gradient(loss, params, stats, {**examples, "image": changed}, loss_key)
+
+    return at_worst
+
+
+def _size(examples: Batch) -> int:
+    return jax.tree.leaves(examples)[0].shape[0]

@@ -1,0 +1,187 @@
+"""What a system is: the names that its module defines, and what stands in for those that it leaves out.
+
+A system is a module. Required are
+
+- ``Config``, a subclass of ``jaxrec.settings.Task``, and ``PRESETS``, its default settings by ``--model`` name;
+- ``READS``, the features of an example that it reads: name in the batch to kind, ``{"image": "image"}``; a kind may be
+  alternatives, ``"class|classes"``;
+- ``init(config, key, batch) -> State``; ``train_step(state, batch, *, axis_name=None) -> (state, metrics)``, whose
+  metrics hold ``loss``; ``eval_step(state, batch) -> {name: Metric}``; ``predict(state, inputs) -> {name: array}``;
+- ``artifacts(state, batch) -> {name: picture}``, what a person would look at.
+
+The optional names are the fields of ``System`` below. Of jaxrec's own systems ``Config`` and ``PRESETS`` are in
+``jaxrec/settings/NAME.py``, so that ``--help`` need not import jax, and the rest in ``jaxrec/tasks/NAME.py``.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxrec.data.features import Features
+from jaxrec.errors import UserError
+from jaxrec.settings import registry
+from jaxrec.settings.common import Task
+
+REQUIRED = ("READS", "init", "train_step", "eval_step", "predict", "artifacts")
+
+
+class Score(NamedTuple):
+    """The metric on the validation split by which checkpoints, early stopping and halving choose."""
+
+    name: str = "loss"
+    lower: bool = True
+    """Whether less is better."""
+
+    def least(self, metrics: Mapping[str, float]) -> float:
+        """The metric, negated if more is better: the best state has the least of it."""
+        if self.name not in metrics:
+            raise UserError(
+                f"the system is scored by '{self.name}', and eval_step gives {', '.join(metrics)}; name one of these"
+            )
+        value = float(metrics[self.name])
+        return value if self.lower else -value
+
+
+LOSS = Score("loss")
+
+
+class Facts(NamedTuple):
+    """What a system may ask of the training split to complete its settings; computed when it is called."""
+
+    features: Features
+    statistics: Callable[[str], tuple[tuple[float, ...], tuple[float, ...]]]
+    """Mean and standard deviation of each channel of the named image feature, of pixels in [0, 1]."""
+    class_counts: Callable[[str], np.ndarray]
+    """How often each class occurs in the named class or mask feature, int64 [C]; void is left out."""
+
+
+def same(config: Task, *_: Any) -> Task:
+    """The settings as they are."""
+    return config
+
+
+def same_size(config: Task, size: int) -> int:
+    """The size as it is."""
+    return size
+
+
+def no_pictures(results: Mapping[str, Any]) -> dict[str, Any]:
+    """No pictures."""
+    return {}
+
+
+@dataclass(frozen=True)
+class System:
+    """A system's functions and facts.
+
+    In the module, the names of facts are in capitals (``SCORE``) and those of functions are not (``complete``).
+    """
+
+    name: str
+    init: Callable[..., Any]
+    train_step: Callable[..., Any]
+    eval_step: Callable[..., Any]
+    predict: Callable[..., Any]
+    artifacts: Callable[..., Any]
+    reads: Mapping[str, str] | Callable[[Task], Mapping[str, str]]
+
+    score: Score | None = LOSS
+    """None if no metric tells a better state from a worse one."""
+    headline: tuple[str, ...] = ()
+    """The metrics that the report may lead with, the first that is there."""
+    captions: Mapping[str, str] = field(default_factory=dict)
+    """A sentence under each picture, by the picture's name."""
+    evolving: tuple[str, ...] = ()
+    """Pictures that are kept at every evaluation, for a time-lapse."""
+    hyper: tuple[str, ...] = ()
+    """Options that are numbers in the state's ``hyper``: runs trained at once may differ in them."""
+    dataset: str = "digits"
+    """The data set of a run that names none."""
+    any_size: bool = False
+    """Whether ``predict`` takes images of another size than those of training."""
+    measures: tuple[str, ...] = ()
+    """Measures of ``jaxrec.run.measures`` taken on the final state."""
+    complete: Callable[[Task, Facts], Task] = same
+    """Fills in the settings that follow from the data."""
+    validation_config: Callable[[Task], Task] = same
+    """Settings for evaluations during training, if those at the end take long."""
+    evaluation_size: Callable[[Task, int], int] = same_size
+    """The number of examples to evaluate at once, given what their size alone would allow."""
+    summary_pictures: Callable[[Mapping[str, Any]], dict[str, Any]] = no_pictures
+    """Pictures made from the metrics on the test split, such as a confusion matrix."""
+    rows: Callable[..., list[dict[str, Any]]] | None = None
+    """``rows(config, inputs, outputs, features)``: what ``predict`` tells of each input, as numpy arrays; None: the
+    system reads no images. Lists and dicts go to the JSON file alone."""
+    sheet: Callable[..., dict[str, Any]] | None = None
+    """``sheet(config, inputs, outputs, features)``: pictures of the first inputs that ``predict`` writes."""
+    drawings: Callable[..., list[dict[str, Any]]] | None = None
+    """``drawings(config, inputs, outputs, features)``: pictures that ``predict`` writes for each input."""
+    generate: Callable[..., Any] | None = None
+    """``generate(state, key, count) -> {"image": float32 [count, H, W, C], "label": int32 [count]}``, for systems that
+    draw images."""
+    generates: Callable[[Task], bool] | None = None
+    """Whether ``generate`` works with these settings; default: if it is defined."""
+
+    def features_read(self, config: Task) -> Mapping[str, str]:
+        """The features that the system reads under these settings: name to kind."""
+        return self.reads(config) if callable(self.reads) else self.reads
+
+    def can_generate(self, config: Task) -> bool:
+        """Whether the system draws images under these settings."""
+        if self.generate is None:
+            return False
+        return self.generates is None or self.generates(config)
+
+
+DATA = ("score", "headline", "captions", "evolving", "hyper", "dataset", "any_size", "measures")
+FUNCTIONS = (
+    "complete",
+    "validation_config",
+    "evaluation_size",
+    "summary_pictures",
+    "rows",
+    "sheet",
+    "drawings",
+    "generate",
+    "generates",
+)
+
+
+def read_system(name: str, settings: ModuleType, functions: ModuleType) -> System:
+    """The system that two modules define, which may be one and the same.
+
+    Raises UserError if a required name is missing.
+    """
+    missing = [each for each in REQUIRED if not hasattr(functions, each)]
+    if missing:
+        raise UserError(
+            f"the system '{name}' defines no {missing[0]}; expected {', '.join(REQUIRED)}: see jaxrec.tasks.system"
+        )
+    given = {each: getattr(functions, each) for each in REQUIRED[1:]}
+    for each in DATA:
+        for module in (settings, functions):
+            if hasattr(module, each.upper()):
+                given[each] = getattr(module, each.upper())
+    for each in FUNCTIONS:
+        if hasattr(functions, each):
+            given[each] = getattr(functions, each)
+    return System(name=name, reads=functions.READS, **given)
+
+
+def system_of(config: Task) -> System:
+    """The system that the settings belong to."""
+    return named_system(registry.name_of(config))
+
+
+def named_system(name: str) -> System:
+    """The system called ``name``; raises UserError if there is none or it is incomplete."""
+    return read_system(name, registry.settings_module(name), registry.system_module(name))
+
+
+def with_known(config: Task, **values: Any) -> Task:
+    """The settings with those of ``values`` set that they have fields for."""
+    known = {name: value for name, value in values.items() if hasattr(config, name)}
+    return replace(config, **known)

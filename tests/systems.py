@@ -1,0 +1,128 @@
+"""The one table of systems that tests run: small settings, options that make commands quick, and batches.
+
+Every system of jaxrec has at least one row, and so has a stranger's, which is in a file of its own. Whoever adds a
+system adds a row, and with it the system's tests under every transform.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from jaxrec.settings import GAN, Augment, Autoencoder, Classifier, Optimizer, Rule, Segmenter, Task, registry
+from jaxrec.tasks.system import system_of
+
+ROTATION = Path(__file__).parent / "assets" / "rotation.py"
+"""A system that is none of jaxrec's own. Importing this table registers it, as --system does."""
+CLASSES = 4
+SIDE = 8
+
+# All learn by stochastic gradient descent, because Adam hides a gradient of the wrong scale.
+SGD = Optimizer(name="sgd", lr=0.05, schedule="constant", warmup=0.0)
+SLOW = dataclasses.replace(SGD, lr=0.01)
+GRADUAL = dataclasses.replace(SGD, name="momentum", schedule="cosine", warmup=0.5, steps=8, clip=1.0, l2=0.01)
+FROZEN = dataclasses.replace(SGD, weight_decay=0.1, rules=(Rule("decoder/dense1", freeze=True), Rule("bias", lr=2.0)))
+CHANGES = Augment(flip="alternating", crop=1, scale=0.1, brightness=0.1, cutout=2)
+tiny_classifier = partial(Classifier, classes=CLASSES, mean=(0.25,), std=(0.2,), width=0.0625, optimizer=SGD)
+tiny_autoencoder = partial(Autoencoder, width=2, code=3, average=0.0, optimizer=SGD)
+tiny_segmenter = partial(
+    Segmenter, classes=CLASSES, mean=(0.25,), std=(0.2,), width=2, depth=1, average=0.0, optimizer=SGD
+)
+tiny_gan = partial(GAN, classes=CLASSES, width=2, latents=4, r1=0.0, r2=0.0, average=0.0, optimizer=SLOW)
+tiny_rotation = partial(registry.load_file(str(ROTATION)).Config, model="rotation", width=2, optimizer=SGD)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A system with small settings for batches of ``batches``."""
+
+    config: Task
+    draws: bool = False
+    """Whether steps draw random numbers, so that replicas differ from one device."""
+    descends: bool = True
+    """Whether the loss falls; that of players against each other need not."""
+
+
+ROWS = {
+    "cnn": Row(tiny_classifier(optimizer=GRADUAL, average=0.9, width=0.125)),
+    "resnet18": Row(tiny_classifier(model="resnet18")),
+    "speednet": Row(tiny_classifier(model="speednet", activation="gelu")),
+    "vit": Row(tiny_classifier(model="vit", label_smoothing=0.1)),
+    "conv autoencoder": Row(tiny_autoencoder(accumulate=2)),
+    "dense autoencoder": Row(tiny_autoencoder(architecture="dense", optimizer=FROZEN)),
+    "unet": Row(tiny_segmenter(loss="cross-entropy+dice", average=0.9)),
+    "augmented cnn": Row(tiny_classifier(width=0.125, dropout=0.2, cutmix=1.0, augment=CHANGES), draws=True),
+    "vae": Row(
+        tiny_autoencoder(model="vae", likelihood="bernoulli", binarize=True, accumulate=2, optimizer=SLOW), draws=True
+    ),
+    "unet denoiser": Row(tiny_autoencoder(architecture="unet", noise=0.3), draws=True),
+    "relativistic gan": Row(
+        tiny_gan(r1=0.1, r2=0.1, average=0.9, diffaugment=("translation",)), draws=True, descends=False
+    ),
+    "hinge gan": Row(tiny_gan(loss="hinge", spectral_norm=True, discriminator_steps=2), draws=True, descends=False),
+    "wasserstein gan": Row(
+        tiny_gan(loss="wasserstein", architecture="residual", gradient_penalty=1.0), draws=True, descends=False
+    ),
+    "resunet": Row(
+        tiny_segmenter(model="resunet", auxiliary=0.4, dropout=0.2, augment=Augment(flip="random", crop=1)), draws=True
+    ),
+    "rotation": Row(tiny_rotation(average=0.9, accumulate=2, augment=Augment(translate=0.1)), draws=True),
+}
+
+
+DENSE = ["--architecture", "dense", "--width", "4", "--code", "5"]
+SMALL = {
+    "cnn": [],
+    "autoencoder": DENSE,
+    "vae": [*DENSE, "--eval-samples", "3"],
+    "gan": ["--width", "8", "--judge-steps", "20"],
+    "unet": ["--width", "4", "--depth", "2"],
+    "resunet": ["--width", "4", "--depth", "1"],
+    "rotation": ["--width", "4"],
+}
+"""The models that commands are tried on, and the options that make them quick; other classifiers are like a cnn."""
+
+
+def systems() -> dict[str, list[str]]:
+    """The rows of each system that is tested, by the system's name."""
+    found: dict[str, list[str]] = {}
+    for name, row in ROWS.items():
+        found.setdefault(registry.name_of(row.config), []).append(name)
+    return found
+
+
+def batches(config: Task, steps: int, size: int) -> dict[str, np.ndarray]:
+    """What the system reads of ``steps`` batches of 8x8 images [steps, size, ...], and their places in the data.
+
+    Each class is a different bright row on noise.
+    """
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, CLASSES, (steps, size)).astype(np.int32)
+    image = rng.integers(0, 100, (steps, size, SIDE, SIDE, 1))
+    bright = np.arange(SIDE) == 2 * label[..., None]
+    image[bright] += 150
+    mask = np.broadcast_to(bright[..., None] * label[..., None, None], (steps, size, SIDE, SIDE))
+    by_kind = {
+        "image": image.astype(np.uint8),
+        "class": label,
+        "classes": np.eye(CLASSES, dtype=np.int32)[label],
+        "mask": mask.astype(np.uint8),
+        "number": label.astype(np.float32),
+    }
+    reads = system_of(config).features_read(config)
+    found = {name: by_kind[first_kind(kinds)] for name, kinds in reads.items()}
+    index = np.arange(steps * size, dtype=np.int32).reshape(steps, size)
+    return {**found, "index": index, "epoch": index // 20}
+
+
+def first_kind(kinds: str) -> str:
+    """The first alternative in ``"class|classes?"``."""
+    return kinds.removesuffix("?").split("|")[0]
+
+
+def at(batches: Mapping[str, np.ndarray], step: int) -> dict[str, np.ndarray]:
+    """One of a stack of batches."""
+    return {name: values[step] for name, values in batches.items()}

@@ -1,0 +1,115 @@
+"""CSV files that name images."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from PIL import Image
+
+from jaxrec.data import Feature, open_dataset
+from jaxrec.errors import UserError
+
+
+def images(folder, count=10):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        Image.new("L", (4, 5), number).save(folder / f"{number}.png")
+    return folder
+
+
+def table(folder, header, rows):
+    path = folder / "set.csv"
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def values(split):
+    return split.load()["image"][:, 0, 0, 0]
+
+
+def test_labels_of_one_class(tmp_path):
+    images(tmp_path / "photos")
+    path = table(tmp_path, "path,label", [f"photos/{i}.png,{'cat' if i % 2 else 'dog'}" for i in range(10)])
+    data = open_dataset(f"csv:{path}")
+    assert data.features == {
+        "image": Feature("image", (5, 4, 1), "uint8"),
+        "label": Feature("class", (), "int32", ("cat", "dog")),
+    }
+    for split in data.splits.values():
+        assert_array_equal(split.load()["label"], (values(split) + 1) % 2)
+    assert [np.bincount(split.load()["label"]).tolist() for split in data.splits.values()] == [[4, 4], [1, 1]]
+    assert open_dataset(f"csv:{path}", reads={"image": "image"}).features.keys() == {"image"}
+
+
+def test_several_classes(tmp_path):
+    images(tmp_path)
+    cells = ["a;b", "b", "", "c a", "a ; c", "b", "b", "b", "b", "b"]
+    path = table(tmp_path, "path,labels,split", [f"{i}.png,{cells[i]},train" for i in range(8)])
+    path.write_text(path.read_text() + "8.png,b,test\n9.png,b,test\n")
+    data = open_dataset(f"csv:{path}", reads={"image": "image", "label": "class|classes"})
+    assert data.features["label"] == Feature("classes", (3,), "int32", ("a", "b", "c"))
+    train = data.splits["train"].load()
+    expected = [[1, 1, 0], [0, 1, 0], [0, 0, 0], [1, 0, 1], [1, 0, 1], *[[0, 1, 0]] * 3]
+    assert_array_equal(train["label"], np.array(expected, np.int32)[values(data.splits["train"])])
+    assert sorted(values(data.splits["test"])) == [8, 9]
+
+
+def test_numbers(tmp_path):
+    images(tmp_path)
+    path = table(tmp_path, "path,age,name", [f"{i}.png,{i / 2},x" for i in range(10)])
+    data = open_dataset(f"csv:{path}", reads={"image": "image", "age": "number"})
+    assert data.features["age"] == Feature("number", (), "float32")
+    assert_array_equal(data.splits["train"].load()["age"], values(data.splits["train"]) / 2)
+    with pytest.raises(UserError, match="no number for 'name'"):
+        open_dataset(f"csv:{path}", reads={"image": "image", "age": "number", "name": "number"})
+
+
+def test_class_numbers_are_in_their_own_order(tmp_path):
+    images(tmp_path)
+    path = table(tmp_path, "path,label", [f"{i}.png,{[2, 10][i % 2]}" for i in range(10)])
+    assert open_dataset(f"csv:{path}").features["label"].names == ("2", "10")
+
+
+def test_what_spreadsheets_write(tmp_path):
+    images(tmp_path)
+    path = tmp_path / "set.csv"
+    rows = "".join(f'"{i}.png","cat, {i % 2}"\r\n' for i in range(10))
+    path.write_bytes(b"\xef\xbb\xbf" + f"path,label\r\n{rows}".encode())
+    assert open_dataset(f"csv:{path}").features["label"].names == ("cat, 0", "cat, 1")
+
+
+def test_a_label_that_changes_makes_another_set(tmp_path):
+    images(tmp_path)
+    rows = [f"{i}.png,{'cat' if i % 2 else 'dog'}" for i in range(10)]
+    first = open_dataset(f"csv:{table(tmp_path, 'path,label', rows)}").fingerprint
+    assert open_dataset(f"csv:{tmp_path / 'set.csv'}").fingerprint == first
+    rows[0], rows[1] = "0.png,cat", "1.png,dog"
+    assert open_dataset(f"csv:{table(tmp_path, 'path,label', rows)}").fingerprint != first
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "said"),
+    [
+        ("file,label", ["0.png,a"], "no column 'path', only file, label"),
+        ("path,label", [], "no rows"),
+        ("path,label", ["0.png,a", "77.png,b"], "line 3 .*'77.png', which does not exist"),
+        ("path,label", ["0.png,a", "1.png,"], "line 3 .*no label"),
+        ("path,label", ["0.png,a", "1.png"], "line 3 .*no label"),
+        ("path,label", ["0.png,a", "1.png,a"], "one class only, 'a'"),
+        ("path,label", ["0.png,a", "1.png,a", "2.png,b"], "single image of class 'b'"),
+        ("path,label,split", ["0.png,a,train", "1.png,b,test"], "no readable training image of class 'b'"),
+        ("path,label,split", ["0.png,a,train", "1.png,b,"], "line 3 .*no split"),
+        ("path,labels", ["0.png,a"], "no class for 'label', only 'labels' .classes., 'path' .image."),
+    ],
+)
+def test_what_is_amiss_is_named(tmp_path, header, rows, said):
+    images(tmp_path)
+    with pytest.raises(UserError, match=said):
+        open_dataset(f"csv:{table(tmp_path, header, rows)}")
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match=r"none\.csv"):
+        open_dataset(f"csv:{tmp_path / 'none.csv'}")
+    (tmp_path / "image.csv").write_bytes(b"\x89PNG\xff\xfe")
+    with pytest.raises(UserError, match=r"image\.csv"):
+        open_dataset(f"csv:{tmp_path / 'image.csv'}")

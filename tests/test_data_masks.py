@@ -1,0 +1,275 @@
+"""Segmentation masks: from folders in every layout, from prepared sets, and resized with their images."""
+
+import os
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from PIL import Image, ImageOps
+
+from jaxrec.data import Feature, class_counts, open_dataset
+from jaxrec.data.files import Options
+from jaxrec.data.folder import open_folder
+from jaxrec.data.masks import decode_mask, mask_classes
+from jaxrec.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+READS = {"image": "image", "mask": "mask"}
+COLOURS = [200, 30, 30, 30, 200, 30, 30, 30, 200, 90, 90, 90]
+
+
+def mask_of(values, kind):
+    """A Pillow image whose pixels are the given numbers."""
+    image = Image.fromarray(values.astype(np.uint16 if kind == "I;16" else np.uint8))
+    if kind == "P":
+        image = image.convert("L")
+        image = Image.frombytes("P", image.size, image.tobytes())
+        image.putpalette(COLOURS)
+    return image
+
+
+def scenes(folder, count=10, classes=3, kind="P", size=(6, 8), first=0):
+    """Images whose red value tells their mask: value v everywhere but in a corner of class 0."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    (folder / "masks").mkdir(exist_ok=True)
+    for number in range(first, first + count):
+        value = number % classes
+        values = np.full(size, value, np.uint8)
+        values[:2, :2] = 0
+        pixels = np.zeros((*size, 3), np.uint8)
+        pixels[..., 0] = values * 10
+        Image.fromarray(pixels).save(folder / "images" / f"{number}.png")
+        mask_of(values, kind).save(folder / "masks" / f"{number}.png")
+    return folder
+
+
+def opened(root, **options):
+    return open_dataset(f"folder:{root}", reads=READS, **options)
+
+
+def check_pairs(data, factor=10):
+    for split in data.splits.values():
+        examples = split.load()
+        assert_array_equal(examples["image"][..., 0], examples["mask"] * factor)
+        assert examples["mask"].dtype == np.uint8
+
+
+@pytest.mark.parametrize("kind", ["P", "L"])
+def test_palette_indices_and_grey_values_are_class_numbers(tmp_path, kind):
+    data = opened(scenes(tmp_path, kind=kind))
+    assert data.features == {
+        "image": Feature("image", (6, 8, 3), "uint8"),
+        "mask": Feature("mask", (6, 8), "uint8", ("0", "1", "2")),
+    }
+    assert {name: len(split) for name, split in data.splits.items()} == {"train": 8, "test": 2}
+    check_pairs(data)
+    assert_array_equal(
+        class_counts(data.splits["train"], "mask"),
+        np.bincount(data.splits["train"].load()["mask"].ravel(), minlength=3),
+    )
+
+
+def test_train_and_test_above(tmp_path):
+    scenes(tmp_path / "train", 6)
+    scenes(tmp_path / "test", 3)
+    scenes(tmp_path / "val", 2)
+    data = opened(tmp_path)
+    assert {name: len(split) for name, split in data.splits.items()} == {"train": 6, "test": 3}
+    check_pairs(data)
+    assert len(opened(tmp_path, test_split="val").splits["test"]) == 2
+
+
+def test_binary_masks(tmp_path):
+    scenes(tmp_path, 4)
+    for number in range(4):
+        values = np.zeros((6, 8), np.uint8)
+        values[number:] = 255
+        Image.fromarray(values).convert("1" if number % 2 else "L").save(tmp_path / "masks" / f"{number}.png")
+    data = opened(tmp_path, train_split="train+test")
+    assert data.features["mask"].names == ("background", "foreground") and data.features["mask"].void is None
+    masks = data.splits["train"].load()["mask"]
+    assert sorted((masks == 1).sum((1, 2)).tolist()) == [24, 32, 40, 48] and masks.max() == 1
+    (tmp_path / "classes.txt").write_text("sky\nground\n")
+    assert opened(tmp_path).features["mask"].names == ("sky", "ground")
+
+
+def test_class_names_and_void(tmp_path):
+    scenes(tmp_path)
+    (tmp_path / "classes.txt").write_text("road\n\nsky \nvoid 2\n")
+    data = opened(tmp_path)
+    assert data.features["mask"] == Feature("mask", (6, 8), "uint8", ("road", "sky"), 2)
+    counts = class_counts(data.splits["train"], "mask")
+    masks = data.splits["train"].load()["mask"]
+    assert_array_equal(counts, np.bincount(masks.ravel(), minlength=3)[:2])
+    assert (masks == 2).any()
+    other = opened(tmp_path).fingerprint
+    (tmp_path / "classes.txt").write_text("road\nwater\nvoid 2\n")
+    assert opened(tmp_path).fingerprint != other
+
+
+def test_a_border_of_255_is_void(tmp_path):
+    scenes(tmp_path)
+    values = np.asarray(Image.open(tmp_path / "masks" / "2.png")).copy()
+    values[0] = 255
+    mask_of(values, "L").save(tmp_path / "masks" / "2.png")
+    feature = opened(tmp_path).features["mask"]
+    assert (feature.names, feature.void) == (("0", "1", "2"), 255)
+
+
+def test_more_classes_than_a_byte_counts(tmp_path):
+    scenes(tmp_path, 4)
+    for number in range(4):
+        mask_of(np.full((6, 8), 300 + number), "I;16").save(tmp_path / "masks" / f"{number}.png")
+    data = opened(tmp_path, train_split="train+test")
+    assert data.features["mask"].dtype == "int32" and len(data.features["mask"].names) == 304
+    assert sorted(data.splits["train"].load()["mask"][:, 0, 0].tolist()) == [300, 301, 302, 303]
+
+
+def test_masks_are_resized_like_their_images_but_to_the_nearest_pixel():
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 4, (40, 60)).astype(np.uint8)
+    image = mask_of(values, "P")
+    got = decode_mask(image, (20, 20))
+    assert_array_equal(got, np.asarray(ImageOps.fit(Image.fromarray(values), (20, 20), Image.Resampling.NEAREST)))
+    assert_array_equal(decode_mask(image, (40, 60)), values)
+    assert set(np.unique(got)) <= set(range(4))
+    # The middle of a wide mask is kept, as of a wide image.
+    stripes = np.repeat(np.arange(3, dtype=np.uint8), 20)[None].repeat(20, axis=0)
+    assert (decode_mask(mask_of(stripes, "L"), (20, 20)) == 1).all()
+
+
+def test_image_size_resizes_both(tmp_path):
+    data = opened(scenes(tmp_path, size=(6, 6)), image_size=12)
+    assert data.features["mask"].shape == (12, 12) and data.features["image"].shape == (12, 12, 3)
+    check_inside = data.splits["train"].load()
+    assert_array_equal(check_inside["image"][:, 8:, 8:, 0], check_inside["mask"][:, 8:, 8:] * 10)
+
+
+def test_large_sets_are_read_from_disk(tmp_path):
+    scenes(tmp_path)
+    held = open_folder(str(tmp_path), READS, Options())
+    streamed = open_folder(str(tmp_path), READS, Options(held=0))
+    rows = np.arange(10)
+    for key, values in held.read(rows).items():
+        assert_array_equal(streamed.read(rows)[key], values)
+
+
+def test_extensions_may_differ(tmp_path):
+    scenes(tmp_path, 4)
+    for number in range(4):
+        path = tmp_path / "images" / f"{number}.png"
+        Image.open(path).save(path.with_suffix(".jpg"))
+        path.unlink()
+    assert len(opened(tmp_path).splits["train"]) == 3
+
+
+def colour_mask(root):
+    Image.new("RGB", (8, 6)).save(root / "masks" / "3.png")
+
+
+def jpeg_mask(root):
+    (root / "masks" / "3.png").unlink()
+    Image.new("L", (8, 6)).save(root / "masks" / "3.jpg")
+
+
+def twice(root):
+    Image.new("RGB", (8, 6)).save(root / "images" / "3.jpg")
+
+
+def beyond(root):
+    (root / "classes.txt").write_text("road\nsky\n")
+
+
+def no_names(root):
+    (root / "classes.txt").write_text("road\nroad\n")
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda root: (root / "masks" / "3.png").unlink(), "images/3.png has no mask"),
+        (lambda root: (root / "images" / "3.png").unlink(), "masks/3.png has no image"),
+        (lambda root: [path.unlink() for path in (root / "masks").iterdir()], "nor have 9 others"),
+        (lambda root: Image.new("L", (8, 7)).save(root / "masks" / "3.png"), "masks/3.png has 7x8 pixels"),
+        (colour_mask, "masks/3.png is not a readable image .*palette or grey"),
+        (jpeg_mask, "masks/3.jpg is not a readable image .*JPEG"),
+        (twice, "images/3.jpg and .*images/3.png"),
+        (beyond, r"masks/\d.png .*value 2.*classes.txt"),
+        (no_names, "classes.txt names a class twice"),
+        (lambda root: (root / "masks" / "3.png").write_text("no image"), "masks/3.png is not a readable image"),
+    ],
+)
+def test_what_is_amiss_is_named(tmp_path, harm, said):
+    root = scenes(tmp_path)
+    harm(root)
+    with pytest.raises(UserError, match=said):
+        opened(root)
+
+
+def test_bad_masks_are_left_out(tmp_path):
+    scenes(tmp_path)
+    (tmp_path / "masks" / "3.png").write_text("no image")
+    (tmp_path / "images" / "4.png").write_text("no image")
+    data = opened(tmp_path, skip_bad=True)
+    assert data.skipped == 2 and sum(map(len, data.splits.values())) == 8
+    check_pairs(data)
+
+
+@pytest.mark.parametrize("make", [lambda root: None, lambda root: (root / "images").mkdir()])
+def test_folders_without_masks(tmp_path, make):
+    make(tmp_path)
+    with pytest.raises(UserError, match="images"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "names", "void", "expected"),
+    [
+        ({0, 255}, None, None, (("background", "foreground"), None, True)),
+        ({255}, None, None, (("background", "foreground"), None, True)),
+        ({0, 255}, ("a", "b"), None, (("a", "b"), None, True)),
+        ({0, 255}, ("a", "b", "c"), None, (("a", "b", "c"), 255, False)),
+        ({0, 255}, None, 255, (("0",), 255, False)),
+        ({0, 1, 255}, None, None, (("0", "1"), 255, False)),
+        ({0, 1, 2}, None, None, (("0", "1", "2"), None, False)),
+        ({0, 3}, None, 0, (("0", "1", "2", "3"), 0, False)),
+    ],
+)
+def test_what_values_stand_for(values, names, void, expected):
+    assert mask_classes(values, names, void) == expected
+
+
+@pytest.fixture
+def camvid():
+    if not os.environ.get("TFDS_DATA_DIR"):
+        pytest.skip("TFDS_DATA_DIR is not set: no real images with masks")
+    return open_dataset("camvid", reads=READS)
+
+
+def test_camvid(camvid):
+    feature = camvid.features["mask"]
+    assert camvid.features["image"] == Feature("image", (360, 480, 3), "uint8")
+    assert (feature.shape, feature.dtype, feature.void) == ((360, 480), "uint8", 11)
+    assert len(feature.names) == 11 and feature.names[3] == "road"
+    assert {name: len(split) for name, split in camvid.splits.items()} == {"train": 367, "test": 233}
+    import tensorflow_datasets as tfds
+
+    rows = np.array([3, 100])
+    got = camvid.splits["test"].read(rows)
+    source = tfds.builder_from_directory(f"{os.environ['TFDS_DATA_DIR']}/camvid/1.0.0").as_data_source("test")
+    for place, row in enumerate(rows.tolist()):
+        assert_array_equal(got["mask"][place], source[row]["segmentation_mask"][..., 0])
+    some = camvid.splits["test"].subset(np.arange(20))
+    masks = some.load()["mask"]
+    assert_array_equal(class_counts(some, "mask"), np.bincount(masks.ravel(), minlength=12)[:11])
+    assert (masks == 11).any()
+
+
+def test_camvid_without_its_masks(camvid):
+    data = open_dataset("camvid", reads={"image": "image"}, image_size=32)
+    assert data.splits["test"].read(np.arange(2)).keys() == {"image"}
+    resized = open_dataset("camvid", reads=READS, image_size=90).splits["test"].read(np.arange(1))
+    assert resized["image"].shape == (1, 90, 90, 3) and resized["mask"].shape == (1, 90, 90)
+    with pytest.raises(UserError, match=r"'camvid' has no class for 'label', only 'image' \(image\), 'segment"):
+        open_dataset("camvid")
