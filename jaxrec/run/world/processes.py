@@ -67,7 +67,7 @@ def join(config: Train) -> None:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"the processes did not come together ({reason}); check that all were started and reach "
-            f"{config.coordinator or 'the first one'}, or give --processes 1"
+            f"the first one (--coordinator {config.coordinator or 'HOST:PORT'}), or give --processes 1"
         ) from error
 
 
