@@ -26,6 +26,7 @@ REQUIRED = {
     "mnist_denoising",
     "mnist_vae",
     "mnist_gan",
+    "camvid_unet",
 }
 
 
