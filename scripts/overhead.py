@@ -100,7 +100,7 @@ def windows(config: Train, rounds: int = ROUNDS, seconds: float = WINDOW_SECONDS
     ):
         config, devices = session.config, session.devices
         state = initial_state(config.task, session.system, devices, config.seed, session.data.train)
-        feed, step, _ = prepare(session, state, 0)
+        feed, step, _ = prepare(config, session.system, session.data, devices, state, 0)
         sent, waiting, observer = first_call(feed, 0), Waiting(feed), TrainingLog(session, log)
         # A state of its own, because each step takes its state's memory over.
         alone, watch = jax.tree.map(jnp.copy, state), unharmed(devices, state)
@@ -111,7 +111,7 @@ def windows(config: Train, rounds: int = ROUNDS, seconds: float = WINDOW_SECONDS
         for number in range(-1, rounds):
             waiting.seconds, began = 0.0, time.perf_counter()
             for event in itertools.islice(events, count):
-                observer(moment(event, config, last=False))
+                observer(moment(event, config, end=10**9))
             jax.block_until_ready(event.state)
             middle = time.perf_counter()
             for _ in range(count):

@@ -132,7 +132,7 @@ def test_several_devices_of_a_cpu_end_one_program_before_the_next_begins(monkeyp
     for event in made.events(state, 4):
         state = event.state
         assert ready((event.state, event.watch, event.metrics))
-        log(moment(event, config, last=False))
+        log(moment(event, config, end=10**9))
         assert ready(log.waiting[2:])
     evaluated = made.evaluated(state)
     assert evaluated

@@ -6,10 +6,11 @@ from typing import Any
 import jax
 
 from jaxrec.data import class_names
+from jaxrec.run.data import Data
 from jaxrec.run.evaluation import Evaluator, plain
 from jaxrec.run.feed import steps_per_call
 from jaxrec.run.measures import measured
-from jaxrec.run.observers import Pictures, check_finite
+from jaxrec.run.observers import Evaluation, check_finite
 from jaxrec.run.session import Session
 from jaxrec.run.show.log import Log, scores_line
 from jaxrec.run.show.pictures import save_artifacts
@@ -42,10 +43,12 @@ def note_history(session: Session) -> None:
         write_history(session.folder, session.progress.made_with)
 
 
-def finish(session: Session, log: Log, state: State, seconds: dict[str, float]) -> tuple[State, dict[str, Any]]:
-    """The best state if the run stopped early, its metrics on the test split, the last pictures, and the report.
+def finish(
+    session: Session, log: Log, evaluation: Evaluation, state: State, seconds: dict[str, float]
+) -> tuple[State, dict[str, Any]]:
+    """The best parameters if the run has patience, the metrics on the test split, the last pictures, and the report.
 
-    Returns the state and the metrics.
+    ``evaluation`` has compiled what evaluates and draws. Returns the state and the metrics.
     """
     step = session.progress.step
     if session.progress.skipped:
@@ -54,30 +57,24 @@ def finish(session: Session, log: Log, state: State, seconds: dict[str, float]) 
         step = session.checkpoints.best()
         state = session.checkpoints.restore_model(state, step)
         log.say(f"restored the best parameters, of step {step}")
-    evaluator = Evaluator(session.config.task, session.system, session.devices)
-    results = tested(session, evaluator, state, step)
+    results = tested(evaluation.evaluator, state, session.data, session.config.test_split, step)
     check_finite(session, results, "test", step)
     if processes.first():
         folder.write_json(session.folder / "results.json", results)
     log.say(f"test: {scores_line(results)}")
-    Pictures(session).last(state)
+    evaluation.pictures.last(state)
     conclude(session, log, results, seconds)
     return state, results
 
 
-def tested(session: Session, evaluator: Evaluator, state: State, step: int) -> dict[str, Any]:
+def tested(evaluator: Evaluator, state: State, data: Data, split: str, step: int) -> dict[str, Any]:
     """The metrics on the test split as JSON data: split, examples, step, then each metric by name."""
-    metrics = evaluator(state, session.data.test)
-    if session.system.measures:
+    system, metrics = evaluator.system, evaluator(state, data.test)
+    if system.measures:
         state = fetch(state) if processes.several() else state
         if processes.first():
-            metrics |= measured(session.system, state, session.data)
-    return named_results(session.config.test_split, len(session.data.test), step, metrics)
-
-
-def named_results(split: str, examples: int, step: int, metrics: dict[str, Any]) -> dict[str, Any]:
-    """Metrics as results.json holds them."""
-    return {"split": split, "examples": examples, "step": step, **plain(metrics)}
+            metrics |= measured(system, state, data)
+    return {"split": split, "examples": len(data.test), "step": step, **plain(metrics)}
 
 
 def conclude(session: Session, log: Log, results: dict[str, Any], seconds: dict[str, float]) -> None:

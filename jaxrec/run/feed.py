@@ -2,8 +2,9 @@
 
 import itertools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,29 +29,40 @@ class Call(NamedTuple):
     end: int
     """Steps made after it."""
     sent: Any
-    """What the step takes, on the devices."""
+    """What the step takes."""
 
 
-class Feed(Protocol):
+class Feed(ABC):
     """Batches of a run, as a function of its seed and the step."""
 
-    @property
-    def examples(self) -> dict[str, Any]:
-        """The training examples if they live on the devices, else empty."""
-        ...
-
-    @property
-    def steps_per_call(self) -> int:
+    def __init__(self, devices: Devices, leading: int = 0, steps_per_call: int = 1, examples: Any = None) -> None:
+        self.devices = devices
+        self.leading = leading
+        """Axes before that of the examples in what is sent."""
+        self.steps_per_call = steps_per_call
         """How many steps one call makes, at most."""
-        ...
+        self.examples: dict[str, Any] = examples or {}
+        """The training examples if they live on the devices, else empty."""
 
-    def calls(self, start: int, end: int) -> Iterator[Call]:
-        """The calls that make the steps from ``start`` to ``end``."""
-        ...
+    @abstractmethod
+    def on_host(self, start: int, end: int) -> Iterator[Call]:
+        """The calls that make the steps from ``start`` to ``end``, with what they send still on the host."""
 
+    @abstractmethod
     def batch(self, sent: Any, examples: dict[str, Any], step: jax.Array) -> dict[str, Any]:
         """Inside the compiled step: the batch of ``step``, or a stack of batches if a call makes several steps."""
-        ...
+
+    def calls(self, start: int, end: int) -> Iterator[Call]:
+        """The calls that make the steps from ``start`` to ``end``; what several of them share is sent once."""
+        before, sent = None, None
+        for call in self.on_host(start, end):
+            if call.sent is not before:
+                before, sent = call.sent, self.send(call.sent)
+            yield Call(call.end, sent)
+
+    def send(self, batch: Any) -> Any:
+        """What a call takes, put on the devices."""
+        return self.devices.share(batch, self.leading)
 
 
 def open_feed(config: Train, data: Data, devices: Devices, seed: int, examples: dict[str, Any] | None = None) -> Feed:
@@ -101,21 +113,20 @@ class Orders(NamedTuple):
     epoch: Any
 
 
-class Resident:
+class Resident(Feed):
     """The examples live on the devices; the indices of the next `AHEAD` steps are sent at once."""
 
     def __init__(self, config: Train, data: Data, devices: Devices, seed: int, examples: Any) -> None:
-        self.steps_per_call = 1
+        super().__init__(devices, leading=1, examples=examples)
         self.size, self.count, self.seed = config.batch_size, len(data.train), seed
-        self.devices, self.examples = devices, examples
 
-    def calls(self, start: int, end: int) -> Iterator[Call]:
-        """A call for each step; `AHEAD` of them share what was sent."""
-        sent = None
+    def on_host(self, start: int, end: int) -> Iterator[Call]:
+        """A call for each step; `AHEAD` of them share what is sent."""
+        orders = None
         for step in range(start, end):
-            if sent is None or step % AHEAD == 0:
-                sent = self.devices.share(self._orders(step - step % AHEAD), leading=1)
-            yield Call(step + 1, sent)
+            if orders is None or step % AHEAD == 0:
+                orders = self._orders(step - step % AHEAD)
+            yield Call(step + 1, orders)
 
     def _orders(self, first: int) -> Orders:
         rows = [batch_indices(self.seed, first + row, self.size, self.count) for row in range(AHEAD)]
@@ -128,39 +139,36 @@ class Resident:
         return gathered({"index": sent.index[row], "epoch": sent.epoch[row]}, examples)
 
 
-class Streamed:
+class Streamed(Feed):
     """The examples are read while the run goes on, and sent with each call: of one step, or stacked for several."""
 
     def __init__(self, config: Train, data: Data, devices: Devices, seed: int, steps: int) -> None:
+        super().__init__(devices, leading=int(steps > 1), steps_per_call=steps)
         self.size, self.train, self.seed = config.batch_size, data.train, seed
-        self.devices, self.steps_per_call = devices, steps
-        self.examples: dict[str, Any] = {}
 
-    def calls(self, start: int, end: int) -> Iterator[Call]:
+    def on_host(self, start: int, end: int) -> Iterator[Call]:
         """A call for each step, or for each group of steps."""
         share = processes.share()
         batches = streamed(self.train, self.seed, self.size, start, steps=end - start, share=share)
         if self.steps_per_call > 1:
-            yield from stacked(batches, self.devices, start, end, self.steps_per_call)
-            return
-        for step, batch in enumerate(batches, start + 1):
-            yield Call(step, self.devices.share(batch))
+            return grouped(batches, start, end, self.steps_per_call)
+        return (Call(step, batch) for step, batch in enumerate(batches, start + 1))
 
     def batch(self, sent: dict[str, Any], examples: dict[str, Any], step: jax.Array) -> dict[str, Any]:
         """What was sent."""
         return sent
 
 
-class Fused:
+class Fused(Feed):
     """The examples live on the devices; the indices of the steps that one call makes are sent with it."""
 
     def __init__(self, config: Train, data: Data, devices: Devices, seed: int, steps: int, examples: Any) -> None:
+        super().__init__(devices, leading=1, steps_per_call=steps, examples=examples)
         self.size, self.count, self.seed = config.batch_size, len(data.train), seed
-        self.devices, self.steps_per_call, self.examples = devices, steps, examples
 
-    def calls(self, start: int, end: int) -> Iterator[Call]:
+    def on_host(self, start: int, end: int) -> Iterator[Call]:
         """A call for each group of steps."""
-        return stacked(self._orders(start, end), self.devices, start, end, self.steps_per_call)
+        return grouped(self._orders(start, end), start, end, self.steps_per_call)
 
     def _orders(self, start: int, end: int) -> Iterator[dict[str, np.ndarray]]:
         for step in range(start, end):
@@ -177,17 +185,15 @@ def gathered(places: dict[str, Any], examples: dict[str, Any]) -> dict[str, Any]
     return {**places, **{name: values[places["index"]] for name, values in examples.items()}}
 
 
-def stacked(
-    batches: Iterator[dict[str, np.ndarray]], devices: Devices, start: int, end: int, steps: int
-) -> Iterator[Call]:
-    """Calls of ``steps`` steps each, [steps, B, ...].
+def grouped(batches: Iterator[dict[str, np.ndarray]], start: int, end: int, steps: int) -> Iterator[Call]:
+    """Calls of ``steps`` steps each, [steps, B, ...], on the host.
 
     They begin at multiples of ``steps``; a step before the first multiple or after the last is a call of its own.
     """
     while start < end:
         count = steps if start % steps == 0 and start + steps <= end else 1
         start += count
-        yield Call(start, devices.share(stack(list(itertools.islice(batches, count))), leading=1))
+        yield Call(start, stack(list(itertools.islice(batches, count))))
 
 
 def stack(trees: list[Any]) -> Any:

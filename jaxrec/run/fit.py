@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from jaxrec.errors import UserError
+from jaxrec.run.data import Data
 from jaxrec.run.ending import finish, note_history, write_config
 from jaxrec.run.feed import Feed, open_feed
 from jaxrec.run.initial import initial_state
 from jaxrec.run.introduction import introduce
-from jaxrec.run.observers import Evaluation, Moment, Observer, Saving, TrainingLog, hashes_now, moment
+from jaxrec.run.observers import Evaluation, Moment, Observer, Saving, TrainingLog, hashes_now, watch_steps
 from jaxrec.run.session import Session, open_session
 from jaxrec.run.show.log import Log, read_metrics
 from jaxrec.run.steps import CompiledStep, compile_step, run_steps, unharmed
+from jaxrec.run.world.devices import Devices
 from jaxrec.settings import Sweep, Train
+from jaxrec.tasks.system import System
 
 
 @dataclass
@@ -74,7 +77,7 @@ def fit(config: Train, dataset: Any = None, observers: Sequence[Observer] = ()) 
             write_config(session)
             note_history(session)
             introduce(session, log, state)
-            feed, step, seconds = prepare(session, state, start)
+            feed, step, seconds = prepare(config, session.system, session.data, session.devices, state, start)
             log.compiled(seconds["compile"])
             log.start_clock(start)
             evaluation, saving = Evaluation(session, log), Saving(session, log)
@@ -84,21 +87,15 @@ def fit(config: Train, dataset: Any = None, observers: Sequence[Observer] = ()) 
                 evaluation(missed)
                 saving(missed)
             watchers = [TrainingLog(session, log), evaluation, saving, *observers]
-            calls = run_steps(step, feed, state, unharmed(session.devices, state), start, end)
-            for event in () if _ended(session) else calls:
-                state = event.state
-                seen = moment(event, config, last=session.stop.due() or event.step == end)
-                for observer in watchers:
-                    observer(seen)
-                if seen.last or _ended(session):
-                    break
+            events = run_steps(step, feed, state, unharmed(session.devices, state), start, end)
+            state = watch_steps(session, events, watchers, state, end)
             session.checkpoints.wait()
             if session.stop.signal is not None:
                 log.stopped(session.stop.signal, progress.step, config)
                 return Run(session.folder, config, state, stopped=session.stop.signal)
             # All is saved: from here a signal ends the process at once, and a resumed run takes the metrics.
             session.stop.at_once()
-            state, results = finish(session, log, state, {**seconds, "train": progress.seconds})
+            state, results = finish(session, log, evaluation, state, {**seconds, "train": progress.seconds})
     return Run(session.folder, config, state, results)
 
 
@@ -116,15 +113,16 @@ def _length(session: Session) -> tuple[int, int]:
     return start, end
 
 
-def prepare(session: Session, state: Any, start: int) -> tuple[Feed, CompiledStep, dict[str, float]]:
+def prepare(
+    config: Train, system: System, data: Data, devices: Devices, state: Any, start: int
+) -> tuple[Feed, CompiledStep, dict[str, float]]:
     """The feed and the compiled step, and how many seconds each took."""
-    config, devices = session.config, session.devices
     began = time.perf_counter()
-    feed = open_feed(config, session.data, devices, config.seed)
+    feed = open_feed(config, data, devices, config.seed)
     example = first_call(feed, start)
     loaded = time.perf_counter()
     skip = config.on_nonfinite == "skip"
-    step = compile_step(session.system, feed, devices, state, unharmed(devices, state), example, skip=skip)
+    step = compile_step(system, feed, devices, state, unharmed(devices, state), example, skip=skip)
     return feed, step, {"load": loaded - began, "compile": time.perf_counter() - loaded}
 
 
@@ -132,9 +130,3 @@ def first_call(feed: Feed, start: int) -> Any:
     """What a call sends, to compile the step with."""
     begin = start - start % feed.steps_per_call
     return next(iter(feed.calls(begin, begin + feed.steps_per_call))).sent
-
-
-def _ended(session: Session) -> bool:
-    """Whether an evaluation was interrupted, or the run has waited long enough for a better score."""
-    patience = session.config.patience
-    return session.progress.unevaluated or 0 < patience <= session.progress.waited

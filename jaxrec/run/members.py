@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.run.feed import Call, Feed, open_feed
+from jaxrec.run.feed import Call, Feed, open_feed, stack
 from jaxrec.run.initial import first_examples, initializer
 from jaxrec.run.session import Session
 from jaxrec.run.steps import CompiledStep, compile_step, unharmed
@@ -121,39 +121,38 @@ def _taken(state: State, places: Any) -> State:
     return jax.tree.map(lambda leaf: leaf[places], state)
 
 
-class MembersFeed:
+class MembersFeed(Feed):
     """The batches of all members: a list with what each stack is sent. Members of one seed share what is read."""
 
-    def __init__(self, members: Members, former: "MembersFeed | None" = None) -> None:
-        session = members.session
-        self.groups, self.devices = members.groups(), session.devices
+    def __init__(self, members: Members, former: Feed | None = None) -> None:
+        session, examples = members.session, former.examples if former else None
+        self.groups = members.groups()
         self.feeds: dict[int, Feed] = {}
-        examples = former.examples if former is not None else None
         for member in members.remaining:
             if member.seed not in self.feeds:
                 feed = open_feed(session.config, session.data, session.devices, member.seed, examples)
-                self.feeds[member.seed] = feed
-                examples = feed.examples or None
+                self.feeds[member.seed], examples = feed, feed.examples
         self.one = next(iter(self.feeds.values()))
-        self.examples, self.steps_per_call = self.one.examples, self.one.steps_per_call
+        super().__init__(session.devices, self.one.leading + 1, self.one.steps_per_call, self.one.examples)
 
     def batch(self, sent: Any, examples: dict[str, Any], step: jax.Array) -> dict[str, Any]:
         """As in each member's own feed."""
         return self.one.batch(sent, examples, step)
 
-    def calls(self, start: int, end: int) -> Iterator[Call]:
+    def on_host(self, start: int, end: int) -> Iterator[Call]:
         """A call for all stacks, of what is sent to each."""
-        before, sent = None, []
-        for calls in zip(*(feed.calls(start, end) for feed in self.feeds.values()), strict=True):
-            # Calls may share what was sent; if one seed's is new, all are.
+        before, stacks = None, []
+        for calls in zip(*(feed.on_host(start, end) for feed in self.feeds.values()), strict=True):
+            # Calls may share what is sent; if one seed's is new, all are.
             if calls[0].sent is not before:
                 before = calls[0].sent
                 by_seed = {seed: call.sent for seed, call in zip(self.feeds, calls, strict=True)}
-                sent = [self._stacked([by_seed[member.seed] for member in group]) for group in self.groups]
-            yield Call(calls[0].end, sent)
+                stacks = [stack([by_seed[member.seed] for member in group]) for group in self.groups]
+            yield Call(calls[0].end, stacks)
 
-    def _stacked(self, each: list[Any]) -> Any:
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+    def send(self, batch: Any) -> Any:
+        """What each stack takes, put on the devices."""
+        return [super(MembersFeed, self).send(each) for each in batch]
 
 
 def members_step(members: Members, feed: MembersFeed, stacks: list[State]) -> CompiledStep:

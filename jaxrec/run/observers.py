@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,20 +50,42 @@ class Moment(Event):
 Observer = Callable[[Moment], None]
 
 
-def moment(event: Event, config: Train, *, last: bool) -> Moment:
-    """The event with what is due, a function of the absolute step.
+def watch_steps(session: Session, events: Iterable[Event], observers: Sequence[Observer], state: Any, end: int) -> Any:
+    """Shows the observers what is due after each call, until step ``end`` or something else ends it.
 
-    Args:
-        event: the steps that were made.
-        config: the settings, complete.
-        last: whether the run ends here, so that the state is saved.
+    That is a signal, an evaluation that was interrupted, or enough evaluations without a better score. Returns the last
+    state; it is ``state`` if no call is made.
     """
-    step, every = event.step, config.save_every
+    if ended(session):
+        return state
+    for event in events:
+        state = event.state
+        seen = moment(event, session.config, end, stops=session.stop.due())
+        for observer in observers:
+            observer(seen)
+        if seen.last or ended(session):
+            break
+    return state
+
+
+def ended(session: Session) -> bool:
+    """Whether an evaluation was interrupted, or the run has waited long enough for a better score."""
+    patience = session.config.patience
+    return session.progress.unevaluated or 0 < patience <= session.progress.waited
+
+
+def moment(event: Event, config: Train, end: int, *, stops: bool = False) -> Moment:
+    """The event with what is due: a function of the absolute step, but for a signal that ``stops`` the run.
+
+    What follows step ``end``, of the run or of a part of it, builds on an evaluation and a checkpoint.
+    """
+    step, evaluate, save = event.step, config.eval_every or 1, config.save_every
+    last = stops or step == config.steps
     return Moment(
         **vars(event),
         logs=step % config.log_every == 0,
-        evaluates=step % (config.eval_every or 1) == 0 or step == config.steps,
-        saves=last or (every is not None and step % every == 0),
+        evaluates=step % evaluate == 0 or step == end,
+        saves=last or step == end or (save is not None and step % save == 0),
         last=last,
     )
 

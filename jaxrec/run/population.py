@@ -16,7 +16,7 @@ from jaxrec.run.evaluation import Evaluator, Interrupted, scalars
 from jaxrec.run.fit import Run
 from jaxrec.run.introduction import introduce
 from jaxrec.run.members import Member, Members, MembersFeed, members_step, spread
-from jaxrec.run.observers import Moment, Observer, Pictures, hashes_now, moment, validated
+from jaxrec.run.observers import Moment, Observer, Pictures, hashes_now, validated, watch_steps
 from jaxrec.run.session import Session, open_session
 from jaxrec.run.show.log import Log
 from jaxrec.run.steps import CompiledStep, Watch, run_steps, unharmed
@@ -66,29 +66,23 @@ def fit_members(
             feed, step, seconds = _prepare(members, stacks)
             log.compiled(seconds["compile"])
             began = time.perf_counter()
-            watchers = [MembersLog(members, log), MembersEvaluation(members, log), MembersSaving(members), *observers]
-            start, parts = 0, halving + 1
-            for part in range(1, parts + 1):
-                end = steps * part // parts
+            evaluation = MembersEvaluation(members, log)
+            watchers = [MembersLog(members, log), evaluation, MembersSaving(members), *observers]
+            start = 0
+            for end in [steps * part // (halving + 1) for part in range(1, halving + 2)]:
+                if start:
+                    width = members.width
+                    stacks = members.halve(stacks, start)
+                    _say_who_goes_on(members, log, start)
+                    feed = MembersFeed(members, feed)
+                    if members.width != width:
+                        step = members_step(members, feed, stacks)
                 log.start_clock(start, len(members.remaining))
-                watch = unharmed(session.devices, stacks)
-                for event in run_steps(step, feed, stacks, watch, start, end):
-                    stacks = event.state
-                    seen = moment(event, config, last=session.stop.due() or event.step == steps)
-                    if event.step == end:  # Halving decides on it.
-                        seen.evaluates = seen.saves = True
-                    for observer in watchers:
-                        observer(seen)
-                    if seen.last or session.progress.unevaluated:
-                        break
-                if session.stop.signal is not None or part == parts:
+                events = run_steps(step, feed, stacks, unharmed(session.devices, stacks), start, end)
+                stacks = watch_steps(session, events, watchers, stacks, end)
+                if session.stop.signal is not None:
                     break
-                width, start = members.width, end
-                stacks = members.halve(stacks, end)
-                _say_who_goes_on(members, log, end)
-                feed = MembersFeed(members, feed)
-                if members.width != width:
-                    step = members_step(members, feed, stacks)
+                start = end
             session.checkpoints.wait()
             if session.stop.signal is not None:
                 log.say(f"stopped by {session.stop.signal.name} after step {session.progress.step}")
@@ -96,7 +90,7 @@ def fit_members(
                 return Run(session.folder, config, members.shown(stacks), stopped=session.stop.signal)
             session.stop.at_once()
             seconds["train"] = time.perf_counter() - began
-            results = _finish(members, log, stacks, seconds)
+            results = _finish(members, log, evaluation, stacks, seconds)
             return Run(session.folder, config, members.shown(stacks), results)
 
 
@@ -275,15 +269,16 @@ class MembersSaving:
         session.checkpoints.save(moment.step, shown, hashes, session.progress.as_json(), None)
 
 
-def _finish(members: Members, log: Log, stacks: list[Any], seconds: dict[str, float]) -> dict[str, Any]:
+def _finish(
+    members: Members, log: Log, evaluation: MembersEvaluation, stacks: list[Any], seconds: dict[str, float]
+) -> dict[str, Any]:
     """The metrics of every remaining member on the test split, the best one's pictures, and the report."""
     session, step = members.session, members.session.progress.step
     best, shown = members.best(), {}
-    evaluator = Evaluator(session.config.task, session.system, session.devices)
     for member, state in members.states(stacks):
         if member.failed is not None:
             continue
-        results = tested(session, evaluator, state, step)
+        results = tested(evaluation.evaluator, state, session.data, session.config.test_split, step)
         name = session.system.score.name if session.system.score else "loss"
         if results.get(name, 0.0) is None:
             member.failed = step
@@ -302,7 +297,7 @@ def _finish(members: Members, log: Log, stacks: list[Any], seconds: dict[str, fl
     scores = _scores(results, shown)
     log.say(f"test, {results['members']} members: {scores}")
     log.say(f"the checkpoint is of {best}")
-    Pictures(session).last(members.shown(stacks))
+    evaluation.pictures.last(members.shown(stacks))
     conclude(session, log, shown, seconds)
     return results
 

@@ -10,11 +10,11 @@ from jaxrec.data import cache_dir
 from jaxrec.errors import UserError
 from jaxrec.host import keep_programs
 from jaxrec.run.data import check_same_data, complete, open_data
-from jaxrec.run.feed import Feed, open_feed
-from jaxrec.run.fit import first_call
+from jaxrec.run.feed import Feed
+from jaxrec.run.fit import prepare
 from jaxrec.run.initial import initial_state
 from jaxrec.run.show.log import read_metrics
-from jaxrec.run.steps import CompiledStep, compile_step, run_steps, unharmed
+from jaxrec.run.steps import CompiledStep, run_steps, unharmed
 from jaxrec.run.store import folder
 from jaxrec.run.store.checkpoints import Checkpoints
 from jaxrec.run.store.hashes import Hashes, hashes_of
@@ -63,9 +63,7 @@ class Replay:
         pauses = dict.fromkeys(("log_every", "eval_every", "save_every"), settings["fuse_steps"])
         config = complete(replace(self.config, **settings, **pauses), self.data, self.system)
         state = initial_state(config.task, self.system, self.devices, config.seed, self.data.train)
-        feed = open_feed(config, self.data, self.devices, config.seed)
-        watch, skip = unharmed(self.devices, state), config.on_nonfinite == "skip"
-        step = compile_step(self.system, feed, self.devices, state, watch, first_call(feed, 0), skip=skip)
+        feed, step, _ = prepare(config, self.system, self.data, self.devices, state, since)
         return state, feed, step
 
     def missing(self, checkpoints: Checkpoints) -> list[Difference]:

@@ -15,10 +15,9 @@ from jaxrec.data.images import read_image
 from jaxrec.errors import UserError
 from jaxrec.host import keep_programs
 from jaxrec.run.data import check_same_data, open_data
-from jaxrec.run.ending import named_results
+from jaxrec.run.ending import tested
 from jaxrec.run.evaluation import Evaluator
 from jaxrec.run.initial import initializer
-from jaxrec.run.measures import measured
 from jaxrec.run.store import folder
 from jaxrec.run.store.checkpoints import Checkpoints
 from jaxrec.run.store.manifest import read_dataset
@@ -146,10 +145,8 @@ class Trained:
         config = replace(self.config, test_split=split or self.config.test_split)
         data = open_data(config, self.system, dataset)
         check_same_data(data, self.described)
-        metrics = Evaluator(config.task, self.system, self.devices)(self.state, data.test)
-        if self.system.measures:
-            metrics |= measured(self.system, self.state, data)
-        return named_results(config.test_split, len(data.test), self.step, metrics)
+        evaluator = Evaluator(config.task, self.system, self.devices)
+        return tested(evaluator, self.state, data, config.test_split, self.step)
 
 
 def load(run: str | Path, devices: Devices | None = None, *, system: str | None = None) -> Trained:
