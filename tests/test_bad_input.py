@@ -199,6 +199,12 @@ def test_a_strangers_system_has_options_of_its_own(sentence, tmp_path, capsys):
     assert end.value.code == 0
     shown = capsys.readouterr().out
     assert "--turns" in shown and "How many turns are told apart." in shown and "second" in shown
+    namesake = tmp_path / "elsewhere" / "strange.py"
+    namesake.parent.mkdir()
+    namesake.write_text(STRANGERS)
+    said = sentence(train, "--system", namesake)
+    assert str(file) in said and str(namesake) in said
+    assert read_arguments(["--system", str(file)]).task.turns == 4
 
 
 def test_a_run_of_a_system_that_is_not_there(sentence, trained, tmp_path):

@@ -23,8 +23,6 @@ EXAMPLES = (
 )
 SHOWN = 12
 """Images on a sheet."""
-SHEET = "the sheet"
-"""Among the labels once the sheet is drawn; no file is called so."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,10 @@ def main(argv: list[str]) -> None:
     labels: set[str] = set()
     try:
         for part, images in read_images(trained, paths, options.skip_bad):
-            rows += predict_batch(trained, part, images, out, labels)
+            outputs = trained.predict(images)
+            if not rows:
+                draw_sheet(trained, images, outputs, out)
+            rows += describe(trained, part, images, outputs, out, labels)
         _write(out, rows)
     except OSError as error:
         raise UserError(f"'{out}' cannot be written ({error.strerror}); choose another folder with --out") from error
@@ -101,10 +102,10 @@ def read_images(trained: "Trained", paths: list[Path], skip_bad: bool) -> Iterat
         print(f"{left_out} unreadable images left out")
 
 
-def predict_batch(
-    trained: "Trained", paths: list[Path], images: Any, out: Path, labels: set[str]
+def describe(
+    trained: "Trained", paths: list[Path], images: Any, outputs: dict[str, Any], out: Path, labels: set[str]
 ) -> list[dict[str, Any]]:
-    """The rows of a few images; writes the pictures that the system draws of each and, of the first few, a sheet.
+    """The rows of predicted images; writes the pictures that the system draws of each.
 
     ``labels`` are the names that pictures have already.
     """
@@ -112,7 +113,6 @@ def predict_batch(
     from jaxrec.run.show.pictures import save_artifacts
 
     system, names = trained.system, class_names(trained.features)
-    outputs = trained.predict(images)
     arguments = trained.config.task, images, outputs, trained.features
     assert system.rows is not None
     rows = [{"path": str(path), **row} for path, row in zip(paths, system.rows(*arguments), strict=True)]
@@ -121,11 +121,20 @@ def predict_batch(
             label = _free_label(path, labels)
             save_artifacts(out, {f"{label}-{name}": picture for name, picture in drawing.items()}, names)
             row["pictures"] = [f"{label}-{name}.png" for name in drawing]
-    if SHEET not in labels and system.sheet is not None:
-        labels.add(SHEET)
-        few = {name: values[:SHOWN] for name, values in outputs.items()}
-        save_artifacts(out, system.sheet(trained.config.task, images[:SHOWN], few, trained.features), names)
     return rows
+
+
+def draw_sheet(trained: "Trained", images: Any, outputs: dict[str, Any], out: Path) -> None:
+    """Writes one picture of the first predicted images, if the system draws one."""
+    from jaxrec.data import class_names
+    from jaxrec.run.show.pictures import save_artifacts
+
+    sheet = trained.system.sheet
+    if sheet is None:
+        return
+    few = {name: values[:SHOWN] for name, values in outputs.items()}
+    drawn = sheet(trained.config.task, images[:SHOWN], few, trained.features)
+    save_artifacts(out, drawn, class_names(trained.features))
 
 
 def _free_label(path: Path, taken: set[str]) -> str:

@@ -103,19 +103,28 @@ def _is_number(text: str) -> bool:
 def _column(table: Table, column: str, kind: str) -> tuple[Feature, list[Any]]:
     """The feature in a column and its value in each row."""
     cells = [row[column].strip() for row in table.rows]
-    if kind == "number":
-        return Feature("number", (), "float32"), [np.float32(cell) for cell in cells]
     if kind == "class":
-        if "" in cells:
-            line = table.lines[cells.index("")]
-            raise UserError(f"line {line} of csv file {table.path} has no label: add one or remove the line")
-        names = _sorted(set(cells))
-        if len(names) < 2:
-            raise UserError(f"csv file {table.path} holds one class only, '{cells[0]}': expected at least two")
-        number = {name: place for place, name in enumerate(names)}
-        return Feature("class", (), "int32", names), [number[cell] for cell in cells]
-    lists = [[name for name in re.split(r"[;\s]+", cell) if name] for cell in cells]
-    names = _sorted({name for found in lists for name in found})
+        return _class_column(table, cells)
+    if kind == "classes":
+        return _classes_column(table, cells)
+    return Feature("number", (), "float32"), [np.float32(cell) for cell in cells]
+
+
+def _class_column(table: Table, cells: list[str]) -> tuple[Feature, list[Any]]:
+    if "" in cells:
+        line = table.lines[cells.index("")]
+        raise UserError(f"line {line} of csv file {table.path} has no label: add one or remove the line")
+    names = _sorted(set(cells))
+    if len(names) < 2:
+        raise UserError(f"csv file {table.path} holds one class only, '{cells[0]}': expected at least two")
+    number = {name: place for place, name in enumerate(names)}
+    return Feature("class", (), "int32", names), [number[cell] for cell in cells]
+
+
+def _classes_column(table: Table, cells: list[str]) -> tuple[Feature, list[Any]]:
+    # Split at runs of semicolons and spaces; at the ends of a cell that leaves empty names, which are none.
+    lists = [set(re.split(r"[;\s]+", cell)) - {""} for cell in cells]
+    names = _sorted(set().union(*lists))
     if not names:
         raise UserError(f"csv file {table.path} has no class in its column 'labels': add some")
     rows = [np.array([name in found for name in names], np.int32) for found in lists]

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxrec.data.features import Features, blank, nbytes, record
+from jaxrec.files import open_atomically
 
 LIMIT = 4 * 2**30
 """Bytes of decoded examples of all sets together above which the least recently used sets are removed."""
@@ -92,21 +92,14 @@ class Decoded:
 
 
 def _write(path: Path, table: np.ndarray) -> None:
-    """Writes a file in one go, so that other processes never see a part of it.
-
-    Without room or permission, the next run decodes again.
-    """
+    """Writes a file; without room or permission, the next run decodes again."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-            try:
-                np.save(file, table)
-                file.flush()
-                os.fsync(file.fileno())
-                Path(file.name).replace(path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
+        with open_atomically(path) as file:
+            np.save(file, table)
+            # After a power cut, a file of the right size could hold anything.
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _evict(used: Path, limit: int) -> None:

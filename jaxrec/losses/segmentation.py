@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxrec.errors import UserError
 from jaxrec.losses.arguments import check_name
+from jaxrec.metrics.pixels import pixels_that_count
 
 ClassWeights = Literal["none", "inverse", "sqrt-inverse", "median"]
 
@@ -80,11 +81,10 @@ def _pixels(logits: jax.Array, mask: jax.Array, weights: jax.Array | None, void:
         weights = jnp.ones(classes, jnp.float32)
     chex.assert_shape(weights, (classes,))
     mask = mask.astype(jnp.int32)
-    truth = mask[..., None] == jnp.arange(classes, dtype=jnp.int32)
-    if void is not None:
-        truth &= (mask != void)[..., None]
+    real = pixels_that_count(mask, classes, void)
+    truth = real[..., None] & (mask[..., None] == jnp.arange(classes, dtype=jnp.int32))
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
-    return _Pixels(log_p, truth, truth.any(-1), jnp.asarray(weights, jnp.float32))
+    return _Pixels(log_p, truth, real, jnp.asarray(weights, jnp.float32))
 
 
 def _mean(values: jax.Array, counted: jax.Array) -> jax.Array:

@@ -2,7 +2,7 @@
 
 from jaxrec.metrics.classification import CONFIDENCE_BINS, Classification, MultiLabel
 from jaxrec.metrics.distances import class_statistics, coverage_statistics, frechet_distance, kernel_distance
-from jaxrec.metrics.pixels import Pixels
+from jaxrec.metrics.pixels import Pixels, pixels_that_count
 from jaxrec.metrics.reconstruction import Reconstruction, ssim
 from jaxrec.metrics.sums import Average, Metric, Results
 
@@ -19,5 +19,6 @@ __all__ = [
     "coverage_statistics",
     "frechet_distance",
     "kernel_distance",
+    "pixels_that_count",
     "ssim",
 ]

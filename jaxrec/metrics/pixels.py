@@ -10,6 +10,12 @@ import numpy as np
 from jaxrec.metrics.sums import Metric, Results, at_least_one, count, ratio, real_examples, total
 
 
+def pixels_that_count(mask: jax.Array, classes: int, void: int | None) -> jax.Array:
+    """Which pixels have a class, bool: those of an integer ``mask`` from 0 to ``classes`` - 1 that are not ``void``."""
+    counted = (mask >= 0) & (mask < classes)
+    return counted if void is None else counted & (mask != void)
+
+
 class Pixels(Metric):
     """Semantic segmentation: confusion matrix of pixels, and the loss per image."""
 
@@ -38,9 +44,7 @@ class Pixels(Metric):
         classes = logits.shape[-1]
         real = real_examples(real, len(mask))
         mask = mask.astype(jnp.int32)
-        counted = real[:, None, None] & (mask >= 0) & (mask < classes)
-        if void is not None:
-            counted &= mask != void
+        counted = real[:, None, None] & pixels_that_count(mask, classes, void)
         predicted = logits.argmax(axis=-1).astype(jnp.int32)
         # One place of the flat matrix per pixel; what does not count is sent outside, and dropped.
         place = jnp.where(counted, mask * classes + predicted, classes * classes)

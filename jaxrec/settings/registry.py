@@ -86,7 +86,7 @@ def load_file(path: str) -> ModuleType:
     """Runs the Python file of a system, once in a process, and registers it under the file's name.
 
     The file is trusted like any other code: read it first if it comes from a stranger. Raises UserError if there is no
-    such file, if it fails, or if it lacks ``Config`` or ``PRESETS``.
+    such file, if it fails, if it lacks ``Config`` or ``PRESETS``, or if another file of that name was loaded.
     """
     file = Path(path)
     if not file.is_file():
@@ -95,7 +95,9 @@ def load_file(path: str) -> ModuleType:
     if name in own():
         raise UserError(f"--system '{path}' has the name of jaxrec's own system '{name}'; rename the file")
     known = _given.get(name)
-    if known is not None and _is_of(known, file):
+    if known is not None and not _is_of(known, file):
+        raise UserError(f"--system '{path}' has the name of {known.__file__}, which is in use; rename one of the two")
+    if known is not None:
         # Run again, it would have another Config than the settings that exist already.
         return known
     spec = importlib.util.spec_from_file_location(f"{FROM_FILE}{name}", file)

@@ -18,7 +18,7 @@ from jaxrec import losses
 from jaxrec.augment import augment_examples, standardise
 from jaxrec.data.features import Features, class_names
 from jaxrec.errors import UserError
-from jaxrec.metrics import Pixels
+from jaxrec.metrics import Pixels, pixels_that_count
 from jaxrec.models.layers import avg_pool
 from jaxrec.models.resunet import ResUNet
 from jaxrec.models.unet import UNet
@@ -170,16 +170,10 @@ def _accuracy(config: Config, logits: jax.Array, mask: jax.Array) -> jax.Array:
     Not over all pixels: replicas whose images have different numbers of them would not agree with one device.
     """
     mask = mask.astype(jnp.int32)
-    counted = _counted(config, mask)
+    counted = pixels_that_count(mask, config.classes, config.void)
     hits = counted & (logits.argmax(-1).astype(jnp.int32) == mask)
     right, all_of_them = hits.sum((1, 2), dtype=jnp.int32), counted.sum((1, 2), dtype=jnp.int32)
     return jnp.mean(right.astype(jnp.float32) / all_of_them.clip(1).astype(jnp.float32))
-
-
-def _counted(config: Config, mask: jax.Array) -> jax.Array:
-    """Which pixels have a class."""
-    counted = (mask >= 0) & (mask < config.classes)
-    return counted if config.void is None else counted & (mask != config.void)
 
 
 def _log_probabilities(state: State, images: jax.Array) -> jax.Array:
@@ -242,7 +236,7 @@ def artifacts(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:
     config = state.config
     images, truth = pixels(batch)[:SHOWN], batch["mask"][:SHOWN].astype(jnp.int32)
     predicted = predict(state, images)["classes"]
-    counts = _counted(config, truth)
+    counts = pixels_that_count(truth, config.classes, config.void)
     columns = [_rgb(images), colors(truth, counts), colors(predicted), errors(images, predicted == truth, counts)]
     return {"segmentation": {"images": jnp.stack(columns, 1)}}
 

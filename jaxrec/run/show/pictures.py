@@ -2,7 +2,6 @@
 
 import io
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -15,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from jaxrec.data.images import open_image
 from jaxrec.errors import UserError
+from jaxrec.files import write_atomically
 from jaxrec.tasks.palette import PALETTE
 
 GAP = 2
@@ -208,15 +208,9 @@ def save_artifacts(
             raise ValueError(f"artifact '{name}' holds {sorted(artifact)}; expected 'images', 'matrix' or 'indices'")
         data = io.BytesIO()
         picture.save(data, "PNG", compress_level=3)  # a third sooner than pillow's own 6, and a sixth larger
-        _write(folder / f"{name}.png", data.getvalue())
+        write_atomically(folder / f"{name}.png", data.getvalue())
         if step is not None and name in kept:
-            _write(folder / f"{name}-{step:08d}.png", data.getvalue())
-
-
-def _write(path: Path, data: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    os.replace(part, path)
+            write_atomically(folder / f"{name}-{step:08d}.png", data.getvalue())
 
 
 def timeline(folder: Path, name: str) -> Path | None:
@@ -251,7 +245,7 @@ def timeline(folder: Path, name: str) -> Path | None:
     data = io.BytesIO()
     waits = [250] * (len(frames) - 1) + [2500]
     frames[0].save(data, "GIF", save_all=True, append_images=frames[1:], duration=waits, loop=0)
-    _write(folder / f"{name}.gif", data.getvalue())
+    write_atomically(folder / f"{name}.gif", data.getvalue())
     return folder / f"{name}.gif"
 
 

@@ -3,7 +3,6 @@
 import base64
 import json
 import math
-import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -14,6 +13,7 @@ from urllib.parse import quote
 from jaxrec.data.datasets import ARRAYS
 from jaxrec.data.images import open_image
 from jaxrec.errors import UserError
+from jaxrec.files import write_atomically
 from jaxrec.run.show.log import read_metrics
 from jaxrec.run.show.pictures import STEP_NAME, curves, timeline
 from jaxrec.run.store.folder import resume_command
@@ -108,9 +108,7 @@ def write_report(run: Path) -> Path:
             "</main>\n</body>\n</html>\n",
         ]
     )
-    part = run / "report.html.part"
-    part.write_text(page, "utf-8")
-    os.replace(part, run / "report.html")
+    write_atomically(run / "report.html", page.encode())
     return run / "report.html"
 
 
