@@ -201,7 +201,7 @@ def test_a_strangers_system_has_options_of_its_own(sentence, tmp_path, capsys):
     assert "--turns" in shown and "How many turns are told apart." in shown and "second" in shown
     namesake = tmp_path / "elsewhere" / "strange.py"
     namesake.parent.mkdir()
-    namesake.write_text(STRANGERS)
+    namesake.write_text(f"{STRANGERS}# Another system.\n")
     said = sentence(train, "--system", namesake)
     assert str(file) in said and str(namesake) in said
     assert read_arguments(["--system", str(file)]).task.turns == 4

@@ -128,7 +128,7 @@ def test_rows_have_step_split_and_metrics(tmp_path, monkeypatch):
 def test_streamed_and_resident_images_give_the_same_run_and_another_seed_another(tmp_path, capsys, monkeypatch):
     # As of a large set, of which the mean and deviation are taken over a sample.
     monkeypatch.setattr(data, "SAMPLED_BYTES", 0)
-    monkeypatch.setattr(data, "SAMPLE", 100)
+    monkeypatch.setattr(data, "STATISTICS_SAMPLE", 100)
     monkeypatch.setattr(feed, "AHEAD", 4)
     options = ["--optimizer.name", "sgd", "--steps", 25, "--log-every", 1]
     here = train(tmp_path, "here", *options)

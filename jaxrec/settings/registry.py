@@ -119,7 +119,11 @@ def load_file(path: str) -> ModuleType:
 
 
 def _is_of(module: ModuleType, file: Path) -> bool:
-    return module.__file__ is not None and Path(module.__file__).resolve() == file.resolve()
+    """Whether the module was loaded from the file or from a copy of it."""
+    if module.__file__ is None:
+        return False
+    loaded = Path(module.__file__)
+    return loaded.resolve() == file.resolve() or (loaded.is_file() and loaded.read_bytes() == file.read_bytes())
 
 
 def file_of(config: Task) -> str | None:
