@@ -1,6 +1,6 @@
 """A residual U-Net of CamVid in five minutes: street scenes of 480x360 pixels, 11 classes.
 
-Command:  python -m jaxrec.train --experiment experiments/camvid_unet.py --seed N
+Command:  jaxrec train --experiment camvid_unet --seed N
 Hardware: two AMD EPYC cores, no GPU; jax 0.10.2, Python 3.11
 Seeds:    0, 1, 2
 Time:     259 s (seed 0 with nothing else running; compile time and the first decoding of the images included)

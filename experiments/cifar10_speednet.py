@@ -2,7 +2,7 @@
 
 After airbench94 (Jordan 2024), narrowed and with its stem pooled for two CPU cores.
 
-Command:  python -m jaxrec.train --experiment experiments/cifar10_speednet.py --seed N
+Command:  jaxrec train --experiment cifar10_speednet --seed N
 Data:     a copy of CIFAR-10 whose images went through JPEG, so not CIFAR-10's own pixels
 Hardware: two AMD EPYC (Zen 5) cores, no GPU; jax 0.10.2, Python 3.11
 Seeds:    0, 1, 2

@@ -1,6 +1,6 @@
 """The classic CNN on scikit-learn's handwritten digits (8x8), with small random shifts, rotations and scalings.
 
-Command:  python -m jaxrec.train --experiment experiments/digits_cnn.py --seed N
+Command:  jaxrec train --experiment digits_cnn --seed N
 Hardware: two AMD EPYC (Zen 5) cores, no GPU; jax 0.10.2, Python 3.11
 Seeds:    0, 1, 2
 Time:     7 s each, from start to report, compile time included

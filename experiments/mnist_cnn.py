@@ -1,6 +1,6 @@
 """The classic CNN (32 and 64 channels, dense 64) on MNIST, with small random shifts, rotations and scalings.
 
-Command:  python -m jaxrec.train --experiment experiments/mnist_cnn.py --seed N
+Command:  jaxrec train --experiment mnist_cnn --seed N
 Hardware: two AMD EPYC (Zen 5) cores, no GPU; jax 0.10.2, Python 3.11
 Seeds:    0, 1, 2
 Time:     168 s (seed 0 with nothing else running; compile time and report included)

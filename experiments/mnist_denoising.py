@@ -1,6 +1,6 @@
 """Removes Gaussian noise of deviation .5, clipped to [0, 1], from MNIST; the best linear map reaches 17.57 dB.
 
-Command:  python -m jaxrec.train --experiment experiments/mnist_denoising.py --seed N
+Command:  jaxrec train --experiment mnist_denoising --seed N
 Hardware: two AMD EPYC (Zen 5) cores, no GPU; jax 0.10.2, Python 3.11
 Seeds:    0, 1, 2
 Time:     194 s (seed 0 with nothing else running; compile time and report included)

@@ -1,6 +1,6 @@
 """A class-conditional GAN of MNIST: relativistic pairing with R1 and R2 (Huang et al. 2024, "R3GAN").
 
-Command:  python -m jaxrec.train --experiment experiments/mnist_gan.py --seed N
+Command:  jaxrec train --experiment mnist_gan --seed N
 Hardware: two AMD EPYC (Zen 5) cores, no GPU; jax 0.10.2, Python 3.11
 Seeds:    0, 1, 2
 Time:     252 s (seed 0 with nothing else running; compile time and the training of the judge included)

@@ -2,7 +2,7 @@
 
 Training draws the pixels anew at every step; the test images are drawn once, from a fixed key.
 
-Command:  python -m jaxrec.train --experiment experiments/mnist_vae.py --seed N
+Command:  jaxrec train --experiment mnist_vae --seed N
 Hardware: two AMD EPYC (Zen 5) cores, no GPU; jax 0.10.2, Python 3.11
 Seeds:    0, 1, 2
 Time:     249 s (seed 0 with nothing else running; compile time, evaluation and report included)

@@ -25,7 +25,10 @@ from jaxrec.settings import Classifier, Sweep, Train, to_dict
 from jaxrec.settings.draws import draws
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "README.zh.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+READMES = [ROOT / "README.md", ROOT / "README.zh.md"]
+ADDRESSES = ["https://github.com/jaxrec/jaxrec/blob/main/", "https://raw.githubusercontent.com/jaxrec/jaxrec/main/"]
+"""Where this folder is published. The README links to it in full, because the package index shows the README alone."""
 KINDS = {"evaluate": Evaluate, "generate": Generate, "inspect": Inspect, "predict": Predict, "verify": Verify}
 
 
@@ -102,8 +105,11 @@ def test_command_parses(command, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_pages_name_exist(page):
-    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8"))
-    assert [link for link in links if not (page.parent / link).exists()] == []
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text("utf-8"))
+    for address in ADDRESSES:
+        links = [link.replace(address, f"{ROOT}/") for link in links]
+    files = [link for link in links if "://" not in link]
+    assert [file for file in files if not (page.parent / file).exists()] == []
     programs = re.findall(r"(?:scripts|experiments)/\w+\.py", page.read_text("utf-8"))
     missing = [program for program in programs if not (ROOT / program).exists()]
     assert missing == []
@@ -111,11 +117,11 @@ def test_files_that_pages_name_exist(page):
 
 def test_readme_opens_with_two_commands():
     found = dict(
-        re.findall(r"^<!-- (main|test)-command -->\n```bash\n(.*)\n```$", PAGES[0].read_text("utf-8"), re.MULTILINE)
+        re.findall(r"^<!-- (main|test)-command -->\n```bash\n(.*)\n```$", READMES[0].read_text("utf-8"), re.MULTILINE)
     )
     assert found["main"].startswith("pip install -e . && python -m jaxrec.train")
     assert found["test"].startswith('pip install -e ".[test]" && python -m pytest')
-    chinese = PAGES[1].read_text("utf-8")
+    chinese = READMES[1].read_text("utf-8")
     assert all(command in chinese for command in found.values())
 
 
@@ -124,7 +130,7 @@ def test_readmes_name_every_dependency():
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     names = [re.split(r"[\[>=]", each)[0] for each in project["dependencies"]] + list(project["optional-dependencies"])
-    for page in PAGES[:2]:
+    for page in READMES:
         text = page.read_text("utf-8")
         assert [name for name in names if f"| {name} |" not in text and f"`{name}`" not in text] == []
 

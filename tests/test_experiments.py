@@ -39,7 +39,7 @@ def test_the_header_states_what_was_run_and_what_came_of_it(path):
     header = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
     for word in ("command", "hardware", "seeds", "time", "result"):
         assert re.search(rf"^\s*{word}\b", header, re.IGNORECASE | re.MULTILINE), f"{path.name} has no line '{word}'"
-    assert f"python -m jaxrec.train --experiment experiments/{path.name}" in header
+    assert f"jaxrec train --experiment {path.stem}" in header
     assert re.search(r"^Seeds: +\d+(, \d+){2,}$", header, re.MULTILINE), "expected three seeds or more"
     assert re.search(r"^Result: +[a-z].* [\d.]+ ?[%a-zA-Z]* ± [\d.]+", header, re.MULTILINE), (
         "expected a mean ± deviation"

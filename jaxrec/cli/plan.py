@@ -18,7 +18,7 @@ from jaxrec.settings.ranges import AT_LEAST_ONE
 EXAMPLES = (
     "jaxrec plan --model resnet50 --image-shape 224 224 3 --labels 1000",
     "jaxrec plan --model vit --mesh data=16,model=4 --batch-size 1024",
-    "jaxrec plan --experiment experiments/mnist_cnn.py --image-shape 28 28 1",
+    "jaxrec plan --experiment mnist_cnn --image-shape 28 28 1",
 )
 PLAN = Group("plan")
 MOST_SIMULATED = 1024

@@ -6,7 +6,7 @@ from jaxrec.settings import Train
 EXAMPLES = (
     "jaxrec train --model cnn --dataset mnist --epochs 5",
     "jaxrec train --model resnet18 --dataset folder:photos --image-size 64",
-    "jaxrec train --experiment experiments/mnist_cnn.py --seeds 3",
+    "jaxrec train --experiment mnist_cnn --seeds 3",
 )
 
 

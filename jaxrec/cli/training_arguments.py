@@ -7,6 +7,7 @@ from pathlib import Path
 
 import tyro
 
+import jaxrec
 from jaxrec.cli.arguments import parse, take
 from jaxrec.errors import UserError
 from jaxrec.settings import Task, Train, models, preset, registry
@@ -48,7 +49,11 @@ def _listed(task: Task) -> list[Option]:
     return [
         Option("--model", str, (SYSTEM, name), task.model, f"The model to train. One of: {', '.join(models())}."),
         Option(
-            "--experiment", str, (SYSTEM, file), None, "Python file whose config gives the defaults of all options."
+            "--experiment",
+            str,
+            (SYSTEM, file),
+            None,
+            f"Python file whose config gives the defaults of all options; or one of: {', '.join(experiments())}.",
         ),
         Option("--system", str, (SYSTEM, file), None, SYSTEM_HELP),
     ]
@@ -88,10 +93,34 @@ def _resumed(argv: Sequence[str]) -> Train:
     return config
 
 
-def read_experiment(path: str) -> Train:
-    """The ``config`` of an experiment file. The file is Python and is run: read it first if it is not yours."""
-    if not Path(path).is_file():
-        raise UserError(f"--experiment '{path}' is not a file; expected a Python file that sets config = Train(...)")
+def experiments() -> dict[str, Path]:
+    """The files of jaxrec's own experiments, by name: inside an installed jaxrec, or beside it in a clone."""
+    package = Path(jaxrec.__file__).parent
+    folder = package / "experiments"
+    if not folder.is_dir():
+        folder = package.parent / "experiments"
+    return {path.stem: path for path in sorted(folder.glob("*.py"))}
+
+
+def _experiment_file(given: str) -> str:
+    """The file that ``--experiment`` names by its path, or by the name of one of jaxrec's own."""
+    if Path(given).is_file():
+        return given
+    own = experiments()
+    if given in own:
+        return str(own[given])
+    raise UserError(
+        f"--experiment '{given}' is not a file; expected a Python file that sets config = Train(...), or one of "
+        f"{', '.join(own)}"
+    )
+
+
+def read_experiment(given: str) -> Train:
+    """The ``config`` of an experiment: a file, or one of jaxrec's own by its name.
+
+    The file is Python and is run: read it first if it is not yours.
+    """
+    path = _experiment_file(given)
     try:
         config = runpy.run_path(path).get("config")
     except UserError:
