@@ -227,10 +227,16 @@ def test_predict_converts_images_as_training_does(cnn, tmp_path, capsys):
     assert names == ["a/grey.png", "a/colour.png", "b/clear.png", "b/palette.gif"]
     trained = load(cnn)
     inputs = np.stack([convert_image(images[name], (8, 8, 1)) for name in names])
-    expected = np.asarray(trained.system.predict(trained.state, inputs)["probabilities"])
-    np.testing.assert_allclose([list(row["probabilities"].values()) for row in rows], expected, atol=2e-6)
+    expected = trained.predict(inputs)["probabilities"]
+    written = np.array([list(row["probabilities"].values()) for row in rows])
+    np.testing.assert_array_equal(np.float32(written), expected)
+    # The least likely class of each image: the loss by the file is that of an evaluation.
+    label = expected.argmin(1)
+    (evaluated,) = trained.system.eval_step(trained.state, {"image": inputs, "label": label}).values()
+    loss = -np.log(written[np.arange(4), label]).mean()
+    assert loss == pytest.approx(evaluated.compute()["loss"], rel=1e-6)
     assert [row["prediction"] for row in rows] == [str(best) for best in expected.argmax(1)]
-    np.testing.assert_allclose([row["probability"] for row in rows], expected.max(1), atol=2e-6)
+    np.testing.assert_array_equal(np.float32([row["probability"] for row in rows]), expected.max(1))
     with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert [row["prediction"] for row in table] == [row["prediction"] for row in rows]

@@ -40,16 +40,15 @@ def assert_same(got, expected, rtol=1e-6):
 
 
 def scores(true, predicted, labels=None):
-    """scikit-learn's precision, recall and F1, by our names."""
+    """scikit-learn's precision, recall and F1, averaged as it does by default, and per class, by our names."""
+    find, names = sklearn.metrics.precision_recall_fscore_support, ("precision", "recall", "f1")
     result = {}
     for average in ("macro", "micro", "weighted"):
-        values = sklearn.metrics.precision_recall_fscore_support(
-            true, predicted, labels=labels, average=average, zero_division=0
-        )
-        result |= {
-            f"{name}_{average}": value for name, value in zip(("precision", "recall", "f1"), values, strict=False)
-        }
-    return result
+        positive = labels if labels == [1] else None
+        values = find(true, predicted, labels=positive, average=average, zero_division=0)
+        result |= {f"{name}_{average}": value for name, value in zip(names, values, strict=False)}
+    values = find(true, predicted, labels=labels, average=None, zero_division=np.nan)
+    return result | dict(zip((*names, "support"), values, strict=True))
 
 
 def classification_data(classes, skip=None):
@@ -87,13 +86,24 @@ def test_classification_matches_scikit_learn(classes, absent):
         "worst_class": np.nanargmin(per_class),
         "per_class_accuracy": per_class,
         "confusion": confusion,
-        **scores(label, predicted, labels),
+        **scores(label, predicted, labels.tolist()),
     }
-    # With every class as a label, scikit-learn's micro average is the accuracy.
     assert expected["f1_micro"] == pytest.approx(expected["accuracy"])
     if classes > 5:
         expected["top5_accuracy"] = sklearn.metrics.top_k_accuracy_score(label, logits, k=5, labels=labels)
     assert_same(got, expected)
+
+
+def test_a_class_absent_from_the_split_spoils_no_macro_average():
+    """Nine examples of three of four classes, all right; then one of them is taken for the absent class."""
+    label = np.repeat([0, 1, 3], 3)
+    for predicted in (label, np.where(np.arange(9) == 0, 2, label)):
+        logits = jnp.asarray(np.eye(4)[predicted], jnp.float32)
+        got = metrics.Classification.from_batch(logits, jnp.asarray(label, jnp.int32), None, jnp.zeros(9)).compute()
+        for name, value in scores(label, predicted, [0, 1, 2, 3]).items():
+            np.testing.assert_allclose(got[name], value, err_msg=name)
+        assert np.isnan(got["recall"][2]) and got["support"][2] == 0
+        assert (got["f1_macro"] == 1) == (predicted is label)
 
 
 def test_calibration_error_of_known_bins():
@@ -116,7 +126,7 @@ def test_multi_label_matches_scikit_learn(classes):
     predicted = (logits > 0).astype(np.int32)
     expected = {
         "loss": loss.astype(np.float64).mean(),
-        "accuracy": (predicted == label).mean(),
+        "label_accuracy": (predicted == label).mean(),
         "exact_match": sklearn.metrics.accuracy_score(label, predicted),
         **(scores(label, predicted) if classes > 1 else scores(label[:, 0], predicted[:, 0], [1])),
     }

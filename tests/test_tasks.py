@@ -325,6 +325,24 @@ def test_a_sigmoid_head_takes_class_numbers_and_flags_alike():
     assert_close(numbers[1], flags[1], 0)
 
 
+def test_probabilities_are_written_with_all_their_digits():
+    features = {"label": Feature("class", (), "int32", ("a", "b", "c"))}
+    probabilities = np.float32([[1 / 3, 1e-7, 2e-38], [0.1, 0.2, 0.7]])
+    rows = classifier.rows(tiny_classifier(), BATCH["image"], {"probabilities": probabilities}, features)
+    written = np.array([list(row["probabilities"].values()) for row in rows])
+    np.testing.assert_array_equal(np.float32(written), probabilities)
+    assert written[1].tolist() == [0.1, 0.2, 0.7]
+
+
+def test_what_a_multi_label_net_is_judged_by_is_nothing_if_it_finds_nothing():
+    label = (np.arange(160).reshape(16, 10) % 10 == 0).astype(np.int32)
+    nothing = classifier.MultiLabel.from_batch(jnp.full((16, 10), -1.0), jnp.asarray(label), None, jnp.zeros(16))
+    found = nothing.compute()
+    assert found["label_accuracy"] == pytest.approx(0.9)
+    lead = next(name for name in classifier.HEADLINE if name in found)
+    assert found[lead] == 0
+
+
 # Models, optimizers, losses and gradients of one's own
 
 

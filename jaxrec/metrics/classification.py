@@ -51,21 +51,23 @@ class Classification(Metric):
     def compute(self) -> Results:
         """Values by name; all shares are in [0, 1].
 
-        loss, accuracy, top5_accuracy (more than 5 classes only); precision, recall and f1, each _macro, _micro and
-        _weighted, over all C classes, absent ones counting 0; calibration_error (expected calibration error, Guo et al.
-        2017, 15 equal bins); per_class_accuracy [C], nan for absent classes; worst_class and worst_class_accuracy
-        over the classes present; confusion int64 [C, C].
+        loss, accuracy, top5_accuracy (more than 5 classes only); precision, recall and f1, each [C] and averaged:
+        _macro over the classes that are true or predicted at least once, _micro and _weighted; support int64 [C], the
+        examples of each class; calibration_error (expected calibration error, Guo et al. 2017, 15 equal bins);
+        per_class_accuracy [C], nan for absent classes; worst_class and worst_class_accuracy over the classes present;
+        confusion int64 [C, C]. A class's precision is nan if it is never predicted, its recall if it never occurs, its
+        f1 if neither; as in scikit-learn, averages count 0 there.
         """
         confusion = np.asarray(self.confusion, np.int64)
         examples = at_least_one(confusion.sum())
-        hits, support = confusion.diagonal(), confusion.sum(axis=1)
+        hits, support, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
         per_class = ratio(hits, support, empty=np.nan)
         worst = int(np.nanargmin(per_class))
         gaps = np.asarray(self.bin_correct, np.float64) - np.asarray(self.bin_confidence, np.float64)
         results: Results = {"loss": float(self.loss) / examples, "accuracy": float(hits.sum() / examples)}
         if len(confusion) > 5:
             results["top5_accuracy"] = int(self.top5) / examples
-        results |= _retrieval(hits, confusion.sum(axis=0), support)
+        results |= _retrieval(hits, predicted, support, averaged=support + predicted > 0)
         results["calibration_error"] = float(np.abs(gaps).sum() / examples)
         results["worst_class_accuracy"] = float(per_class[worst])
         results["worst_class"] = worst
@@ -106,31 +108,37 @@ class MultiLabel(Metric):
     def compute(self) -> Results:
         """Values by name; all shares are in [0, 1].
 
-        loss; accuracy over all labels; exact_match, the share of examples with every label right; precision, recall and
-        f1, each _macro, _micro and _weighted.
+        loss; label_accuracy, the share of right answers over all labels, which is high for a model that finds nothing
+        if labels are rare; exact_match, the share of examples with every label right; precision, recall and f1, each
+        [C] and averaged: _macro over all classes, _micro and _weighted; support int64 [C], the examples that have each
+        label. What is undefined for a class is nan; as in scikit-learn, averages count 0 there.
         """
         examples = at_least_one(self.count)
         tp, fp = np.asarray(self.true_positive, np.int64), np.asarray(self.false_positive, np.int64)
         fn, tn = np.asarray(self.false_negative, np.int64), np.asarray(self.true_negative, np.int64)
         return {
             "loss": float(self.loss) / examples,
-            "accuracy": float((tp + tn).sum() / (tp + fp + fn + tn).sum()),
+            "label_accuracy": float((tp + tn).sum() / (tp + fp + fn + tn).sum()),
             "exact_match": int(self.exact) / examples,
-            **_retrieval(tp, tp + fp, tp + fn),
+            **_retrieval(tp, tp + fp, tp + fn, averaged=np.ones(len(tp), bool)),
         }
 
 
-def _retrieval(hits: np.ndarray, predicted: np.ndarray, support: np.ndarray) -> dict[str, float]:
-    """Precision, recall and F1, averaged over the classes three ways, as scikit-learn's with zero_division=0."""
+def _retrieval(hits: np.ndarray, predicted: np.ndarray, support: np.ndarray, *, averaged: np.ndarray) -> Results:
+    """Precision, recall and F1 of each class, and their averages as scikit-learn's with zero_division=0.
+
+    The macro averages are taken over the classes that are ``averaged``, bool [C].
+    """
     fractions = {
         "precision": (hits, predicted),
         "recall": (hits, support),
         "f1": (2 * hits, predicted + support),
     }
-    results = {}
+    averages, per_class = {}, {}
     for name, (top, bottom) in fractions.items():
-        per_class = ratio(top, bottom)
-        results[f"{name}_macro"] = float(per_class.mean())
-        results[f"{name}_micro"] = float(ratio(top.sum(), bottom.sum()))
-        results[f"{name}_weighted"] = float(ratio((per_class * support).sum(), support.sum()))
-    return results
+        values = ratio(top, bottom)
+        averages[f"{name}_macro"] = float(values[averaged].mean())
+        averages[f"{name}_micro"] = float(ratio(top.sum(), bottom.sum()))
+        averages[f"{name}_weighted"] = float(ratio((values * support).sum(), support.sum()))
+        per_class[name] = ratio(top, bottom, empty=np.nan)
+    return {**averages, **per_class, "support": support}

@@ -37,7 +37,8 @@ from jaxrec.tasks.state import Batch, Metrics, Player, State, new_player, new_st
 from jaxrec.tasks.system import Facts
 
 READS = {"image": "image", "label": "class|classes"}
-HEADLINE = ("accuracy", "loss")
+HEADLINE = ("accuracy", "f1_macro", "loss")
+"""A sigmoid head has no accuracy: a model that finds nothing would have a high one if labels are rare."""
 CAPTIONS = {
     "confusion_matrix": "Confusion: rows are the true classes, columns the predicted ones; the darker, the larger its "
     "share of the row. Blue is right, red is wrong.",
@@ -172,7 +173,8 @@ def train_step(state: State, batch: Batch, *, axis_name: str | None = None) -> t
             statistics are then taken over all replicas.
 
     Returns:
-        The next state, and ``loss`` and ``accuracy`` of the batch, float32 scalars.
+        The next state, and ``loss`` and ``accuracy`` of the batch, float32 scalars; with a sigmoid head
+        ``label_accuracy``, over all labels.
     """
     config, player = state.config, state.player
     model = for_replicas(player.model, axis_name)
@@ -190,17 +192,18 @@ def train_step(state: State, batch: Batch, *, axis_name: str | None = None) -> t
         answer, stats = model.apply(variables, inputs, train=True, mutable=list(stats), rngs={"dropout": key})
         logits, _ = _outputs(answer)
         value = _loss(state, logits, examples["target"], config.label_smoothing).mean()
-        return value, ({"loss": value, "accuracy": _accuracy(config, logits, examples["target"])}, stats)
+        return value, ({"loss": value, **_accuracy(config, logits, examples["target"])}, stats)
 
     examples = {"image": images, "target": targets}
     player, metrics = learn(player, state, loss, examples, key("model"), axis_name=axis_name)
     return state.replace(step=state.step + 1, players={"net": player}), metrics
 
 
-def _accuracy(config: Config, logits: jax.Array, targets: jax.Array) -> jax.Array:
+def _accuracy(config: Config, logits: jax.Array, targets: jax.Array) -> Metrics:
+    """The share of right answers in a batch, over examples or labels; named as in evaluation."""
     if config.head == "sigmoid":
-        return jnp.mean(((logits > 0) == (targets > 0.5)).astype(jnp.float32))
-    return jnp.mean((logits.argmax(-1) == targets.argmax(-1)).astype(jnp.float32))
+        return {"label_accuracy": jnp.mean(((logits > 0) == (targets > 0.5)).astype(jnp.float32))}
+    return {"accuracy": jnp.mean((logits.argmax(-1) == targets.argmax(-1)).astype(jnp.float32))}
 
 
 def _logits(config: Config, player: Player, images: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -298,10 +301,15 @@ def rows(config: Config, inputs: np.ndarray, outputs: Mapping[str, np.ndarray], 
 
 
 def _row(config: Config, names: tuple[str, ...], probabilities: np.ndarray) -> dict[str, Any]:
-    values = [round(float(value), 6) for value in probabilities]
+    values = [_exactly(value) for value in probabilities]
     every = dict(zip(names, values, strict=True))
     if config.head == "sigmoid":
         chosen = [name for name, value in every.items() if value > 0.5]
         return {"prediction": " ".join(chosen), "probabilities": every}
     best = int(np.argmax(probabilities))
     return {"prediction": names[best], "probability": values[best], "probabilities": every}
+
+
+def _exactly(value: np.floating) -> float:
+    """The number of fewest digits that is read back as ``value``, which is float32."""
+    return float(str(value))
