@@ -116,6 +116,8 @@ def sentence(monkeypatch, capsys):
         ("--model resunet --stem 3", ["--stem", "'3'", "2, 4"]),
         ("--resume", ["--resume", "--name"]),
         ("--resume --name missing", ["missing"]),
+        ("--resume auto", ["--resume", "--name"]),
+        ("--resume first", ["--resume", "'first'", "auto"]),
         ("--experiment", ["--experiment"]),
         ("--experiment missing.py", ["--experiment", "'missing.py'"]),
         ("--system", ["--system"]),

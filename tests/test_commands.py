@@ -1,10 +1,13 @@
 """The commands, as processes of their own where that is what counts, else called in this one."""
 
+import contextlib
 import csv
 import errno
+import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -292,6 +295,68 @@ def test_commands_name_the_one_that_fits(cnn, trained, tmp_path):
             generate.main([str(run)])
     with pytest.raises(UserError, match="generate"):
         predict.main([str(trained("gan")), str(tmp_path / "a.png")])
+
+
+@pytest.fixture(scope="module")
+def spoiled(tmp_path_factory) -> tuple[Path, str]:
+    """A run whose second half made it worse, so that the best checkpoint is not the latest, and what it printed."""
+    runs = tmp_path_factory.mktemp("spoiled")
+    rate = ["--optimizer.name", "sgd", "--optimizer.lr", 20, "--optimizer.schedule", "constant"]
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert train.main(small("autoencoder", "--runs", runs, "--name", "a run", *rate)) == 0
+    return runs / "a run", said.getvalue()
+
+
+def test_a_checkpoint_is_chosen(spoiled, tmp_path, capsys):
+    run, _ = spoiled
+    losses = {row["step"]: row["loss"] for row in read_metrics(run) if row["split"] == "validation"}
+    assert losses[3] < losses[6]
+    tested = {}
+    for choice in ("best", "latest", "3", "6"):
+        evaluate.main([str(run), "--json", "--checkpoint", choice])
+        tested[choice] = json.loads(capsys.readouterr().out)
+    assert (tested["best"]["step"], tested["latest"]["step"]) == (3, 6)
+    assert tested["best"] == tested["3"] != tested["latest"] == tested["6"]
+    assert tested["6"] == pytest.approx(json.loads((run / "results.json").read_text()))
+    assert (load(run).step, load(run, checkpoint=3).step, load(run).best) == (6, 3, 3)
+    Image.new("L", (8, 8), 99).save(tmp_path / "a.png")
+    errors = []
+    for choice in ("best", "latest"):
+        predict.main([str(run), str(tmp_path / "a.png"), "--out", str(tmp_path), "--checkpoint", choice])
+        errors.append(json.loads((tmp_path / "predictions.jsonl").read_text())["mse"])
+    assert errors[0] != errors[1]
+    for choice in ("5", "bst"):
+        with pytest.raises(UserError, match=f"--checkpoint '{choice}'.* 3, 6"):
+            load(run, checkpoint=choice)
+
+
+def test_the_best_is_named_by_the_run_and_by_evaluate_and_its_command_works_when_pasted(spoiled, capsys):
+    run, said = spoiled
+    (line,) = [line for line in said.splitlines() if line.startswith("best checkpoint: step 3")]
+    evaluate.main(shlex.split(line.partition("jaxrec evaluate ")[2]))
+    assert "step 3 " in capsys.readouterr().out
+    evaluate.main([str(run)])
+    assert "--checkpoint best" in capsys.readouterr().out
+
+
+def test_a_run_without_a_score_has_no_best(trained):
+    with pytest.raises(UserError, match="--checkpoint best"):
+        load(trained("gan"), checkpoint="best")
+    assert load(trained("gan")).best is None
+
+
+def test_resume_auto_starts_a_run_and_goes_on_with_it(tmp_path, capsys):
+    def steps_made(steps: int, *options: str) -> str:
+        arguments = small("autoencoder", "--runs", tmp_path, "--name", "job", "--steps", steps, "--resume", *options)
+        arguments += ["--optimizer.schedule", "constant"]
+        assert train.main(arguments) == 0
+        return capsys.readouterr().out
+
+    assert "training steps 1 to 2" in steps_made(2, "auto")
+    assert "training steps 3 to 4" in steps_made(4, "auto")
+    assert "no steps are left" in steps_made(4, "auto")
+    assert "training steps 5 to 6" in steps_made(6)
 
 
 def test_inspect_needs_no_device(cnn):

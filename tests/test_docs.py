@@ -200,7 +200,7 @@ def test_launch_files_are_read_and_their_commands_parse(file):
         assert commands
     for command in commands:
         # What the shell would fill in: no other options, and a number.
-        plain = re.sub(r'"\$\{begun\[@\]\}"|"\$@"|\$options"?', "", command)
+        plain = re.sub(r'"\$@"|\$options"?', "", command)
         plain = plain.replace('"$JOB_COMPLETION_INDEX"', "1")
         config = read_arguments(shlex.split(plain))
         assert config.runs != "runs" or file.name == "slurm.sbatch"

@@ -2,21 +2,24 @@
 
 import json
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from jaxrec.cli.opened_run import OpenedRun, read_options
+from jaxrec.cli.opened_run import OpenedModel, read_options
+
+if TYPE_CHECKING:
+    from jaxrec.run.trained import Trained
 
 EXAMPLES = (
     "jaxrec evaluate runs/cnn-mnist-1",
     "jaxrec evaluate runs/cnn-mnist-1 --split train --json",
-    "jaxrec evaluate runs/cnn-mnist-1 --split test[:1000]",
+    "jaxrec evaluate runs/cnn-mnist-1 --split 'test[:1000]' --checkpoint best",
 )
 
 
 @dataclass(frozen=True)
-class Evaluate(OpenedRun):
+class Evaluate(OpenedModel):
     """Compute the metrics of a trained run on its test split."""
 
     test_split: Annotated[str | None, tyro.conf.arg(aliases=["--split"])] = None
@@ -32,20 +35,31 @@ def main(argv: list[str]) -> None:
     from jaxrec.run.trained import load
 
     tune_cpu()
-    trained = load(options.run)
+    trained = load(options.run, checkpoint=options.checkpoint)
     results = trained.evaluate(options.test_split)
     if options.json:
         print(json.dumps(results))
     else:
-        _print(results, f"{trained.folder.name}, split {results['split']}, step {trained.step}")
+        _print(results, f"{trained.folder.name}, split {results['split']}, {_checkpoint(trained)}")
+
+
+def _checkpoint(trained: "Trained") -> str:
+    """The step of the parameters, and that of the best ones if these are others."""
+    if trained.best is None:
+        return f"step {trained.step}"
+    if trained.best == trained.step:
+        return f"step {trained.step} (the best on validation)"
+    return f"step {trained.step} (the best on validation is step {trained.best}: --checkpoint best)"
 
 
 def _print(results: dict[str, Any], title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("metric", "value", title=title)
+    console = Console(highlight=False)
+    console.print(title, markup=False, soft_wrap=True)
+    table = Table("metric", "value")
     for name, value in results.items():
         if isinstance(value, int | float):
             table.add_row(name, f"{value:.6g}")
-    Console().print(table)
+    console.print(table)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from jaxrec.cli.opened_run import OpenedRun, read_options
+from jaxrec.cli.opened_run import OpenedModel, read_options
 from jaxrec.errors import UserError
 from jaxrec.settings.ranges import AT_LEAST_ONE, SEED
 
@@ -17,7 +17,7 @@ EXAMPLES = (
 
 
 @dataclass(frozen=True)
-class Generate(OpenedRun):
+class Generate(OpenedModel):
     """Draw images from a trained generative model."""
 
     count: Annotated[int, AT_LEAST_ONE] = 100
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     from jaxrec.run.trained import load
 
     tune_cpu()
-    trained = load(options.run)
+    trained = load(options.run, checkpoint=options.checkpoint)
     drawn = trained.generate(options.count, options.seed)
     out = Path(options.out) if options.out else trained.folder / "generated"
     names = None

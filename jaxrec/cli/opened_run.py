@@ -1,4 +1,4 @@
-"""The arguments shared by the commands that open a run: its folder, and the file of its system."""
+"""The arguments shared by the commands that open a run: its folder, the file of its system, the checkpoint."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,6 +20,15 @@ class OpenedRun:
     """The run folder."""
     system: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = field(default=None, kw_only=True)
     """Python file that defines the system of the run, if it was trained with --system."""
+
+
+@dataclass(frozen=True)
+class OpenedModel(OpenedRun):
+    """A command that opens a run and uses its trained parameters."""
+
+    checkpoint: Annotated[str | None, tyro.conf.arg(metavar="latest|best|STEP")] = field(default=None, kw_only=True)
+    """Checkpoint to use: latest, best on the validation split, or a step. Default: latest, or best if the run had
+    --patience."""
 
 
 def read_options(kind: type[Opened], argv: Sequence[str], program: str, examples: Sequence[str] = ()) -> Opened:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from jaxrec.cli.opened_run import OpenedRun, read_options
+from jaxrec.cli.opened_run import OpenedModel, read_options
 from jaxrec.data.images import SUFFIXES
 from jaxrec.errors import UserError
 
@@ -26,7 +26,7 @@ SHOWN = 12
 
 
 @dataclass(frozen=True)
-class Predict(OpenedRun):
+class Predict(OpenedModel):
     """Apply a trained run to images: classify them, segment them, or encode and reconstruct them."""
 
     paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
     from jaxrec.run.trained import load
 
     tune_cpu()
-    trained = load(options.run)
+    trained = load(options.run, checkpoint=options.checkpoint)
     out = Path(options.out) if options.out else trained.folder / "predictions"
     rows: list[dict[str, Any]] = []
     labels: set[str] = set()

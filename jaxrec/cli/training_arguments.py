@@ -4,6 +4,7 @@ import runpy
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -26,16 +27,19 @@ def read_arguments(
     The options change defaults that come from ``--experiment FILE``, from the run that ``--resume`` names, or from the
     preset that ``--model`` names. ``--system FILE`` adds the presets of a file. Raises UserError for every mistake.
     """
+    resume, argv = _take_resume(argv)
     system, argv = take(argv, "--system")
     presets = registry.load_file(system).PRESETS if system is not None else {}
     experiment, argv = take(argv, "--experiment")
     if experiment is not None:
         default = read_experiment(experiment)
         _check_model(argv, default.task)
-    elif _resumes(argv):
+    elif resume is True and take(argv, "--name")[0] is not None:
         default = _resumed(argv)
     else:
         default = Train(task=_chosen(argv, presets))
+    if resume:
+        default = replace(default, resume=resume)
     common = {each.name: getattr(default, each.name) for each in fields(kind) if hasattr(default, each.name)}
     config = parse(kind, argv, program, kind(**common), examples, _listed(default.task))
     if config.seed + config.seeds - 1 > LAST_SEED:
@@ -74,8 +78,19 @@ def _check_model(argv: Sequence[str], task: Task) -> None:
         raise UserError(f"--model {model} is of another system than the experiment's {task.model}; remove one of them")
 
 
-def _resumes(argv: Sequence[str]) -> bool:
-    return "--resume" in argv and take(argv, "--name")[0] is not None
+def _take_resume(argv: Sequence[str]) -> tuple[bool | Literal["auto"], list[str]]:
+    """What ``--resume``, alone or followed by ``auto``, asks for, and the other arguments."""
+    if "--resume=auto" in argv:
+        return "auto", [argument for argument in argv if argument != "--resume=auto"]
+    if "--resume" not in argv:
+        return False, list(argv)
+    place = argv.index("--resume")
+    before, after = list(argv[:place]), list(argv[place + 1 :])
+    if not after or after[0].startswith("--"):
+        return True, before + after
+    if after[0] == "auto":
+        return "auto", before + after[1:]
+    raise UserError(f"--resume cannot be followed by '{after[0]}'; expected auto or nothing: --name names the run")
 
 
 def _resumed(argv: Sequence[str]) -> Train:

@@ -1,5 +1,6 @@
 """What a run writes when it begins and when it ends: settings, history, metrics on the test split, pictures, report."""
 
+import shlex
 import time
 from typing import Any
 
@@ -53,8 +54,9 @@ def finish(
     step = session.progress.step
     if session.progress.skipped:
         log.say(f"skipped {session.progress.skipped} updates with non-finite values")
-    if session.config.patience and session.checkpoints.best() != step:
-        step = session.checkpoints.best()
+    best = session.checkpoints.best()
+    if session.config.patience and best is not None and best != step:
+        step = best
         state = session.checkpoints.restore_model(state, step)
         log.say(f"restored the best parameters, of step {step}")
     results = tested(evaluation.evaluator, state, session.data, session.config.test_split, step)
@@ -62,9 +64,24 @@ def finish(
     if processes.first():
         folder.write_json(session.folder / "results.json", results)
     log.say(f"test: {scores_line(results)}")
+    if best is not None and processes.first():
+        log.say(best_line(session, best, step))
     evaluation.pictures.last(state)
     conclude(session, log, results, seconds)
     return state, results
+
+
+def best_line(session: Session, best: int, tested_step: int) -> str:
+    """Says which checkpoint is the best on the validation split, and how to use it if another was tested."""
+    score = session.system.score
+    assert score is not None
+    least = session.checkpoints.scores[best]
+    value = least if score.lower else -least
+    line = f"best checkpoint: step {best}, validation {score.name} {value:.4g}"
+    if best == tested_step:
+        return line
+    command = shlex.join(["jaxrec", "evaluate", str(session.folder), "--checkpoint", "best"])
+    return f"{line}; the test metrics are of step {tested_step}, those of the best: {command}"
 
 
 def tested(evaluator: Evaluator, state: State, data: Data, split: str, step: int) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def _session(config: Train, dataset: Any, began: float) -> Iterator[Session]:
     keep_programs(cache_dir() / "programs")
     if config.tensorboard:
         check_tensorboard()
-    resumed = _resumed_folder(config) if config.resume else None
+    resumed = _resumed_folder(config)
     devices = Devices(config.mesh)
     devices.check_batch(config.batch_size)
     system = system_of(config.task)
@@ -144,10 +144,16 @@ def _dataset_name(config: Train, system: System, dataset: Any) -> str:
     return config.dataset or system.dataset
 
 
-def _resumed_folder(config: Train) -> Path:
+def _resumed_folder(config: Train) -> Path | None:
+    """The folder of the run that is to be continued; None if a new one is to be started."""
+    if not config.resume:
+        return None
     if not config.name:
         raise UserError("--resume continues the run that --name names; give --name")
-    run = folder.find(Path(config.runs) / config.name)
+    path = Path(config.runs) / config.name
+    if config.resume == "auto" and not processes.by_first(path.exists):
+        return None
+    run = folder.find(path)
     if (run / "members.json").exists():
         raise UserError(
             f"run '{run.name}' is a population of which only the best member was saved, so it cannot be resumed; "

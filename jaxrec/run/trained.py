@@ -47,6 +47,8 @@ class Trained:
     state: State
     step: int
     """The step of the parameters."""
+    best: int | None
+    """The step of the checkpoint that is the best on the validation split; None if none was evaluated on one."""
     devices: Devices
 
     @cached_property
@@ -149,18 +151,25 @@ class Trained:
         return tested(evaluator, self.state, data, config.test_split, self.step)
 
 
-def load(run: str | Path, devices: Devices | None = None, *, system: str | None = None) -> Trained:
+def load(
+    run: str | Path,
+    devices: Devices | None = None,
+    *,
+    system: str | None = None,
+    checkpoint: str | int | None = None,
+) -> Trained:
     """Opens a run that ``fit`` or a command has trained.
-
-    Its parameters are the best ones if the run stopped early by validation, else the latest.
 
     Args:
         run: the run's folder.
         devices: default: all that jax finds.
         system: the Python file that defines the run's system, if that is neither jaxrec's own nor an installed one.
+        checkpoint: ``"latest"``, ``"best"`` (on the validation split) or a step. Default: the latest, or the best if
+            the run had patience; if that one is damaged, which is said, the newest whole one.
 
     Raises:
-        UserError: the folder holds no run, its checkpoints are damaged or of another model, or its system is not there.
+        UserError: the folder holds no run, there is no such checkpoint, its checkpoints are damaged or of another
+            model, or its system is not there.
 
     Example::
 
@@ -186,5 +195,29 @@ def load(run: str | Path, devices: Devices | None = None, *, system: str | None 
             checkpoints.check_fits(step, model)
             return checkpoints.restore_model(initialize(key, examples), step)
 
-        step, state = checkpoints.newest_whole(read, checkpoints.best() if config.patience else None)
-    return Trained(path, config, known, features, described, state, step, devices)
+        best = checkpoints.best()
+        if checkpoint is None:
+            step, state = checkpoints.newest_whole(read, best if config.patience else None)
+        else:
+            step = chosen_step(checkpoint, checkpoints)
+            state = read(step)
+    return Trained(path, config, known, features, described, state, step, best, devices)
+
+
+def chosen_step(checkpoint: str | int, checkpoints: Checkpoints) -> int:
+    """The step of the checkpoint called ``latest``, ``best`` or by its step; raises UserError if there is none."""
+    steps = sorted(checkpoints.steps())
+    known = ", ".join(str(step) for step in steps)
+    if checkpoint == "latest":
+        return checkpoints.latest()
+    if checkpoint == "best":
+        best = checkpoints.best()
+        if best is None:
+            raise UserError(
+                "--checkpoint best needs a checkpoint that was evaluated on a validation split, and the run has none; "
+                f"use --checkpoint latest or one of the steps {known}"
+            )
+        return best
+    if str(checkpoint) not in map(str, steps):
+        raise UserError(f"--checkpoint '{checkpoint}' is not there; expected latest, best or one of the steps {known}")
+    return int(checkpoint)

@@ -57,8 +57,9 @@ class Train:
     """Number of processes that train together. 1: train alone, even under a launcher."""
     process: Annotated[int | None, ADVANCED, NOT_NEGATIVE] = None
     """Number of this process, counted from 0."""
-    resume: Annotated[bool, LENGTH] = False
-    """Continue the run --name from its latest checkpoint."""
+    resume: Annotated[bool | Literal["auto"], LENGTH, tyro.conf.arg(metavar="[auto]")] = False
+    """Continue the run --name from its latest checkpoint. auto: continue it if it is there, otherwise start it, so that
+    a job that is started again can be given the same command."""
     log_every: Annotated[int, OUTPUT, AT_LEAST_ONE] = 20
     """Log metrics every N steps."""
     eval_every: Annotated[int | None, OUTPUT, AT_LEAST_ONE] = None

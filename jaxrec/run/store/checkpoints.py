@@ -222,11 +222,10 @@ class Checkpoints:
             raise UserError(f"there is no checkpoint in '{self.folder}' yet; start the run again under another --name")
         return max(steps)
 
-    def best(self) -> int:
-        """The step of the checkpoint with the least score; the newest if none has a score."""
-        latest = self.latest()
+    def best(self) -> int | None:
+        """The step of the checkpoint with the least score; None if none has a score."""
         scored = by_first(lambda: [[self.scores[step], step] for step in self._steps() if step in self.scores])
-        return min(scored)[1] if scored else latest
+        return min(scored)[1] if scored else None
 
     def restore(self, state: State, step: int) -> tuple[State, dict[str, Any]]:
         """The state and the progress saved at ``step``; ``state`` gives the structure and the devices.
