@@ -611,6 +611,8 @@ MISTAKES = {
     "conditional": (tiny_gan(classes=1), "conditional"),
     "unet": (tiny_autoencoder(architecture="unet"), "'unet'.*noise"),
     "unet vae": (tiny_vae(architecture="unet", noise=0.1), "'unet'"),
+    # Of 8 pixels a side, a resnet leaves one.
+    "one value": (tiny_classifier(model="resnet18", width=0.05, accumulate=16), "'stage4.*--batch-size"),
 }
 
 
@@ -620,6 +622,45 @@ def test_mistakes_are_named(mistake):
     task = system_of(config)
     with pytest.raises(UserError, match=message):
         jax.eval_shape(lambda batch: task.train_step(task.init(config, jax.random.key(0), batch), batch), BATCH)
+
+
+class Normalized(nn.Module):
+    """A network of one's own: the mean over the image, and a normalization of it."""
+
+    axis_name: str | None = None
+    groups: bool = False
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = jnp.repeat(x.mean((1, 2)), 2, -1)
+        norm = nn.GroupNorm(None, group_size=1) if self.groups else nn.BatchNorm(not train, axis_name=self.axis_name)
+        return nn.Dense(4)(norm(x))
+
+
+class Unshared(nn.Module):
+    """The network, without a place for the axis of the replicas."""
+
+    network: nn.Module
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        return self.network(x, train)
+
+
+def test_single_values_are_not_normalized_whatever_cuts_the_batch_so_small():
+    def trace(model, shares):
+        state = classifier.init(tiny_classifier(), jax.random.key(0), BATCH, model)
+        step = partial(classifier.train_step, axis_name="replicas")
+        batch = {name: values[:8].reshape(shares, -1, *values.shape[1:]) for name, values in BATCH.items()}
+        jax.eval_shape(jax.vmap(step, in_axes=(None, 0), axis_name="replicas"), state, batch)
+
+    trace(Normalized(), 4)
+    trace(Normalized("replicas"), 8)
+    # The systems give the axis to a model that has a place for it, and this one has none.
+    with pytest.raises(UserError, match="--batch-size"):
+        trace(Unshared(Normalized()), 8)
+    with pytest.raises(UserError, match="group normalization"):
+        trace(Normalized(groups=True), 4)
 
 
 def test_images_are_bytes_words_or_floats_and_mean_the_same():

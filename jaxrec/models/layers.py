@@ -5,6 +5,7 @@ Each operation is XLA's, or on a CPU, once `jaxrec.tune_cpu` was called, a faste
 """
 
 import functools
+import math
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,8 +14,11 @@ from typing import Any, Protocol
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.linen.module import wrap_method_once
 from jax import lax
+
+from jaxrec.errors import UserError
 
 from .cpu import convolutions, parts, pooling, products
 from .cpu.forms import own_forms
@@ -202,6 +206,39 @@ def batch_norm(x: jax.Array, train: bool, axis_name: str | None = None, **option
     # flax mixes dtypes inside its normalisations, which strict promotion refuses in bfloat16.
     norm = nn.BatchNorm(not train, axis_name=axis_name, **{"momentum": 0.9, **options})
     return norm(x.astype(jnp.float32)).astype(x.dtype)
+
+
+def refuse_single_values(call: Callable[..., Any], args: Any, options: Any, context: Any) -> Any:
+    """An interceptor for `flax.linen.intercept_methods` that refuses to normalize single values in training.
+
+    A single value less its mean is 0 whatever it was, so no layer before could learn. Raises UserError.
+    """
+    layer = context.module
+    if context.method_name == "__call__" and isinstance(layer, nn.BatchNorm | nn.GroupNorm):
+        _check_several_values(layer, args[0], options)
+    return call(*args, **options)
+
+
+def _check_several_values(layer: nn.BatchNorm | nn.GroupNorm, x: jax.Array, options: Any) -> None:
+    """Raises UserError if the layer would take the mean of one value."""
+    if isinstance(layer, nn.GroupNorm):
+        channels = layer.group_size or x.shape[-1] // (layer.num_groups or 1)
+        count = channels * math.prod(x.shape[1:-1])
+        kind, of, remedy = "group normalization", "group", "larger images or larger groups"
+    else:
+        if options.get("use_running_average", layer.use_running_average):
+            return
+        axes = np.atleast_1d(layer.axis)
+        count = x.size // math.prod(x.shape[axis] for axis in axes)
+        if layer.axis_name is not None:
+            count *= lax.axis_size(layer.axis_name)
+        kind, of = "batch normalization", "channel"
+        remedy = "a larger --batch-size, a smaller --accumulate, larger images, or a model without batch normalization"
+    if count == 1:
+        raise UserError(
+            f"{kind} '{'/'.join(layer.path)}' gets {list(x.shape)}, a single value for each {of}, of which only 0 is "
+            f"left; expected at least two values: choose {remedy}"
+        )
 
 
 def layer_norm(x: jax.Array, name: str) -> jax.Array:

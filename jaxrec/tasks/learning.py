@@ -6,9 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 
 from jaxrec import optimizers
 from jaxrec.errors import UserError
+from jaxrec.models.layers import refuse_single_values
 from jaxrec.parallel import mean_over_replicas, per_replica, whole
 from jaxrec.tasks.state import Batch, Metrics, Player, State
 
@@ -49,6 +51,9 @@ def learn(
 
     Returns:
         The player after the update, and the loss's metrics.
+
+    Raises:
+        UserError: the model would normalize single values.
     """
     config = state.config
     hyper = hyper or state.hyper
@@ -58,7 +63,8 @@ def learn(
 
     def total(trainable: Any, stats: Any, part: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
         params = optimizers.unflatten({**trainable, **frozen}, player.params)
-        value, aux = loss(params, stats, part, key)
+        with nn.intercept_methods(refuse_single_values):
+            value, aux = loss(params, stats, part, key)
         return value + optimizers.penalty(config.optimizer, hyper, trainable), aux
 
     found = gradient(total, per_replica(trainable, axis_name), player.stats, examples, key)
