@@ -1,6 +1,7 @@
 """The documentation's Python runs, its commands parse, its files exist, and the check of public names can fail."""
 
 import importlib.util
+import json
 import re
 import shlex
 import subprocess
@@ -57,7 +58,7 @@ def commands() -> list[str]:
     text = "\n".join(page.read_text("utf-8") for page in PAGES).replace("\\\n", " ")
     shown = "\n".join(block for page in PAGES for block in blocks(page, "bash")).replace("\\\n", " ")
     found = re.findall(r"(?:python -m jaxrec[. ]|`jaxrec )([a-z][^`\n|&]*)", text)
-    found += re.findall(r"^jaxrec ([^\n|&]*)", shown, re.MULTILINE)
+    found += re.findall(r"^jaxrec ([a-z][^\n|&]*)", shown, re.MULTILINE)
     return sorted({command.strip() for command in found})
 
 
@@ -78,6 +79,28 @@ def test_python_runs(name, reader, tmp_path, monkeypatch, capsys):
     for file, code in shown_files(name).items():
         (tmp_path / file).write_text(code)
     exec(compile(scripts()[name], name, "exec"), {"__name__": "__main__"})
+
+
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+
+
+def cells(notebook: Path, kind: str) -> list[str]:
+    return [
+        "".join(cell["source"])
+        for cell in json.loads(notebook.read_text("utf-8"))["cells"]
+        if cell["cell_type"] == kind
+    ]
+
+
+# A cell shows a picture by opening its file, and leaves it open.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.name)
+def test_notebook_runs(notebook, reader, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    seen = {"__name__": "__main__"}
+    exec(compile("\n".join(cells(notebook, "code")), notebook.name, "exec"), seen)
+    assert seen["run"].results["accuracy"] > 0.9
+    assert (seen["run"].folder / "report.html").is_file()
 
 
 @pytest.mark.parametrize("command", commands())

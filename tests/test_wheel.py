@@ -1,13 +1,18 @@
-"""The wheel holds all that an installed jaxrec needs, and trains from another folder than the clone."""
+"""The wheel holds all that an installed jaxrec needs and trains away from the clone; its companions are up to date."""
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from email import message_from_string
 from pathlib import Path
 
 import pytest
+import yaml
+
+import jaxrec
 
 ROOT = Path(__file__).parents[1]
 
@@ -58,3 +63,22 @@ def test_an_experiment_runs_by_its_name_away_from_the_clone(installed, tmp_path)
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs" / "first" / "report.html").is_file()
+
+
+def test_what_names_the_version_names_this_one():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert cited["version"] == jaxrec.__version__
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert newest and jaxrec.__version__.startswith(newest[1])
+
+
+def test_the_recipes_of_other_services_name_what_is_there():
+    steps = yaml.safe_load((ROOT / ".github/workflows/gate.yml").read_text("utf-8"))["jobs"]["gate"]["steps"]
+    assert [step["run"] for step in steps if "run" in step] == [".ci/run"]
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+    manual = yaml.safe_load((ROOT / ".readthedocs.yaml").read_text("utf-8"))
+    assert (ROOT / manual["sphinx"]["configuration"]).is_file()
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    named = re.search(r"separated by commas: (.*)\.$", (ROOT / "Dockerfile").read_text("utf-8"), re.MULTILINE)
+    assert named and set(named[1].split(", ")) <= set(extras)
+    assert set(manual["python"]["install"][0]["extra_requirements"]) <= set(extras)
