@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from jaxrec.data.features import Feature
 from jaxrec.data.images import decode_file, probe_file, strict_pillow
 from jaxrec.errors import UserError
 from jaxrec.run.store.folder import read_config
@@ -94,7 +95,7 @@ def read_picture(path: Path) -> None:
     """As a folder's images are read: the header, then the pixels."""
     (height, width), colour, _ = probe_file(path)
     assert height > 0 and width > 0 and isinstance(colour, bool)
-    image = decode_file(path, SHAPE)
+    image = decode_file(path, Feature("image", SHAPE, "uint8"))
     assert image.shape == SHAPE and image.dtype == np.uint8
 
 

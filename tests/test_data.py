@@ -175,8 +175,11 @@ def test_digits_are_scikit_learns():
 def test_image_size_resizes_every_kind():
     assert open_dataset("digits", image_size=12).splits["test"].load()["image"].shape == (360, 12, 12, 1)
     assert open_dataset("synthetic", image_size=12).splits["test"].load()["image"].shape == (256, 12, 12, 3)
-    with pytest.raises(UserError, match="image size 0"):
+    assert open_dataset("synthetic", image_size="12x20").splits["test"].load()["image"].shape == (256, 12, 20, 3)
+    with pytest.raises(UserError, match="--image-size 0 "):
         open_dataset("digits", image_size=0)
+    with pytest.raises(UserError, match="--image-size 12x20 "):
+        open_dataset("scenes", reads={"image": "image"}, image_size="12x20")
 
 
 def test_two_processes_prepare_the_digits_at_once_and_quietly(tmp_path):

@@ -21,8 +21,8 @@ def decoding(monkeypatch, tmp_path):
     monkeypatch.setattr(decoded, "BLOCK", 400 * (64 + 4))
     prepare_digits()
     count = []
-    convert = decoders.convert_image
-    monkeypatch.setattr(decoders, "convert_image", lambda *arguments: count.append(1) or convert(*arguments))
+    convert = decoders.convert_to
+    monkeypatch.setattr(decoders, "convert_to", lambda *arguments: count.append(1) or convert(*arguments))
     return count
 
 

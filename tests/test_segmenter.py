@@ -189,3 +189,19 @@ def test_predict_writes_masks_overlays_and_shares(run, tmp_path):
     np.testing.assert_allclose(shares, np.bincount(mask.ravel(), minlength=11) / mask.size, atol=1e-6)
     with Image.open(tmp_path / "out" / drawn[place][1]) as picture:
         assert picture.mode == "RGB"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("as_users_run_it")
+def test_masks_and_overlays_have_the_photos_size(run, tmp_path, capsys):
+    photo = np.random.default_rng(0).integers(0, 256, (40, 100), np.uint8)
+    Image.fromarray(photo).save(tmp_path / "wide.png")
+    predict.main([str(run), str(tmp_path / "wide.png"), "--out", str(tmp_path / "out")])
+    assert "1 of 1 images" in capsys.readouterr().out
+    mask = np.asarray(Image.open(tmp_path / "out" / "wide-mask.png"))
+    laid_over = np.asarray(Image.open(tmp_path / "out" / "wide-overlay.png"))
+    assert mask.shape == (40, 100) and laid_over.shape == (40, 100, 3)
+    # A square in the middle was seen; what the crop left out is void, and the photo itself in the overlay.
+    assert (mask[:, :30] == 255).all() and (mask[:, 70:] == 255).all() and (mask[:, 30:70] <= 10).all()
+    np.testing.assert_array_equal(laid_over[:, :30, 0], photo[:, :30])
+    assert (laid_over[:, 30:70, 0] != photo[:, 30:70]).any()

@@ -64,6 +64,8 @@ def main(argv: list[str]) -> None:
 
     tune_cpu()
     trained = load(options.run, checkpoint=options.checkpoint)
+    for remark in trained.remarks(paths):
+        print(remark)
     out = Path(options.out) if options.out else trained.folder / "predictions"
     rows: list[dict[str, Any]] = []
     labels: set[str] = set()
@@ -113,11 +115,15 @@ def describe(
     from jaxrec.run.show.pictures import save_artifacts
 
     system, names = trained.system, class_names(trained.features)
-    arguments = trained.config.task, images, outputs, trained.features
+    task, features = trained.config.task, trained.features
     assert system.rows is not None
-    rows = [{"path": str(path), **row} for path, row in zip(paths, system.rows(*arguments), strict=True)]
+    told = system.rows(task, images, outputs, features)
+    rows = [{"path": str(path), **row} for path, row in zip(paths, told, strict=True)]
     if system.drawings is not None:
-        for row, path, drawing in zip(rows, paths, system.drawings(*arguments), strict=True):
+        for number, (row, path) in enumerate(zip(rows, paths, strict=True)):
+            # One at a time: a photo may be a hundred times as large as what the model sees of it.
+            one = {name: values[number] for name, values in outputs.items()}
+            (drawing,) = system.drawings(task, *trained.at_own_size(path, images[number], one), features)
             label = _free_label(path, labels)
             save_artifacts(out, {f"{label}-{name}": picture for name, picture in drawing.items()}, names)
             row["pictures"] = [f"{label}-{name}.png" for name in drawing]

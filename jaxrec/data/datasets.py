@@ -9,9 +9,10 @@ import numpy as np
 
 from jaxrec.data.cache import cache_dir
 from jaxrec.data.decoded import Decoded
-from jaxrec.data.features import Features, check, class_names, image_shape, nbytes, to_json
+from jaxrec.data.features import Features, check, nbytes, to_json
 from jaxrec.data.files import Options
 from jaxrec.data.reads import Reads, check_reads
+from jaxrec.data.sizes import check_resize, parse_size
 from jaxrec.data.splits import Source, Split
 from jaxrec.errors import UserError, nearest
 
@@ -39,6 +40,8 @@ class Dataset:
     """
     skipped: int
     """Unreadable images left out."""
+    remarks: tuple[str, ...] = ()
+    """What a user should know of how the images are read, a sentence each."""
 
 
 def open_dataset(
@@ -48,7 +51,8 @@ def open_dataset(
     data_dir: str | None = None,
     train_split: str = "train",
     test_split: str = "test",
-    image_size: int | None = None,
+    image_size: int | str | tuple[int, int] | None = None,
+    resize: str = "crop",
     skip_bad: bool = False,
 ) -> Dataset:
     """Opens a set by its name, or arrays.
@@ -61,30 +65,32 @@ def open_dataset(
         data_dir: Where prepared sets lie.
         train_split: What ``train`` is, in TFDS's slicing, such as ``train[:80%]``; on every kind of set.
         test_split: What ``test`` is.
-        image_size: Resizes images to a square of this side, as ``convert_image`` does, and masks with them.
+        image_size: Resizes images, and masks with them: to a square of this side, or to height x width, ``"224x160"``
+            or ``(224, 160)``. Default: the images' own size or, if they differ, that of the first one.
+        resize: How images of another shape are brought to that size: ``crop``, ``pad`` or ``stretch``.
         skip_bad: Leaves out files that cannot be read, instead of stopping there.
 
     Raises:
         UserError: The set is not there, has not what is read, or cannot be read.
     """
-    if image_size is not None and image_size < 1:
-        raise UserError(f"image size {image_size} is not possible: expected 1 or more pixels; change --image-size")
+    check_resize(resize)
+    options = Options(parse_size(image_size), resize, skip_bad)
     check_reads(reads)
     if isinstance(data, str):
-        name, source = data, _open_source(data, reads, data_dir, Options(image_size, skip_bad))
+        name, source = data, _open_source(data, reads, data_dir, options)
     else:
-        name, source = ARRAYS, _arrays(data, reads, image_size)
+        name, source = ARRAYS, _arrays(data, reads, options)
     check(source.features)
     splits = {}
     for role, spec in (("train", train_split), ("test", test_split)):
         rows = _rows(name, spec, role, source.sizes)
         splits[role] = Split(source.read, rows, source.features, _kept(source, rows))
-    content = (source.identity, image_shape(source.features), class_names(source.features), train_split)
+    content = (source.identity, to_json(source.features), train_split)
     fingerprint = hashlib.sha256(repr(content).encode()).hexdigest()
-    return Dataset(name, source.features, splits, fingerprint, source.skipped)
+    return Dataset(name, source.features, splits, fingerprint, source.skipped, source.remarks)
 
 
-def _arrays(data: Any, reads: Reads, image_size: int | None) -> Source:
+def _arrays(data: Any, reads: Reads, options: Options) -> Source:
     from jaxrec.data.arrays import open_arrays
 
     if not isinstance(data, Mapping):
@@ -92,8 +98,7 @@ def _arrays(data: Any, reads: Reads, image_size: int | None) -> Source:
             f"data are {type(data).__name__}: expected the name of a set, "
             "or a dictionary of arrays such as image and label"
         )
-    if image_size is not None:
-        raise UserError(f"image size {image_size} cannot be given to arrays: resize them, or drop --image-size")
+    _refuse_size("arrays", options)
     return open_arrays(data, reads)
 
 
@@ -121,31 +126,38 @@ def _csv(path: str, reads: Reads, options: Options) -> Source:
 def _npz(path: str, reads: Reads, options: Options) -> Source:
     from jaxrec.data.arrays import open_npz
 
-    if options.image_size is not None:
-        raise UserError(f"image size {options.image_size} cannot be given to npz:{path}: drop --image-size")
+    _refuse_size(f"npz:{path}", options)
     return open_npz(path, reads)
 
 
-def _synthetic(reads: Reads, image_size: int | None) -> Source:
+def _refuse_size(what: str, options: Options) -> None:
+    if options.size is not None:
+        raise UserError(f"{what} have the size of their arrays: resize these, or drop --image-size")
+
+
+def _synthetic(reads: Reads, options: Options) -> Source:
     from jaxrec.data.synthetic import open_synthetic
 
-    return open_synthetic(reads, image_size)
+    return open_synthetic(reads, options.size or (32, 32))
 
 
-def _digits(reads: Reads, image_size: int | None) -> Source:
+def _digits(reads: Reads, options: Options) -> Source:
     from jaxrec.data.digits import open_digits
 
-    return open_digits(reads, image_size)
+    return open_digits(reads, options)
 
 
-def _scenes(reads: Reads, image_size: int | None) -> Source:
+def _scenes(reads: Reads, options: Options) -> Source:
     from jaxrec.data.scenes import open_scenes
 
-    return open_scenes(reads, image_size)
+    height, width = options.size or (64, 64)
+    if height != width:
+        raise UserError(f"--image-size {height}x{width} cannot be had of scenes, which are squares: give one number")
+    return open_scenes(reads, height)
 
 
 PATHS: dict[str, Callable[[str, Reads, Options], Source]] = {"folder": _folder, "csv": _csv, "npz": _npz}
-MADE: dict[str, Callable[[Reads, int | None], Source]] = {
+MADE: dict[str, Callable[[Reads, Options], Source]] = {
     "synthetic": _synthetic,
     "digits": _digits,
     "scenes": _scenes,
@@ -162,10 +174,10 @@ def _open_source(name: str, reads: Reads, data_dir: str | None, options: Options
             "jaxrec.load(run).evaluate(dataset=arrays), or jaxrec.fit(config, arrays) to go on"
         )
     if name in MADE:
-        return MADE[name](reads, options.image_size)
+        return MADE[name](reads, options)
     from jaxrec.data.prepared import open_prepared, tfds_dir
 
-    return open_prepared(name, tfds_dir(data_dir), reads, options.image_size)
+    return open_prepared(name, tfds_dir(data_dir), reads, options)
 
 
 def _rows(name: str, spec: str, role: str, sizes: dict[str, int]) -> np.ndarray:

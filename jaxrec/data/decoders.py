@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from jaxrec.data.features import Feature
-from jaxrec.data.images import FORMATS, convert_image, has_colour, upright_size
+from jaxrec.data.files import Options
+from jaxrec.data.images import FORMATS, convert_to, has_colour, upright_size
 from jaxrec.data.masks import MaskClasses, decode_mask, mask_classes
 from jaxrec.errors import UserError
 
@@ -27,7 +28,7 @@ class Context:
     metadata: Mapping[str, Any]
     firsts: Sequence[Example]
     """The first examples, which tell what the description leaves open."""
-    image_size: int | None
+    options: Options
     size: tuple[int, int] | None = None
     """Height and width of the images, once known; masks have the same."""
 
@@ -61,20 +62,21 @@ def _is_image(key: str, feature: Any) -> bool:
 
 def _open_image(key: str, context: Context) -> tuple[Feature, Decode]:
     shape = _shape(context.features[key].shape, key, context)
-    deep = shape[2] == 1 and context.features[key].np_dtype == np.uint16
-    feature = Feature("image", shape, "uint16" if deep else "uint8")
-    return feature, lambda example: convert_image(image_in(_bytes(example, key)), shape, feature.dtype)
+    deep = context.features[key].np_dtype == np.uint16
+    feature = Feature("image", shape, "uint16" if deep else "uint8", resize=context.options.resize)
+    return feature, lambda example: convert_to(image_in(_bytes(example, key)), feature)
 
 
 def _shape(stated: tuple, key: str, context: Context) -> tuple[int, int, int]:
-    """The stated shape, with what it leaves open taken from the first images; image_size overrules the size."""
+    """The stated shape, with what it leaves open taken from the first images; the options overrule the size."""
     height, width, channels = stated
     if None in stated:
         first = [image_in(_bytes(example, key)) for example in context.firsts]
         if None in (height, width):
             height, width = upright_size(first[0])
         channels = channels or (3 if any(map(has_colour, first)) else 1)
-    return (context.image_size or height, context.image_size or width, 1 if channels == 1 else 3)
+    height, width = context.options.size or (height, width)
+    return (height, width, 1 if channels == 1 else 3)
 
 
 def _is_mask(key: str, feature: Any) -> bool:
@@ -88,12 +90,12 @@ def _is_mask(key: str, feature: Any) -> bool:
 
 
 def _open_mask(key: str, context: Context) -> tuple[Feature, Decode]:
-    size = context.size or _shape(context.features[key].shape, key, context)[:2]
+    size, resize = context.size or _shape(context.features[key].shape, key, context)[:2], context.options.resize
+    found = _mask_classes(key, context, lambda example: decode_mask(image_in(_bytes(example, key)), size))
+    classes = found.bordered(resize)
 
     def numbers(example: Example) -> np.ndarray:
-        return decode_mask(image_in(_bytes(example, key)), size)
-
-    classes = _mask_classes(key, context, numbers)
+        return decode_mask(image_in(_bytes(example, key)), size, resize, classes.void or 0)
 
     def decode(example: Example) -> np.ndarray:
         try:
@@ -104,7 +106,7 @@ def _open_mask(key: str, context: Context) -> tuple[Feature, Decode]:
                 "state class_names and ignore_index in its metadata.json"
             ) from error
 
-    return classes.feature(size), decode
+    return classes.feature(size, resize), decode
 
 
 def _mask_classes(key: str, context: Context, numbers: Decode) -> MaskClasses:

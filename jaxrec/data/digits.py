@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxrec.data.cache import cache_dir
+from jaxrec.data.files import PLAIN, Options
 from jaxrec.data.prepared import open_prepared, prepared_sets
 from jaxrec.data.reads import Reads
 from jaxrec.data.splits import Source
@@ -52,9 +53,9 @@ class JaxrecDigits(tfds.core.GeneratorBasedBuilder):
             yield row, {"image": Image.fromarray(pixels[row]), "label": int(target[row])}
 
 
-def open_digits(reads: Reads, image_size: int | None) -> Source:
+def open_digits(reads: Reads, options: Options = PLAIN) -> Source:
     """The digits, prepared first if they are not yet."""
-    return open_prepared(NAME, prepare_digits(), reads, image_size, called="digits")
+    return open_prepared(NAME, prepare_digits(), reads, options, called="digits")
 
 
 def prepare_digits() -> Path:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxrec.data.sizes import RESIZES
 from jaxrec.errors import UserError
 
 KINDS = ("image", "class", "classes", "mask", "number")
@@ -34,6 +35,10 @@ class Feature(NamedTuple):
     """Names of the classes that the numbers stand for (class, classes, mask)."""
     void: int | None = None
     """The value of pixels that do not count (mask)."""
+    resize: str = "crop"
+    """How a file of another size is brought to this one, see ``jaxrec.data.sizes.Resizing`` (image, mask)."""
+    levels: tuple[float, ...] = ()
+    """The two values of files of 16 bits or floats that are black and white (image); empty: the whole range."""
 
 
 Features = Mapping[str, Feature]
@@ -75,12 +80,17 @@ def class_names(features: Features) -> tuple[str, ...]:
     return ()
 
 
-def image_shape(features: Features) -> tuple[int, int, int]:
-    """Height, width and channels of the feature ``image`` or, without one of that name, of the first image."""
+def image_feature(features: Features) -> Feature:
+    """The feature ``image`` or, without one of that name, the first image; raises UserError if there is none."""
     images = [name for name, feature in features.items() if feature.kind == "image"]
     if not images:
         raise UserError(f"there is no image among the features {', '.join(features)}: read one")
-    height, width, channels = features["image" if "image" in images else images[0]].shape
+    return features["image" if "image" in images else images[0]]
+
+
+def image_shape(features: Features) -> tuple[int, int, int]:
+    """Height, width and channels of ``image_feature``."""
+    height, width, channels = image_feature(features).shape
     return height, width, channels
 
 
@@ -90,7 +100,8 @@ def to_json(features: Features) -> dict[str, Any]:
 
 
 def _plain(feature: Feature) -> dict[str, Any]:
-    return {**feature._asdict(), "shape": list(feature.shape), "names": list(feature.names)}
+    lists = {"shape": list(feature.shape), "names": list(feature.names), "levels": list(feature.levels)}
+    return {**feature._asdict(), **lists}
 
 
 def from_json(data: Any) -> dict[str, Feature]:
@@ -102,6 +113,9 @@ def from_json(data: Any) -> dict[str, Feature]:
 
 def _feature(name: str, fields: Any) -> Feature:
     expected = {"kind": str, "shape": list, "dtype": str, "names": list, "void": int | None}
+    expected |= {"resize": str, "levels": list}
+    if isinstance(fields, dict):
+        fields = {"resize": "crop", "levels": [], **fields}  # which earlier versions did not write
     if not isinstance(fields, dict) or fields.keys() != expected.keys():
         raise ValueError(f"feature '{name}' has not the fields {', '.join(expected)}")
     for field, kind in expected.items():
@@ -111,6 +125,11 @@ def _feature(name: str, fields: Any) -> Feature:
         raise ValueError(f"shape of feature '{name}' is {fields['shape']!r}")
     if not all(isinstance(each, str) for each in fields["names"]):
         raise ValueError(f"names of feature '{name}' are {fields['names']!r}")
+    if len(fields["levels"]) not in (0, 2) or not all(isinstance(each, int | float) for each in fields["levels"]):
+        raise ValueError(f"levels of feature '{name}' are {fields['levels']!r}")
+    if fields["resize"] not in RESIZES:
+        raise ValueError(f"resize of feature '{name}' is {fields['resize']!r}")
     if fields["dtype"] not in ("uint8", "uint16", "int32", "float32"):
         raise ValueError(f"dtype of feature '{name}' is {fields['dtype']!r}")
-    return Feature(**{**fields, "shape": tuple(fields["shape"]), "names": tuple(fields["names"])})
+    tuples = {each: tuple(fields[each]) for each in ("shape", "names", "levels")}
+    return Feature(**{**fields, **tuples})

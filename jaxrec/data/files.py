@@ -12,6 +12,7 @@ import numpy as np
 from jaxrec.data.features import Feature, Features, blank, nbytes
 from jaxrec.data.images import Header, decode_file, open_image, probe_file, strict_pillow
 from jaxrec.data.masks import MaskClasses, decode_mask
+from jaxrec.data.sizes import Size, told
 from jaxrec.data.splits import Read, Source, from_arrays
 from jaxrec.errors import UserError
 
@@ -45,14 +46,22 @@ class Readable(NamedTuple):
     features: dict[str, Feature]
     read: Read
     """Rows of ``files`` to examples."""
+    remarks: tuple[str, ...] = ()
+    """What a user should know of how they are read."""
 
 
 class Options(NamedTuple):
     """How the files of a set are read."""
 
-    image_size: int | None = None
+    size: Size | None = None
+    """Of the images; None: the size of the first one."""
+    resize: str = "crop"
     skip_bad: bool = False
     held: int = HELD
+
+
+PLAIN = Options()
+"""Nothing but what is usual."""
 
 
 def open_files(
@@ -60,8 +69,8 @@ def open_files(
 ) -> Readable:
     """Checks every file's header, and decodes all images if they fit in memory together or ``skip_bad`` is set.
 
-    Images are RGB if any has color, uint16 if all are grey with more than 8 bits, and have ``image_size`` a side or the
-    size of the first one (see ``convert_image``).
+    Images are RGB if any has color, uint16 if all have 16 bits, float32 if all have floats, and are brought to the size
+    that the options name or to that of the first one (see ``convert_image``).
 
     Args:
         found: The examples.
@@ -75,10 +84,11 @@ def open_files(
     """
     with strict_pillow(), ThreadPoolExecutor() as pool:
         headers, files = readable(pool.map(attempt(probe_file), _images(found)), found, options.skip_bad)
-        shape, dtype = _image_format(files[0], headers, options.image_size)
-        features = {image: Feature("image", shape, dtype), **values}
+        shape, dtype = _image_format(files[0], headers, options.size)
+        features = {image: Feature("image", shape, dtype, resize=options.resize), **values}
         if mask is not None:
-            features[mask[0]] = mask[1].feature(shape[:2])
+            mask = (mask[0], mask[1].bordered(options.resize))
+            features[mask[0]] = mask[1].feature(shape[:2], options.resize)
         decode = partial(_decode, features=features, image=image, mask=mask)
         held = len(files) * nbytes(features) <= options.held
         decoded: list[dict[str, Any]] = []
@@ -89,34 +99,35 @@ def open_files(
     def read(rows: np.ndarray) -> dict[str, np.ndarray]:
         return _stack(features, [decode(files[row]) for row in rows.tolist()])
 
-    return Readable(files, features, from_arrays(_stack(features, decoded)) if held else read)
+    remarks = told([header.size for header in headers], shape[:2], options.resize)
+    return Readable(files, features, from_arrays(_stack(features, decoded)) if held else read, remarks)
 
 
 def _images(files: Iterable[File]) -> list[Path]:
     return [file.image for file in files]
 
 
-def _image_format(first: File, headers: list[Header], image_size: int | None) -> tuple[tuple[int, int, int], str]:
+def _image_format(first: File, headers: list[Header], size: Size | None) -> tuple[tuple[int, int, int], str]:
     """Shape and dtype of a set's images."""
-    height, width = (image_size, image_size) if image_size else headers[0].size
-    if max(height, width) > LARGE and not image_size:
+    height, width = size or headers[0].size
+    if max(height, width) > LARGE and not size:
         raise UserError(
             f"{first.image} has {height}x{width} pixels, and all images would be given that size: "
             "choose a side such as 128 with --image-size"
         )
     channels = 3 if any(header.colour for header in headers) else 1
-    dtype = "uint16" if all(header.deep for header in headers) else "uint8"
-    return (height, width, channels), dtype
+    dtypes = {header.dtype for header in headers}
+    return (height, width, channels), dtypes.pop() if len(dtypes) == 1 else "uint8"
 
 
 def _decode(file: File, features: Features, image: str, mask: tuple[str, MaskClasses] | None) -> dict[str, Any]:
-    shape = features[image].shape
-    height, width, channels = shape
-    example = {**file.values, image: decode_file(file.image, (height, width, channels), features[image].dtype)}
+    example = {**file.values, image: decode_file(file.image, features[image])}
     if mask is not None and file.mask is not None:
         name, classes = mask
+        height, width = features[name].shape
         with open_image(file.mask) as opened:
-            example[name] = classes.number(decode_mask(opened, (height, width)))
+            values = decode_mask(opened, (height, width), features[name].resize, classes.void or 0)
+            example[name] = classes.number(values)
     return example
 
 
@@ -219,4 +230,5 @@ def to_source(root: Path, opened: Readable, splits: Mapping[str, np.ndarray], sk
         features=opened.features,
         identity=digest.hexdigest(),
         skipped=skipped,
+        remarks=opened.remarks,
     )

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxrec.data.features import Feature
 from jaxrec.data.images import upright
+from jaxrec.data.sizes import Resizing, Size
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -26,10 +27,17 @@ class MaskClasses(NamedTuple):
     binary: bool = False
     """The files say 255 for class 1."""
 
-    def feature(self, size: tuple[int, int]) -> Feature:
+    def bordered(self, resize: str) -> "MaskClasses":
+        """The classes with a void value for the borders of padded masks, if they are padded and have none."""
+        if resize != "pad" or self.void is not None:
+            return self
+        free = VOID if len(self.names) <= VOID and not self.binary else len(self.names)
+        return self._replace(void=free)
+
+    def feature(self, size: Size, resize: str = "crop") -> Feature:
         """The feature of masks of a height and width."""
         largest = max(len(self.names) - 1, self.void or 0)
-        return Feature("mask", size, "uint8" if largest <= 255 else "int32", self.names, self.void)
+        return Feature("mask", size, "uint8" if largest <= 255 else "int32", self.names, self.void, resize)
 
     def number(self, values: np.ndarray) -> np.ndarray:
         """Class numbers from a file's pixels; raises ValueError for a pixel that is neither a class nor void."""
@@ -44,13 +52,14 @@ class MaskClasses(NamedTuple):
         return values
 
 
-def decode_mask(image: "PIL.Image.Image", size: tuple[int, int]) -> np.ndarray:
+def decode_mask(image: "PIL.Image.Image", size: Size, resize: str = "crop", border: int = 0) -> np.ndarray:
     """The numbers in a Pillow image as an integer array [H, W]: palette indices, or grey values as they are.
 
     An image of another size is brought to H x W as ``convert_image`` does it, but takes the nearest pixel instead of a
-    mean. Raises ValueError if pixels are no single numbers, or if the file's compression changes them.
+    mean, and ``border`` is what it is padded with. Raises ValueError if pixels are no single numbers, or if the file's
+    compression changes them.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     if image.format == "JPEG":
         raise ValueError("JPEG changes the class numbers of a mask; save it as PNG")
@@ -59,10 +68,7 @@ def decode_mask(image: "PIL.Image.Image", size: tuple[int, int]) -> np.ndarray:
     image = upright(image)
     if image.mode == "1":
         image = image.convert("L")
-    height, width = size
-    if image.size != (width, height):
-        image = ImageOps.fit(image, (width, height), Image.Resampling.NEAREST)
-    return np.asarray(image)
+    return Resizing((image.height, image.width), size, resize).apply(image, Image.Resampling.NEAREST, border)
 
 
 def mask_classes(

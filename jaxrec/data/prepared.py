@@ -13,9 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.data.decoders import DECODERS, Context, Decode, Example, kinds_of
+from jaxrec.data.decoders import DECODERS, Context, Decode, Example, image_in, kinds_of
 from jaxrec.data.features import Feature, Features, blank
+from jaxrec.data.files import PLAIN, Options
+from jaxrec.data.images import upright_size
 from jaxrec.data.reads import Reads, choose
+from jaxrec.data.sizes import told
 from jaxrec.data.splits import Source
 from jaxrec.errors import UserError, nearest
 
@@ -37,7 +40,7 @@ def prepared_sets(folder: Path) -> dict[str, Path]:
 
 
 def open_prepared(
-    name: str, folder: Path, reads: Reads, image_size: int | None, *, called: str | None = None
+    name: str, folder: Path, reads: Reads, options: Options = PLAIN, *, called: str | None = None
 ) -> Source:
     """The set ``name`` among the prepared sets in ``folder``; its images may vary in size.
 
@@ -60,9 +63,9 @@ def open_prepared(
         records = _Records(name, path)
         chosen = choose(name, reads, kinds_of(records.features))
         firsts = records.parsed(range(min(100, len(records))))
-        features, decode = _decoders(
-            chosen, records, Context(name, records.features, records.metadata, firsts, image_size)
-        )
+        context = Context(name, records.features, records.metadata, firsts, options)
+        features, decode = _decoders(chosen, records, context)
+        remarks = _remarks(features, chosen, firsts)
         identity = _identity(records.builder, firsts, [chosen[each] for each in _encoded(features)])
 
     def read(rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -78,6 +81,7 @@ def open_prepared(
         sizes={split: info.num_examples for split, info in records.builder.info.splits.items()},
         features=features,
         identity=identity,
+        remarks=remarks,
         version=_version(path),
     )
 
@@ -128,6 +132,15 @@ def _decoders(
         if features[name].kind == "image" and context.size is None:
             context = replace(context, size=features[name].shape[:2])
     return {name: features[name] for name in chosen}, decode
+
+
+def _remarks(features: Features, chosen: Mapping[str, str], firsts: Sequence[Example]) -> tuple[str, ...]:
+    """What becomes of images of another size, counted among the first ones."""
+    for name, feature in features.items():
+        if feature.kind == "image":
+            sizes = [upright_size(image_in(example[chosen[name]].bytes_list.value[0])) for example in firsts]
+            return told(sizes, (feature.shape[0], feature.shape[1]), feature.resize, "the first ")
+    return ()
 
 
 def _encoded(features: Features) -> list[str]:

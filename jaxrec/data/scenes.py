@@ -33,20 +33,19 @@ class Strokes(NamedTuple):
     """int [N], 0 to 9."""
 
 
-def open_scenes(reads: Reads, image_size: int | None) -> Source:
-    """2000 training and 400 test scenes of ``image_size`` (64) pixels a side, grey, each with a mask of its digits.
+def open_scenes(reads: Reads, size: int) -> Source:
+    """2000 training and 400 test scenes of ``size`` pixels a side, grey, each with a mask of its digits.
 
     The digits of training scenes are those of the digits' training split, and of test scenes those of its test split.
     """
     from jaxrec.data.digits import open_digits
 
-    size = image_size or 64
     features = {
         "image": Feature("image", (size, size, 1), "uint8"),
         "mask": Feature("mask", (size, size), "uint8", CLASSES),
     }
     chosen, features = chosen_features("scenes", reads, features)
-    digits = open_digits({"image": "image", "label": "class"}, None)
+    digits = open_digits({"image": "image", "label": "class"})
     parts: list[dict[str, np.ndarray]] = []
     first = 0
     for split, count in SIZES.items():

@@ -25,6 +25,8 @@ class Source:
     """Names the content: equal for equal examples."""
     skipped: int = 0
     """Unreadable examples left out."""
+    remarks: tuple[str, ...] = ()
+    """What a user should know of how the examples are read, a sentence each."""
     version: str = ""
     """Differs if the files or their decoder may have changed; empty if decoded examples are not to be kept on disk."""
 

@@ -4,30 +4,30 @@ import numpy as np
 
 from jaxrec.data.features import Feature
 from jaxrec.data.reads import Reads, chosen_features
+from jaxrec.data.sizes import Size
 from jaxrec.data.splits import Source, from_arrays
 
 CLASSES = ("disc", "square", "cross", "stripes")
 SIZES = {"train": 1024, "test": 256}
 
 
-def open_synthetic(reads: Reads, image_size: int | None) -> Source:
-    """1024 training and 256 test images of ``image_size`` (32) pixels a side in RGB; the same every time.
+def open_synthetic(reads: Reads, size: Size) -> Source:
+    """1024 training and 256 test images of a height and width in RGB; the same every time.
 
     The label is the shape's class; the mask says which pixels belong to the shape.
     """
-    size = image_size or 32
     features = {
-        "image": Feature("image", (size, size, 3), "uint8"),
+        "image": Feature("image", (*size, 3), "uint8"),
         "label": Feature("class", (), "int32", CLASSES),
-        "mask": Feature("mask", (size, size), "uint8", ("background", *CLASSES)),
+        "mask": Feature("mask", size, "uint8", ("background", *CLASSES)),
     }
     chosen, features = chosen_features("synthetic", reads, features)
     drawn = _draw(size)
     read = from_arrays({name: drawn[key] for name, key in chosen.items()})
-    return Source(read, SIZES, features, identity=f"synthetic 1 {size}")
+    return Source(read, SIZES, features, identity=f"synthetic 1 {size[0]}x{size[1]}")
 
 
-def _draw(size: int) -> dict[str, np.ndarray]:
+def _draw(size: Size) -> dict[str, np.ndarray]:
     count, rng = sum(SIZES.values()), np.random.Generator(np.random.Philox(0))
     label = rng.permutation(np.arange(count, dtype=np.int32) % len(CLASSES))
     radius = rng.uniform(0.22, 0.32, (count, 1, 1))
@@ -35,8 +35,8 @@ def _draw(size: int) -> dict[str, np.ndarray]:
     colour = rng.uniform(0.5, 0.9, (count, 1, 1, 3))
     ground = rng.uniform(0.1, 0.4, (count, 1, 1, 3))
 
-    place = (np.arange(size) + 0.5) / size - 0.5
-    y, x = (place[:, None] - centre[0]) / radius, (place[None, :] - centre[1]) / radius
+    down, across = ((np.arange(side) + 0.5) / side - 0.5 for side in size)
+    y, x = (down[:, None] - centre[0]) / radius, (across[None, :] - centre[1]) / radius
     inside = np.maximum(abs(x), abs(y)) < 1
     shapes = [
         x**2 + y**2 < 1.2,
@@ -45,7 +45,7 @@ def _draw(size: int) -> dict[str, np.ndarray]:
         inside & (np.floor((y + 1) * 2.5) % 2 == 0),
     ]
     shape = np.choose(label[:, None, None], shapes)
-    noise = rng.uniform(-0.1, 0.1, (count, size, size, 3))
+    noise = rng.uniform(-0.1, 0.1, (count, *size, 3))
     image = np.rint(255 * (np.where(shape[..., None], colour, ground) + noise)).clip(0, 255).astype(np.uint8)
     mask = np.where(shape, label[:, None, None] + 1, 0).astype(np.uint8)
     return {"image": image, "label": label, "mask": mask}

@@ -80,7 +80,7 @@ def _check_features(dataset: Dataset, system: System, config: Train) -> None:
 
 def _open(config: Train, system: System, dataset: Any) -> Dataset:
     if isinstance(dataset, Dataset):
-        for name in ("train_split", "test_split", "image_size", "skip_bad"):
+        for name in ("train_split", "test_split", "image_size", "resize", "skip_bad"):
             if getattr(config, name) != getattr(Train, name):
                 raise UserError(
                     f"{name} cannot be applied to a data set that is open already; give it to jaxrec.open_dataset"
@@ -94,6 +94,7 @@ def _open(config: Train, system: System, dataset: Any) -> Dataset:
         train_split=config.train_split,
         test_split=config.test_split,
         image_size=config.image_size,
+        resize=config.resize,
         skip_bad=config.skip_bad,
     )
 

@@ -25,6 +25,8 @@ def introduce(session: Session, log: Log, state: State) -> None:
     if session.devices.mesh.size > 1:
         log.say(session.devices.describe_mesh(state))
     log.say(_data_line(session.data))
+    for remark in session.data.dataset.remarks:
+        log.say(remark)
     log.say(f"run folder {session.folder}")
 
 
@@ -38,6 +40,7 @@ def describe(data: Data) -> dict[str, Any]:
         "image_shape": image_shape(features),
         "class_names": class_names(features),
         "skipped": data.dataset.skipped,
+        "remarks": list(data.dataset.remarks),
         "train": len(data.train),
         "validation": 0 if data.validation is None else len(data.validation),
         "test": len(data.test),

@@ -1,6 +1,7 @@
 """A finished run, opened again: for evaluation, prediction and generation."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,8 +11,9 @@ import jax
 import numpy as np
 
 from jaxrec.data import Features, blank, cache_dir, image_shape
-from jaxrec.data.features import from_json
-from jaxrec.data.images import read_image
+from jaxrec.data.features import from_json, image_feature
+from jaxrec.data.images import probe_file, read_as
+from jaxrec.data.sizes import Resizing, told
 from jaxrec.errors import UserError
 from jaxrec.host import keep_programs
 from jaxrec.run.data import check_same_data, open_data
@@ -111,13 +113,49 @@ class Trained:
 
         Raises UserError if it cannot be read.
         """
-        shape = image_shape(self.features)
-        if shape[2] not in (1, 3):
+        feature = image_feature(self.features)
+        if feature.shape[2] not in (1, 3):
             raise UserError(
-                f"the model was trained on images of {shape[2]} channels, and files have 1 or 3; give arrays"
+                f"the model was trained on images of {feature.shape[2]} channels, and files have 1 or 3; give arrays"
             )
-        deep = any(feature.dtype == "uint16" for feature in self.features.values() if feature.kind == "image")
-        return read_image(path, shape, "uint16" if deep else "uint8")
+        return read_as(path, feature)
+
+    def remarks(self, paths: Sequence[str | Path]) -> tuple[str, ...]:
+        """What a user should know of how image files are brought to the training images' form, a sentence each.
+
+        Files that cannot be read are passed over.
+        """
+        height, width, _ = image_shape(self.features)
+        sizes = []
+        for path in paths:
+            with contextlib.suppress(UserError):
+                sizes.append(probe_file(path).size)
+        return told(sizes, (height, width), image_feature(self.features).resize)
+
+    def at_own_size(
+        self, path: str | Path, image: np.ndarray, outputs: Mapping[str, np.ndarray]
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """What drawings of one predicted image file are made of: the image and the outputs at the file's own size.
+
+        Args:
+            path: the file.
+            image: [H, W, C], as it was predicted.
+            outputs: what ``predict`` gave for it.
+
+        Returns:
+            The image [1, h, w, C], and the outputs [1, ...]: those that have a value for each pixel [1, h, w, ...]. If
+            the system has none of these, image and outputs as they were.
+        """
+        given = {name: values[None] for name, values in outputs.items()}
+        unseen = self.system.unseen(self.config.task)
+        if not unseen:
+            return image[None], given
+        feature = image_feature(self.features)
+        height, width = probe_file(path).size
+        resizing = Resizing((height, width), image.shape[:2], feature.resize)
+        for name, fill in unseen.items():
+            given[name] = resizing.undo(outputs[name], fill)[None]
+        return read_as(path, feature._replace(shape=(height, width, feature.shape[2])))[None], given
 
     def generate(self, count: int, seed: int = 0) -> dict[str, np.ndarray]:
         """``count`` images float32 [count, H, W, C] in [0, 1] as ``image``, and their classes as ``label`` if known.

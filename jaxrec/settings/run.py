@@ -27,8 +27,12 @@ class Train:
     """Split for the final metrics; nothing is chosen on it."""
     validation: Annotated[float, DATA, SHARE_BELOW_ONE] = 0.1
     """Fraction of the training split held out for evaluation during training and early stopping."""
-    image_size: Annotated[int | None, DATA, AT_LEAST_ONE] = None
-    """Side in pixels to which the images of a folder are resized. Default: the size of the first image."""
+    image_size: Annotated[int | str | None, DATA, AT_LEAST_ONE, tyro.conf.arg(metavar="SIZE")] = None
+    """Size in pixels to which images are resized: 64 for a square, or height x width, such as 224x160. Default: the
+    images' own size or, if they differ, that of the first one."""
+    resize: Annotated[Literal["crop", "pad", "stretch"], DATA] = "crop"
+    """How images of another shape are brought to that size. crop: cut off what stands out on two sides. pad: add black
+    borders on two sides. stretch: distort them."""
     skip_bad: Annotated[bool, DATA] = False
     """Skip and count the unreadable images of a folder instead of stopping."""
     memory_mb: Annotated[int, ADVANCED, NOT_NEGATIVE] = 1024

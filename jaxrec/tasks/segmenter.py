@@ -17,6 +17,7 @@ import numpy as np
 from jaxrec import losses
 from jaxrec.augment import augment_examples, standardise
 from jaxrec.data.features import Features, class_names
+from jaxrec.data.masks import VOID
 from jaxrec.errors import UserError
 from jaxrec.metrics import Pixels, pixels_that_count
 from jaxrec.models.layers import avg_pool
@@ -267,11 +268,20 @@ def rows(config: Config, inputs: np.ndarray, outputs: Mapping[str, np.ndarray], 
     return told
 
 
+def unseen(config: Config) -> dict[str, Any]:
+    """What cropping cut off is void in the mask: the set's void value, or 255 or the number after the last class."""
+    void = config.void
+    if void is None:
+        void = max(VOID, config.classes)
+    return {"classes": void}
+
+
 def drawings(config: Config, inputs: np.ndarray, outputs: Mapping[str, np.ndarray], features: Features) -> list[dict]:
     """The mask of each image, as a palette picture of class numbers, and the image with its classes laid over it."""
-    images = _rgb(scaled(inputs))
-    laid_over = np.asarray(overlay(images, jnp.asarray(outputs["classes"])))
+    images = np.asarray(_rgb(scaled(inputs)))
     drawn = []
-    for classes, picture in zip(outputs["classes"], laid_over, strict=True):
-        drawn.append({"mask": {"indices": classes}, "overlay": {"images": picture[None, None]}})
+    for image, classes in zip(images, outputs["classes"], strict=True):
+        seen = classes != unseen(config)["classes"]
+        picture = np.where(seen[..., None], overlay(jnp.asarray(image), jnp.asarray(classes)), image)
+        drawn.append({"mask": {"indices": classes}, "overlay": {"picture": picture}})
     return drawn

@@ -68,6 +68,11 @@ def same_size(config: Task, size: int) -> int:
     return size
 
 
+def nothing(config: Task) -> Mapping[str, Any]:
+    """No outputs."""
+    return {}
+
+
 def no_pictures(results: Mapping[str, Any]) -> dict[str, Any]:
     """No pictures."""
     return {}
@@ -118,7 +123,11 @@ class System:
     sheet: Callable[..., dict[str, Any]] | None = None
     """``sheet(config, inputs, outputs, features)``: pictures of the first inputs that ``predict`` writes."""
     drawings: Callable[..., list[dict[str, Any]]] | None = None
-    """``drawings(config, inputs, outputs, features)``: pictures that ``predict`` writes for each input."""
+    """``drawings(config, inputs, outputs, features)``: pictures that ``predict`` writes for each input, which has the
+    size of its file."""
+    unseen: Callable[[Task], Mapping[str, Any]] = nothing
+    """The outputs of ``predict`` that hold a value for each pixel, [N, H, W, ...], and the value that stands for pixels
+    that were cropped off, so that the model has not seen them."""
     generate: Callable[..., Any] | None = None
     """``generate(state, key, count) -> {"image": float32 [count, H, W, C], "label": int32 [count]}``, for systems that
     draw images."""
@@ -145,6 +154,7 @@ FUNCTIONS = (
     "rows",
     "sheet",
     "drawings",
+    "unseen",
     "generate",
     "generates",
 )

@@ -188,7 +188,8 @@ def save_artifacts(
     Args:
         folder: the run's pictures; made if missing.
         artifacts: by name, {"images": float [R, C, H, W, ch], "label", "prediction", "confidence": [R, C], optional}
-            or {"matrix": int [K, K]} or {"indices": int [H, W]}, written as they are with colors for the numbers.
+            or {"matrix": int [K, K]}; or, written as they are, {"picture": float [H, W, 3]} in [0, 1] or
+            {"indices": int [H, W]} with colors for the numbers.
         class_names: names of the classes; missing ones are written as numbers.
         step: the step that the artifacts are of.
         kept: names of those that are also kept as ``NAME-00000200.png``, by their step.
@@ -200,12 +201,16 @@ def save_artifacts(
     for name, artifact in artifacts.items():
         if "indices" in artifact:
             picture = indexed(artifact["indices"])
+        elif "picture" in artifact:
+            picture = Image.fromarray(np.round(np.clip(artifact["picture"], 0, 1) * 255).astype(np.uint8))
         elif "matrix" in artifact:
             picture = matrix_picture(artifact["matrix"], class_names)
         elif "images" in artifact:
             picture = grid(artifact["images"], *_captions(artifact, class_names))
         else:
-            raise ValueError(f"artifact '{name}' holds {sorted(artifact)}; expected 'images', 'matrix' or 'indices'")
+            raise ValueError(
+                f"artifact '{name}' holds {sorted(artifact)}; expected 'images', 'matrix', 'picture' or 'indices'"
+            )
         data = io.BytesIO()
         picture.save(data, "PNG", compress_level=3)  # a third sooner than pillow's own 6, and a sixth larger
         write_atomically(folder / f"{name}.png", data.getvalue())
