@@ -111,9 +111,10 @@ def test_command_parses(command, tmp_path, monkeypatch):
     for page in PAGES:
         for file, code in shown_files(page.name).items():
             (tmp_path / file).write_text(code)
-    run = tmp_path / "runs" / "first"
-    run.mkdir(parents=True)
-    write_json(run / "config.json", to_dict(Train(task=Classifier(), name="first")))
+    for resumed in ("first", "second"):
+        run = tmp_path / "runs" / resumed
+        run.mkdir(parents=True)
+        write_json(run / "config.json", to_dict(Train(task=Classifier(), name=resumed)))
     name, *argv = shlex.split(command)
     assert name in COMMANDS
     if name == "train":
