@@ -309,7 +309,7 @@ def test_every_picture_is_in_the_page(tmp_path, side: int, frames: int) -> None:
     assert f"pictures/{path.name}" in [attrs.get("href") for tag, attrs in tags if tag == "a"]
 
 
-@pytest.mark.parametrize("name", ["猫", "кошка", "γάτα", "قط", "Maß"])
+@pytest.mark.parametrize("name", ["猫犬", "кошка", "γάτα", "قط", "Maß"])
 def test_a_name_is_written_with_its_letters_or_as_a_number(name: str) -> None:
     def drawn(text: str) -> np.ndarray:
         return np.asarray(matrix_picture(np.eye(2, dtype=int), [text, "dog"]))
