@@ -27,6 +27,8 @@ from jaxrec.run import ending
 from jaxrec.run.feed import Resident
 from jaxrec.run.show.report import write_report
 from jaxrec.run.store.checkpoints import Checkpoints
+from jaxrec.run.world import devices, hardware
+from jaxrec.run.world.devices import Devices
 from jaxrec.settings import Classifier, Optimizer, Rule, Train, from_dict, to_dict
 from jaxrec.settings.ranges import check_numbers
 
@@ -117,6 +119,8 @@ def sentence(monkeypatch, capsys):
         ("--resume", ["--resume", "--name"]),
         ("--resume --name missing", ["missing"]),
         ("--resume auto", ["--resume", "--name"]),
+        ("--require gpu", ["--require gpu", "cpu"]),
+        ("--require gpus", ["--require", "'gpus'", "'gpu'"]),
         ("--resume first", ["--resume", "'first'", "auto"]),
         ("--experiment", ["--experiment"]),
         ("--experiment missing.py", ["--experiment", "'missing.py'"]),
@@ -130,6 +134,65 @@ def test_mistakes_found_before_training(sentence, tmp_path, monkeypatch, argumen
     said = sentence(train, "--runs", tmp_path / "runs", *arguments.split())
     assert [each for each in named if each not in said] == [], said
     assert not list((tmp_path / "runs").iterdir())
+
+
+def test_a_platform_that_is_not_there(tmp_path):
+    command = [sys.executable, "-m", "jaxrec", "train", "--runs", tmp_path / "runs"]
+    done = subprocess.run(command, env={**os.environ, "JAX_PLATFORMS": "cuda"}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "JAX_PLATFORMS=cuda" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.fixture
+def with_gpu(tmp_path, monkeypatch):
+    """Makes the machine look as if it had an NVIDIA GPU with a driver of this version."""
+
+    def show(driver: str | None) -> None:
+        (tmp_path / "nvidia0").touch()
+        monkeypatch.setattr(hardware, "GPU_FILES", (str(tmp_path / "nvidia0"),))
+        monkeypatch.setattr(hardware, "DRIVER_FILE", tmp_path / "version")
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if driver is not None:
+            text = f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {driver}  Tue Jun\nGCC version: 12.3.0\n"
+            (tmp_path / "version").write_text(text)
+
+    return show
+
+
+@pytest.mark.parametrize(
+    ("driver", "remedy"),
+    [
+        ("580.65.06", "pip install 'jaxrec[cuda13]'"),
+        ("570.86.15", "pip install 'jaxrec[cuda12]'"),
+        ("470.82", "update its driver 470.82"),
+        (None, "'jaxrec[cuda12]' if nvidia-smi"),
+    ],
+)
+def test_a_gpu_that_jax_cannot_use_is_said_in_one_line_with_the_remedy(with_gpu, driver, remedy, monkeypatch, capsys):
+    with_gpu(driver)
+    Devices()
+    assert capsys.readouterr().err == "", "the tests have chosen the CPU by JAX_PLATFORMS"
+    monkeypatch.setattr(devices, "_asked", lambda: None)
+    Devices()
+    said = capsys.readouterr().err
+    assert remedy in said and said.count("\n") == 1
+    with pytest.raises(UserError, match="--require gpu") as error:
+        Devices(require="gpu")
+    assert remedy in str(error.value)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    Devices()
+    assert capsys.readouterr().err == ""
+
+
+def test_the_memory_and_driver_of_a_gpu_are_named(with_gpu):
+    with_gpu("570.86.15")
+    gpu = SimpleNamespace(device_kind="NVIDIA H100", platform="gpu", memory_stats=lambda: {"bytes_limit": 59 * 2**30})
+    two = Devices()
+    two.platform, two.mesh = "gpu", SimpleNamespace(devices=np.array([gpu, gpu]))
+    expected = {"kind": "NVIDIA H100", "count": 2, "memory_bytes": 59 * 2**30, "driver": "570.86.15"}
+    assert two.accelerators() == [expected]
+    assert two.describe_fully() == "2 x NVIDIA H100 (59.0 GiB for arrays, driver 570.86.15)"
 
 
 def test_hidden_options_are_not_suggested(sentence):

@@ -9,7 +9,7 @@ from jaxrec.run.initial import count_parameters
 from jaxrec.run.session import Session
 from jaxrec.run.show.log import Log
 from jaxrec.run.store.manifest import write_manifest
-from jaxrec.run.world import processes
+from jaxrec.run.world import hardware, processes
 from jaxrec.settings import Task, registry
 from jaxrec.tasks.state import State
 from jaxrec.tasks.system import System
@@ -19,9 +19,14 @@ def introduce(session: Session, log: Log, state: State) -> None:
     """Says what is trained on what, and writes the manifest."""
     parameters, devices = count_parameters(state), session.devices.describe()
     if processes.first():
-        manifest = {"report": for_the_report(session.system, session.config.task), "parameters": parameters}
+        manifest = {
+            "report": for_the_report(session.system, session.config.task),
+            "parameters": parameters,
+            "accelerators": session.devices.accelerators(),
+            "machine": hardware.machine(),
+        }
         write_manifest(session.folder, describe(session.data), devices, manifest)
-    log.say(f"{session.config.task.model} with {parameters:,} parameters on {', '.join(devices)}")
+    log.say(f"{session.config.task.model} with {parameters:,} parameters on {session.devices.describe_fully()}")
     if session.devices.mesh.size > 1:
         log.say(session.devices.describe_mesh(state))
     log.say(_data_line(session.data))

@@ -114,7 +114,7 @@ def _session(config: Train, dataset: Any, began: float) -> Iterator[Session]:
     if config.tensorboard:
         check_tensorboard()
     resumed = _resumed_folder(config)
-    devices = Devices(config.mesh)
+    devices = Devices(config.mesh, config.require)
     devices.check_batch(config.batch_size)
     system = system_of(config.task)
     config = replace(config, dataset=_dataset_name(config, system, dataset))

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -123,8 +124,9 @@ def _without_notes(hint: Any) -> tuple[Any, tuple[Any, ...]]:
 def _choices(hint: Any) -> tuple[str, ...]:
     if get_origin(hint) is Literal:
         return tuple(str(choice) for choice in get_args(hint))
-    if get_origin(hint) is tuple:
-        return _choices(get_args(hint)[0])
+    parts = [part for part in get_args(hint) if part is not NoneType]
+    if get_origin(hint) is tuple or (get_origin(hint) in (Union, UnionType) and len(parts) == 1):
+        return _choices(parts[0])
     return ()
 
 

@@ -40,6 +40,8 @@ class Train:
     mesh: Annotated[str, DEVICES] = "data"
     """How devices share the work. data: every device holds the whole state and takes an equal part of the batch.
     data=2: only two devices. data=4,model=2: eight devices in pairs; each pair shares the large arrays of the state."""
+    require: Annotated[Literal["gpu", "tpu"] | None, DEVICES] = None
+    """Do not train on anything else: gpu or tpu. Default: train on what JAX finds, if need be on the CPU."""
     batch_size: Annotated[int, DATA, AT_LEAST_ONE] = 128
     """Examples per step, over all devices."""
     epochs: Annotated[float | None, LENGTH, POSITIVE] = None

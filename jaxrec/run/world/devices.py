@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxrec.errors import UserError
+from jaxrec.run.world import hardware
 
 AXES = ("data", "model")
 LARGE = 2**12
@@ -47,13 +49,10 @@ class Devices:
     than 1, its large arrays are cut over that axis and put together where a step needs them (Zhao et al. 2023, FSDP).
     """
 
-    def __init__(self, mesh: str = "data") -> None:
-        try:
-            # Each process's next to each other: it has its part of a batch in one piece.
-            devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"jax finds no device to compute on ({reason}); check JAX_PLATFORMS") from error
+    def __init__(self, mesh: str = "data", require: str | None = None) -> None:
+        # Each process's next to each other: it has its part of a batch in one piece.
+        devices = sorted(_found(), key=lambda device: (device.process_index, device.id))
+        _check_platform(devices[0].platform, require)
         sizes = read_mesh(mesh, len(devices))
         each = {sum(device.process_index == process for device in devices) for process in range(jax.process_count())}
         if len(each) > 1:
@@ -72,6 +71,28 @@ class Devices:
         """One line per kind of device, such as ``8 x cpu``."""
         kinds = [device.device_kind for device in self.mesh.devices.flat]
         return [f"{kinds.count(kind)} x {kind}" for kind in dict.fromkeys(kinds)]
+
+    def accelerators(self) -> list[dict[str, Any]]:
+        """Of each kind of GPU or TPU: ``kind``, ``count``, ``memory_bytes`` for arrays and ``driver`` if known."""
+        if self.platform == "cpu":
+            return []
+        found: dict[str, dict[str, Any]] = {}
+        for device in self.mesh.devices.flat:
+            facts = found.setdefault(device.device_kind, {"kind": device.device_kind, "count": 0, **_facts(device)})
+            facts["count"] += 1
+        return list(found.values())
+
+    def describe_fully(self) -> str:
+        """The devices in one line, with the memory and the driver of those that have their own."""
+        parts = []
+        for facts in self.accelerators():
+            known = []
+            if "memory_bytes" in facts:
+                known.append(f"{facts['memory_bytes'] / 2**30:.1f} GiB for arrays")
+            if "driver" in facts:
+                known.append(f"driver {facts['driver']}")
+            parts.append(f"{facts['count']} x {facts['kind']}" + (f" ({', '.join(known)})" if known else ""))
+        return ", ".join(parts or self.describe())
 
     def describe_mesh(self, state: Any) -> str:
         """How many bytes of the state lie on each device of which mesh."""
@@ -135,6 +156,49 @@ class Devices:
         if self.mesh.shape["model"] == 1:
             return tree
         return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, self.replicated), tree)
+
+
+def _asked() -> str | None:
+    """The platforms that the user has told jax to use, such as ``cpu`` by JAX_PLATFORMS; None if jax may choose."""
+    return jax.config.values["jax_platforms"] or None
+
+
+def _found() -> list[Any]:
+    """The devices that jax finds; raises UserError if there are none of the platforms that it is told to use."""
+    try:
+        return jax.devices()
+    # jax fails with an AssertionError if it is told to use CUDA and its plugin is not installed.
+    except (RuntimeError, AssertionError) as error:
+        asked = _asked()
+        lines = str(error).strip().splitlines() or [f"JAX_PLATFORMS={asked}"]
+        advice = f"check JAX_PLATFORMS={asked}, or unset it to compute on what there is"
+        if asked in ("cuda", "gpu") and hardware.gpu_is_there():
+            advice = f"there is an NVIDIA GPU: {hardware.gpu_remedy()}"
+        raise UserError(f"jax finds no device to compute on ({lines[0]}); {advice}") from error
+
+
+def _check_platform(platform: str, require: str | None) -> None:
+    """Raises UserError if another platform is required; otherwise says if a GPU is there that jax cannot use."""
+    unused = platform == "cpu" and hardware.gpu_is_there()
+    if require is not None and platform != require:
+        advice = "remove --require to compute there, or run on a machine that has one"
+        if require == "gpu" and unused:
+            advice = f"there is an NVIDIA GPU: {hardware.gpu_remedy()}"
+        raise UserError(f"--require {require} is not met, because jax computes on the {platform}; {advice}")
+    # Who has named a platform has chosen the CPU.
+    if unused and _asked() is None:
+        print(f"jaxrec: computing on the CPU, though there is an NVIDIA GPU: {hardware.gpu_remedy()}", file=sys.stderr)
+
+
+def _facts(device: Any) -> dict[str, Any]:
+    """The memory that a GPU or TPU has for arrays, and the driver of a GPU, as far as they are known."""
+    facts = {}
+    memory = (device.memory_stats() or {}).get("bytes_limit")
+    if memory:
+        facts["memory_bytes"] = memory
+    if device.platform == "gpu" and hardware.gpu_driver():
+        facts["driver"] = hardware.gpu_driver()
+    return facts
 
 
 def _put(tree: Any, sharding: NamedSharding) -> Any:
