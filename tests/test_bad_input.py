@@ -107,7 +107,7 @@ def sentence(monkeypatch, capsys):
         ("--patience 3 --validation 0", ["--patience", "validation"]),
         ("--model gan --patience 3", ["--patience"]),
         ("--model autoencoder --architecture unet", ["architecture", "'unet'"]),
-        ("--dataset mnst", ["'mnst'", "python scripts/prepare_dataset.py mnst --data-dir "]),
+        ("--dataset mnst", ["'mnst'", "jaxrec prepare mnst --data-dir "]),
         ("--dataset digts", ["'digts'", "'digits'"]),
         ("--test-split tets", ["'digits'", "'tets'"]),
         ("--train-split train[:0]", ["train[:0]", "'digits'"]),

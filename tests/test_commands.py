@@ -21,7 +21,7 @@ import pytest
 from conftest import small
 from PIL import Image
 
-from jaxrec.cli import COMMANDS, evaluate, generate, predict, show, train
+from jaxrec.cli import COMMANDS, completion, evaluate, generate, predict, show, train
 from jaxrec.cli.help import help_text
 from jaxrec.cli.running import _describe, run_command
 from jaxrec.data import convert_image, read_image
@@ -472,6 +472,34 @@ def test_help_and_import_are_light():
         done = python("-c", code.format([command, "--help"] if command else ["--help"]))
         assert done.stdout.endswith("ended 0 set()\n")
         assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def completed(*words: str) -> list[str]:
+    """What bash offers for the last word."""
+    ask = f"COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}; _jaxrec"
+    program = f"{completion.script(['bash'])}\n{ask}\nprintf '%s\\n' \"${{COMPREPLY[@]}}\""
+    return subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_bash_completes_commands_options_and_choices():
+    assert completed("jaxrec", "ev") == ["evaluate"]
+    assert completed("jaxrec", "evaluate", "runs/a", "--chec") == ["--checkpoint"]
+    assert completed("jaxrec", "train", "--optimizer.lr") == ["--optimizer.lr"]
+    assert completed("jaxrec", "train", "--discriminator-st") == ["--discriminator-steps"]
+    assert completed("jaxrec", "sweep", "--model", "resnet1") == ["resnet18"]
+    assert completed("jaxrec", "train", "--classe") == [], "a hidden option"
+    assert completed("jaxrec", "predict", "runs/a", "pho") == [], "bash goes on with file names"
+
+
+def test_the_other_shells_have_a_script_too():
+    for shell in ("bash", "zsh"):
+        checked = subprocess.run(["bash", "-n"], input=completion.script([shell]), text=True, capture_output=True)
+        assert (checked.returncode, checked.stderr) == (0, "")
+    lines = completion.script(["fish"]).splitlines()
+    offered = [line for line in lines if "seen_subcommand_from train'" in line]
+    assert any(" -l optimizer.schedule -x -a " in line and "cosine" in line for line in offered)
+    with pytest.raises(UserError, match=r"'bsh'.*'bash'"):
+        completion.script(["bsh"])
 
 
 def test_help_lists_every_option_and_explains_it():

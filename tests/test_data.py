@@ -323,7 +323,7 @@ def test_unknown_names(odd, name, hint):
         open_dataset(name, data_dir=str(odd))
     start = f"dataset '{name}' is not prepared in {odd}: "
     assert str(caught.value).startswith(start)
-    assert f"`python scripts/prepare_dataset.py {name} --data-dir {odd}`" in str(caught.value)
+    assert f"`jaxrec prepare {name} --data-dir {odd}`" in str(caught.value)
     assert hint is None or str(caught.value).endswith(hint or "`pip install 'jaxrec[prepare]'`")
 
 
@@ -358,15 +358,12 @@ def test_import_is_light():
     assert done.stdout == "set()\n"
 
 
-@pytest.mark.parametrize(("blocked", "message"), [(True, "TensorFlow is missing"), (False, "")])
-def test_prepare_script_without_tensorflow(odd, tmp_path, blocked, message):
-    script = Path(__file__).parents[1] / "scripts/prepare_dataset.py"
-    environment = {**os.environ, "PYTHONPATH": str(script.parents[1]), "TFDS_DATA_DIR": str(odd)}
-    where = ["--data-dir", str(tmp_path)] if blocked else []
-    without = (
-        f"import sys, runpy; sys.modules['tensorflow'] = None; runpy.run_path({str(script)!r}, run_name='__main__')"
-    )
-    command = [sys.executable, "-c", without, "odd_set", *where]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == (2 if blocked else 0)
-    assert message in done.stderr and "Traceback" not in done.stderr
+@pytest.mark.parametrize(
+    ("made", "named"), [("photos", "folder:photos"), ("my photos", "'folder:my photos'"), ("a.csv", "csv:a.csv")]
+)
+def test_a_folder_or_file_of_the_name_is_suggested(tmp_path, monkeypatch, made, named):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / made).write_text("path,label\n") if made.endswith(".csv") else (tmp_path / made).mkdir()
+    with pytest.raises(UserError) as caught:
+        open_dataset(made, data_dir=str(tmp_path / "none"))
+    assert str(caught.value).endswith(f"did you mean {named}?")

@@ -13,6 +13,7 @@ COMMANDS = {
     "sweep": "search hyper-parameters by training many runs at once",
     "inspect": "show the settings, parameters and checkpoints of a run",
     "verify": "repeat steps of a run and compare the states",
+    "prepare": "download a data set and prepare it for training",
     "plan": "estimate what a run needs, without data",
 }
 """Each subcommand and what it does."""
@@ -23,7 +24,14 @@ MODULES = {"inspect": "show"}
 def _help() -> str:
     lines = [f"  {name:<10}{does}" for name, does in COMMANDS.items()]
     return "\n".join(
-        ["usage: jaxrec COMMAND ...", "", *lines, "", "jaxrec COMMAND --help lists the options of a command."]
+        [
+            "usage: jaxrec COMMAND ...",
+            "",
+            *lines,
+            "",
+            "jaxrec COMMAND --help lists the options of a command.",
+            "jaxrec --completion bash|zsh|fish prints the tab completion of a shell.",
+        ]
     )
 
 
@@ -33,6 +41,11 @@ def dispatch(argv: list[str]) -> int | None:
         print(_help())
         return 0
     command, *rest = argv
+    if command == "--completion":
+        from jaxrec.cli.completion import script
+
+        print(script(rest))
+        return 0
     if command not in COMMANDS:
         hint = nearest(command, COMMANDS) or f"; the commands are {', '.join(COMMANDS)}"
         raise UserError(f"there is no command '{command}'{hint}")

@@ -41,13 +41,13 @@ def read_arguments(
     if resume:
         default = replace(default, resume=resume)
     common = {each.name: getattr(default, each.name) for each in fields(kind) if hasattr(default, each.name)}
-    config = parse(kind, argv, program, kind(**common), examples, _listed(default.task))
+    config = parse(kind, argv, program, kind(**common), examples, listed(default.task))
     if config.seed + config.seeds - 1 > LAST_SEED:
         raise UserError(f"--seed {config.seed} and --seeds {config.seeds} go past the last seed, {LAST_SEED}")
     return config
 
 
-def _listed(task: Task) -> list[Option]:
+def listed(task: Task) -> list[Option]:
     """The options that give the defaults of all others, for ``--help`` and for suggestions."""
     name, file = tyro.conf.arg(metavar="NAME"), tyro.conf.arg(metavar="FILE")
     return [

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -39,6 +40,17 @@ def prepared_sets(folder: Path) -> dict[str, Path]:
     return found
 
 
+def _path_meant(name: str) -> str:
+    """The clause that names the folder or file ``name`` as --dataset takes it; empty if there is none."""
+    path = Path(name)
+    kind = {".csv": "csv", ".npz": "npz"}.get(path.suffix.lower())
+    if path.is_dir():
+        kind = "folder"
+    if kind is None or not path.exists():
+        return ""
+    return f"; did you mean {shlex.quote(f'{kind}:{name}')}?"
+
+
 def open_prepared(
     name: str, folder: Path, reads: Reads, options: Options = PLAIN, *, called: str | None = None
 ) -> Source:
@@ -50,10 +62,12 @@ def open_prepared(
     """
     sets = prepared_sets(folder)
     if name not in sets:
-        hint = nearest(name, ["digits", "scenes", "synthetic", *(known for known in sets if ":" not in known)])
+        known = ["digits", "scenes", "synthetic", *(each for each in sets if ":" not in each)]
+        hint = _path_meant(name) or nearest(name, known)
+        prepare = shlex.join(["jaxrec", "prepare", name, "--data-dir", str(folder)])
         raise UserError(
             f"dataset '{name}' is not prepared in {folder}: expected digits, scenes, synthetic, folder:PATH, csv:FILE, "
-            f"npz:FILE or a set that `python scripts/prepare_dataset.py {name} --data-dir {folder}` prepares after "
+            f"npz:FILE or a set that `{prepare}` prepares after "
             f"`pip install 'jaxrec[prepare]'`{hint}"
         )
     path, name = sets[name], called or name
@@ -99,7 +113,7 @@ class _Records:
         if info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
             raise UserError(
                 f"dataset '{name}' in {folder} is stored as {info.file_format.value}, expected array_record: "
-                f"remove {folder} and prepare it again with `python scripts/prepare_dataset.py {name}`"
+                f"remove {folder} and prepare it again with `jaxrec prepare {name}`"
             )
         self.features = info.features
         self.metadata = info.metadata or {}

@@ -1,15 +1,41 @@
-"""Downloads a TFDS set and prepares it in the form jaxrec reads (array_record); the one place that needs TensorFlow."""
+"""jaxrec prepare NAME: downloads a TFDS set and prepares it; the one command that needs TensorFlow."""
 
-import argparse
 import importlib.util
-import sys
+from dataclasses import dataclass
+from typing import Annotated
 
+import tyro
+
+from jaxrec.cli.arguments import parse
 from jaxrec.data.prepared import prepared_sets, tfds_dir
 from jaxrec.errors import UserError, nearest
 
+EXAMPLES = ("jaxrec prepare mnist", "jaxrec prepare cifar10 --data-dir /data/tfds")
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Download a data set of TensorFlow Datasets and prepare it in the form that jaxrec reads (array_record).
+
+    Needs pip install 'jaxrec[prepare]'."""
+
+    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+    """Name in the TFDS catalogue, such as mnist or cifar10."""
+    data_dir: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Folder of the prepared sets. Default: $TFDS_DATA_DIR, then ~/tensorflow_datasets."""
+
+
+def main(argv: list[str]) -> None:
+    """Prepares the set and says where it is."""
+    options = parse(Prepare, argv, "jaxrec prepare", examples=EXAMPLES)
+    prepare(options.dataset, options.data_dir)
+
 
 def prepare(name: str, data_dir: str | None) -> None:
-    """Prepares the set ``name`` in ``data_dir``, else TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    """Prepares the set ``name`` in ``data_dir``; default: TFDS_DATA_DIR, then ~/tensorflow_datasets.
+
+    Raises UserError if TensorFlow is not installed, there is no such set, or it cannot be fetched.
+    """
     folder = tfds_dir(data_dir)
     if name in prepared_sets(folder):
         print(f"{name} is prepared already in {prepared_sets(folder)[name]}")
@@ -30,21 +56,3 @@ def prepare(name: str, data_dir: str | None) -> None:
     except (OSError, AssertionError) as error:  # no network or disk, or files that have to be fetched by hand
         raise UserError(f"dataset '{name}' cannot be prepared in {folder}: {' '.join(str(error).split())}") from error
     print(f"{name} is prepared in {builder.data_dir}")
-
-
-def main() -> int:
-    """Reads the command line; returns the exit code, 2 for bad input."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", help="name in the TFDS catalogue, such as mnist or cifar10")
-    parser.add_argument("--data-dir", help="where prepared sets lie; else TFDS_DATA_DIR, else ~/tensorflow_datasets")
-    arguments = parser.parse_args()
-    try:
-        prepare(arguments.name, arguments.data_dir)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
