@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxrec.data.features import Feature, Features, blank, nbytes
 from jaxrec.data.images import Header, decode_file, open_image, probe_file, strict_pillow
+from jaxrec.data.levels import Extent, Levels, extent, find_levels
 from jaxrec.data.masks import MaskClasses, decode_mask
 from jaxrec.data.sizes import Size, told
 from jaxrec.data.splits import Read, Source, from_arrays
@@ -84,8 +85,10 @@ def open_files(
     """
     with strict_pillow(), ThreadPoolExecutor() as pool:
         headers, files = readable(pool.map(attempt(probe_file), _images(found)), found, options.skip_bad)
-        shape, dtype = _image_format(files[0], headers, options.size)
-        features = {image: Feature("image", shape, dtype, resize=options.resize), **values}
+        shape, dtype = _image_format(files, headers, options.size)
+        levels = _levels(pool, files, headers)
+        remarks = _remarks(headers, shape, dtype, options.resize) + levels.remarks
+        features = {image: Feature("image", shape, dtype, resize=options.resize, levels=levels.values), **values}
         if mask is not None:
             mask = (mask[0], mask[1].bordered(options.resize))
             features[mask[0]] = mask[1].feature(shape[:2], options.resize)
@@ -99,7 +102,6 @@ def open_files(
     def read(rows: np.ndarray) -> dict[str, np.ndarray]:
         return _stack(features, [decode(files[row]) for row in rows.tolist()])
 
-    remarks = told([header.size for header in headers], shape[:2], options.resize)
     return Readable(files, features, from_arrays(_stack(features, decoded)) if held else read, remarks)
 
 
@@ -107,17 +109,42 @@ def _images(files: Iterable[File]) -> list[Path]:
     return [file.image for file in files]
 
 
-def _image_format(first: File, headers: list[Header], size: Size | None) -> tuple[tuple[int, int, int], str]:
+def _levels(pool: ThreadPoolExecutor, files: Sequence[File], headers: Sequence[Header]) -> Levels:
+    """Black and white of a set's images of more than 8 bits, by those of the training split."""
+    deep = [file for file, header in zip(files, headers, strict=True) if header.dtype != "uint8"]
+    training = [file for file in deep if file.split in ("", "train")]
+    found = pool.map(attempt(extent), _images(training or deep))
+    # A file that cannot be decoded is named when all are.
+    return find_levels([each for each in found if isinstance(each, Extent)])
+
+
+def _image_format(
+    files: Sequence[File], headers: Sequence[Header], size: Size | None
+) -> tuple[tuple[int, int, int], str]:
     """Shape and dtype of a set's images."""
     height, width = size or headers[0].size
     if max(height, width) > LARGE and not size:
         raise UserError(
-            f"{first.image} has {height}x{width} pixels, and all images would be given that size: "
-            "choose a side such as 128 with --image-size"
+            f"{files[0].image} has {height}x{width} pixels, and all images would be given that size: "
+            "choose a size such as 128 with --image-size"
         )
     channels = 3 if any(header.colour for header in headers) else 1
-    dtypes = {header.dtype for header in headers}
-    return (height, width, channels), dtypes.pop() if len(dtypes) == 1 else "uint8"
+    first = {header.dtype: file.image for file, header in zip(reversed(files), reversed(headers), strict=True)}
+    if {"uint16", "float32"} <= first.keys():
+        raise UserError(
+            f"{first['float32']} holds floats and {first['uint16']} whole numbers of 16 bits: "
+            "convert all images to one of them"
+        )
+    return (height, width, channels), next(iter(first)) if len(first) == 1 else "uint8"
+
+
+def _remarks(headers: Sequence[Header], shape: tuple[int, ...], dtype: str, resize: str) -> tuple[str, ...]:
+    """What becomes of images of another size or depth than the set's."""
+    remarks = told([header.size for header in headers], (shape[0], shape[1]), resize)
+    deeper = sum(header.dtype != dtype for header in headers)
+    if dtype == "uint8" and deeper:
+        remarks += (f"{deeper} of {len(headers)} images have more than 8 bits and are read with 8, like the others",)
+    return remarks
 
 
 def _decode(file: File, features: Features, image: str, mask: tuple[str, MaskClasses] | None) -> dict[str, Any]:
@@ -220,7 +247,7 @@ def to_source(root: Path, opened: Readable, splits: Mapping[str, np.ndarray], sk
     digest = hashlib.sha256(also.encode())
     for place, file in enumerate(opened.files):
         for path in filter(None, (file.image, file.mask)):
-            name = _within(root, path)
+            name = path.relative_to(root) if path.is_relative_to(root) else path
             digest.update(f"{name} {path.stat().st_size}\n".encode())
             if place < HASHED:
                 digest.update(path.read_bytes())
@@ -231,10 +258,4 @@ def to_source(root: Path, opened: Readable, splits: Mapping[str, np.ndarray], sk
         identity=digest.hexdigest(),
         skipped=skipped,
         remarks=opened.remarks,
-        files=tuple(str(_within(root, opened.files[row].image)) for row in order.tolist()),
     )
-
-
-def _within(root: Path, path: Path) -> Path:
-    """The path from the folder of the set, if the file is in there."""
-    return path.relative_to(root) if path.is_relative_to(root) else path

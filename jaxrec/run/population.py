@@ -11,13 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.errors import UserError
-from jaxrec.run.drawing import Pictures
-from jaxrec.run.ending import conclude, tested, worst_of
+from jaxrec.run.ending import conclude, tested
 from jaxrec.run.evaluation import Evaluator, Interrupted, scalars
 from jaxrec.run.fit import Run
 from jaxrec.run.introduction import introduce
 from jaxrec.run.members import Member, Members, MembersFeed, members_step, spread
-from jaxrec.run.observers import Moment, Observer, hashes_now, validated, watch_steps
+from jaxrec.run.observers import Moment, Observer, Pictures, hashes_now, validated, watch_steps
 from jaxrec.run.session import Session, open_session
 from jaxrec.run.show.log import Log
 from jaxrec.run.steps import CompiledStep, Watch, run_steps, unharmed
@@ -227,25 +226,19 @@ class MembersEvaluation:
         if not moment.evaluates:
             return
         with self.log.pause():
-            worst: dict[int, Any] = {}
             try:
                 if session.data.validation is not None:
-                    worst = self._validate(moment)
+                    self._validate(moment)
             except Interrupted:
                 session.progress.unevaluated = True
                 return
             if self.members.best() is not before:
                 self.pictures.written = -math.inf  # Those that are there are of another member.
-            self.pictures.at(self.members.shown(moment.state), moment.step, worst.get(self.members.best().member))
+            self.pictures.at(self.members.shown(moment.state), moment.step)
 
-    def _validate(self, moment: Moment) -> dict[int, Any]:
-        """The worst examples of each member by its number."""
+    def _validate(self, moment: Moment) -> None:
         members, score = self.members, self.members.session.system.score
-        rows, worst = [], {}
-        for member, state in members.states(moment.state):
-            found = validated(self.evaluator, state, members.session)
-            rows.append(scalars(found))
-            worst[member.member] = found.get("worst")
+        rows = [validated(self.evaluator, state, members.session) for _, state in members.states(moment.state)]
         name = score.name if score else "loss"
         for member, row in zip(members.remaining, rows, strict=True):
             if not math.isfinite(row.get(name, 0.0)):
@@ -258,7 +251,6 @@ class MembersEvaluation:
         best = members.best()
         if best.validation is not None:
             self.log.say(f"best: {best}, validation {name} {best.validation:.4g}")
-        return worst
 
 
 class MembersSaving:
@@ -305,7 +297,7 @@ def _finish(
     scores = _scores(results, shown)
     log.say(f"test, {results['members']} members: {scores}")
     log.say(f"the checkpoint is of {best}")
-    evaluation.pictures.last(members.shown(stacks), worst_of(shown))
+    evaluation.pictures.last(members.shown(stacks))
     conclude(session, log, shown, seconds)
     return results
 

@@ -126,11 +126,19 @@ class Trained:
         Files that cannot be read are passed over.
         """
         height, width, _ = image_shape(self.features)
-        sizes = []
+        feature = image_feature(self.features)
+        headers = []
         for path in paths:
             with contextlib.suppress(UserError):
-                sizes.append(probe_file(path).size)
-        return told(sizes, (height, width), image_feature(self.features).resize)
+                headers.append(probe_file(path))
+        remarks = told([header.size for header in headers], (height, width), feature.resize)
+        deep = sum(header.dtype not in ("uint8", feature.dtype) for header in headers)
+        if deep and not feature.levels:
+            remarks += (
+                f"{deep} of {len(headers)} images have more bits than those of training: 65535 is white "
+                "(of floats 1, or 255 if a value is above 1)",
+            )
+        return remarks
 
     def at_own_size(
         self, path: str | Path, image: np.ndarray, outputs: Mapping[str, np.ndarray]
