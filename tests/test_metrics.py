@@ -266,6 +266,22 @@ def test_no_examples_is_an_error(name):
         metric.compute()
 
 
+def test_the_worst_are_those_of_all_batches():
+    loss = np.random.default_rng(0).integers(0, 40, 200).astype(np.float32)
+    loss[[7, 150]] = np.nan, np.inf
+    order = np.lexsort((np.arange(200), -np.nan_to_num(loss, nan=np.inf)))[:32]
+    total = None
+    for start in range(0, 210, 30):
+        index = np.arange(start, start + 30)
+        part = metrics.Worst.from_batch(jnp.asarray(loss[index % 200]), jnp.asarray(index % 200), index < 200)
+        total = part if total is None else total.merge(jax.device_get(part))
+    worst = total.compute()["worst"]
+    np.testing.assert_array_equal(worst[:, 0], order)
+    np.testing.assert_array_equal(worst[2:, 1], loss[order[2:]])
+    few = metrics.Worst.from_batch(jnp.ones(4), jnp.arange(4), jnp.array([True, False, True, False]))
+    np.testing.assert_array_equal(few.compute()["worst"], [[0, 1], [2, 1]])
+
+
 def test_average():
     got = metrics.Average.from_batch(
         {"loss": jnp.array([1.0, 2.0, jnp.nan], jnp.bfloat16), "kl": jnp.array([3.0, 5.0, 7.0])},

@@ -1,24 +1,34 @@
 """Pictures and curves land where they should, and the report survives whatever a run folder holds."""
 
+import base64
+import csv
+import io
 import json
 import math
 import os
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+import jaxrec
+from jaxrec.data import open_dataset
 from jaxrec.errors import UserError
+from jaxrec.run import evaluation
+from jaxrec.run.drawing import arranged
 from jaxrec.run.introduction import for_the_report
-from jaxrec.run.show import report
+from jaxrec.run.show.charts import curves
+from jaxrec.run.show.fonts import can_write
 from jaxrec.run.show.log import read_metrics
-from jaxrec.run.show.pictures import GAP, curves, grid, matrix_picture, save_artifacts, shades, timeline
+from jaxrec.run.show.pictures import GAP, grid, matrix_picture, save_artifacts, shades, timeline
 from jaxrec.run.show.report import write_report
-from jaxrec.settings import preset
+from jaxrec.settings import Train, preset
 from jaxrec.tasks.system import named_system, system_of
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -281,11 +291,42 @@ def test_report_says_how_far_the_run_came(tmp_path, missing: bool, planned: int 
     assert sentence in write_report(run).read_text()
 
 
-def test_report_links_pictures_that_are_too_large(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(report, "EMBEDDED", 100)
-    page = write_report(_run(tmp_path)).read_text()
-    assert "<img" not in page
-    assert 'href="pictures/confusion_matrix.png"' in page
+@pytest.mark.parametrize(("side", "frames"), [(1, 1), (2400, 1), (288, 24)])
+def test_every_picture_is_in_the_page(tmp_path, side: int, frames: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (frames, side, side, 3), np.uint8)
+    first, *rest = map(Image.fromarray, noise)
+    (tmp_path / "pictures").mkdir()
+    path = tmp_path / "pictures" / ("noise.gif" if rest else "noise.png")
+    first.save(path, save_all=True, append_images=rest) if rest else first.save(path)
+    tags = _Tags(write_report(tmp_path).read_text()).seen
+    (source,) = [attrs["src"] or "" for tag, attrs in tags if tag == "img"]
+    kind, data = re.fullmatch(r"data:image/(\w+);base64,(.*)", source).groups()
+    with Image.open(io.BytesIO(base64.b64decode(data))) as shown:
+        assert shown.format == kind.upper()
+        assert getattr(shown, "n_frames", 1) == frames
+        assert abs(np.asarray(shown.convert("RGB")).mean() - noise[0].mean()) < 3
+    assert len(data) < 700_000
+    assert f"pictures/{path.name}" in [attrs.get("href") for tag, attrs in tags if tag == "a"]
+
+
+@pytest.mark.parametrize("name", ["猫犬", "кошка", "γάτα", "قط", "Maß"])
+def test_a_name_is_written_with_its_letters_or_as_a_number(name: str) -> None:
+    def drawn(text: str) -> np.ndarray:
+        return np.asarray(matrix_picture(np.eye(2, dtype=int), [text, "dog"]))
+
+    assert can_write("dog")
+    if not can_write(name):
+        np.testing.assert_array_equal(drawn(name), drawn("0"))
+        return
+    # Boxes would look the same for any letters of as many.
+    assert drawn(name).shape != drawn(name[::-1]).shape or (drawn(name) != drawn(name[::-1])).any()
+
+
+@pytest.mark.parametrize("name", ["\U000f0000", "a\nb", "\udcff"])
+def test_a_name_without_letters_is_written_as_a_number(name: str) -> None:
+    assert not can_write(name)
+    matrix = np.eye(2, dtype=int)
+    np.testing.assert_array_equal(matrix_picture(matrix, [name, "dog"]), matrix_picture(matrix, ["0", "dog"]))
 
 
 def test_metrics_with_torn_lines_and_nan(tmp_path) -> None:
@@ -353,3 +394,53 @@ def test_report_shows_what_a_system_says_of_itself(tmp_path) -> None:
     assert "cnn on digits: turning 0.25 on 9 test examples." in page
     assert "<figcaption>How it turned.</figcaption>" in page
     assert page.index("<td>one</td><td>0.1250</td>") < page.index("<td>zero</td><td>0.5000</td>")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A run on a folder of 40 training and 90 test images, of which some are mistaken."""
+    folder, runs = tmp_path_factory.mktemp("photos"), tmp_path_factory.mktemp("runs")
+    random = np.random.default_rng(0)
+    for split, count in (("train", 20), ("test", 45)):
+        for label, name in enumerate(("dog", "猫")):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = random.normal(100 + 30 * label, 40, (12, 12)).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{number:03}.png")
+    with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
+        patch.setattr(evaluation, "MOST", 32)
+        task = replace(preset("cnn"), width=0.1)
+        config = Train(task, f"folder:{folder}", steps=8, batch_size=16, eval_every=4, runs=str(runs))
+        return jaxrec.fit(config)
+
+
+def test_the_worst_mistakes_are_those_of_the_whole_split(photos) -> None:
+    split = open_dataset(photos.config.dataset).splits["test"]
+    examples, root = split.load(), photos.config.dataset.removeprefix("folder:")
+    probabilities = jaxrec.load(photos.folder).predict(examples["image"])["probabilities"]
+    loss = -np.log(probabilities[np.arange(90), examples["label"]])
+    order = np.argsort(-loss, kind="stable")[:32]
+    with (photos.folder / "pictures" / "worst_mistakes.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    names = split.features["label"].names
+    assert [int(row["example"]) for row in rows] == order.tolist()
+    np.testing.assert_allclose([float(row["loss"]) for row in rows], loss[order], rtol=1e-4)
+    for row, number in zip(rows, order, strict=True):
+        with Image.open(f"{root}/{row['file']}") as file:
+            np.testing.assert_array_equal(np.asarray(file), examples["image"][number, ..., 0])
+        assert row["truth"] == names[examples["label"][number]] == row["file"].split("/")[1]
+        assert row["prediction"] == names[probabilities[number].argmax()]
+        assert float(row["probability"]) == pytest.approx(probabilities[number].max(), rel=1e-4)
+    with Image.open(photos.folder / "pictures" / "worst_mistakes.png") as picture:
+        drawn = np.asarray(picture)
+    np.testing.assert_array_equal(drawn[:84:7, :84:7, 0], examples["image"][order[0], ..., 0])
+    np.testing.assert_array_equal(drawn[:84:7, -84::7, 0], examples["image"][order[7], ..., 0])
+
+
+def test_worst_examples_become_a_grid_of_whole_rows() -> None:
+    images = np.random.default_rng(0).random((11, 1, 600, 300, 1))
+    cells = arranged({"images": images, "label": np.arange(11)})
+    assert cells["label"].tolist() == [list(range(8))]
+    assert cells["images"].shape == (1, 8, 200, 100, 1)
+    np.testing.assert_allclose(cells["images"][0, 3, 5, 7], images[3, 0, 15:18, 21:24].mean())
+    assert arranged({"images": np.zeros((11, 4, 8, 8, 3))})["images"].shape == (8, 4, 8, 8, 3)

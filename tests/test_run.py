@@ -15,7 +15,7 @@ from conftest import same_arrays, small
 
 from jaxrec.cli.train import main
 from jaxrec.errors import UserError
-from jaxrec.run import data, ending, evaluation, feed, judge, observers
+from jaxrec.run import data, drawing, ending, evaluation, feed, judge
 from jaxrec.run.show.log import Log, read_metrics
 from jaxrec.run.store import checkpoints, folder
 from jaxrec.run.store.checkpoints import Checkpoints
@@ -91,7 +91,10 @@ def test_the_latest_and_the_best_checkpoint_are_kept(every, tmp_path):
 
 @pytest.mark.parametrize(
     ("model", "names", "evolving"),
-    [("gan", ["interpolation", "samples"], ["samples"]), ("autoencoder", ["reconstructions"], [])],
+    [
+        ("gan", ["interpolation", "samples"], ["samples"]),
+        ("autoencoder", ["reconstructions", "worst_reconstructions"], []),
+    ],
 )
 def test_pictures_that_the_next_overwrite_are_drawn_now_and_then(model, names, evolving, tmp_path, monkeypatch):
     drawn = []
@@ -99,9 +102,9 @@ def test_pictures_that_the_next_overwrite_are_drawn_now_and_then(model, names, e
     def note(_: Path, pictures: dict, __: Any, step: int | None, kept: Any) -> None:
         drawn.append((step, sorted(pictures)))
 
-    monkeypatch.setattr(observers, "save_artifacts", note)
+    monkeypatch.setattr(drawing, "save_artifacts", note)
     for seconds in (1e9, 0):
-        monkeypatch.setattr(observers, "PICTURE_SECONDS", seconds)
+        monkeypatch.setattr(drawing, "PICTURE_SECONDS", seconds)
         train(tmp_path, str(seconds), "--steps", 6, "--eval-every", 2, model=model)
     between = [(4, evolving), (6, evolving)] if evolving else []
     assert drawn == [(2, names), *between, (None, names), *[(step, names) for step in (2, 4, 6, None)]]

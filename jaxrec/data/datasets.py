@@ -84,7 +84,7 @@ def open_dataset(
     splits = {}
     for role, spec in (("train", train_split), ("test", test_split)):
         rows = _rows(name, spec, role, source.sizes)
-        splits[role] = Split(source.read, rows, source.features, _kept(source, rows))
+        splits[role] = Split(source.read, rows, source.features, _kept(source, rows), source.files)
     content = (source.identity, to_json(source.features), train_split)
     fingerprint = hashlib.sha256(repr(content).encode()).hexdigest()
     return Dataset(name, source.features, splits, fingerprint, source.skipped, source.remarks)

@@ -247,7 +247,7 @@ def to_source(root: Path, opened: Readable, splits: Mapping[str, np.ndarray], sk
     digest = hashlib.sha256(also.encode())
     for place, file in enumerate(opened.files):
         for path in filter(None, (file.image, file.mask)):
-            name = path.relative_to(root) if path.is_relative_to(root) else path
+            name = _within(root, path)
             digest.update(f"{name} {path.stat().st_size}\n".encode())
             if place < HASHED:
                 digest.update(path.read_bytes())
@@ -258,4 +258,10 @@ def to_source(root: Path, opened: Readable, splits: Mapping[str, np.ndarray], sk
         identity=digest.hexdigest(),
         skipped=skipped,
         remarks=opened.remarks,
+        files=tuple(str(_within(root, opened.files[row].image)) for row in order.tolist()),
     )
+
+
+def _within(root: Path, path: Path) -> Path:
+    """The path from the folder of the set, if the file is in there."""
+    return path.relative_to(root) if path.is_relative_to(root) else path

@@ -27,6 +27,8 @@ class Source:
     """Unreadable examples left out."""
     remarks: tuple[str, ...] = ()
     """What a user should know of how the examples are read, a sentence each."""
+    files: tuple[str, ...] = ()
+    """The file of each row, as a person would name it; empty if examples are not in files of their own."""
     version: str = ""
     """Differs if the files or their decoder may have changed; empty if decoded examples are not to be kept on disk."""
 
@@ -46,6 +48,8 @@ class Split:
     features: Features
     kept: Decoded | None = None
     """The files in which decoded examples stay from one run to the next."""
+    files: tuple[str, ...] = ()
+    """The file of each row of the source, if examples are in files of their own."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -72,12 +76,17 @@ class Split:
     def cached(self) -> "Split":
         """The same split decoded: held in memory or, with ``kept``, mapped from files that an earlier run wrote."""
         if self.kept is None:
-            return Split(from_arrays(self.load()), np.arange(len(self)), self.features)
-        return Split(self.kept.open(self.source, self.rows), self.rows, self.features)
+            files = tuple(self.files[row] for row in self.rows.tolist()) if self.files else ()
+            return Split(from_arrays(self.load()), np.arange(len(self)), self.features, files=files)
+        return Split(self.kept.open(self.source, self.rows), self.rows, self.features, files=self.files)
 
     def subset(self, indices: np.ndarray) -> "Split":
         """The split of the examples at int indices [n]."""
-        return Split(self.source, self.rows[indices], self.features)
+        return Split(self.source, self.rows[indices], self.features, files=self.files)
+
+    def file(self, index: int) -> str:
+        """The file of an example, as a person would name it; empty if examples are not in files of their own."""
+        return self.files[self.rows[index]] if self.files else ""
 
     def pieces(self, indices: np.ndarray) -> list[np.ndarray]:
         """Cuts indices into pieces of at most 1000 examples and 16 MiB."""

@@ -5,6 +5,7 @@ from jaxrec.metrics.distances import class_statistics, coverage_statistics, frec
 from jaxrec.metrics.pixels import Pixels, pixels_that_count
 from jaxrec.metrics.reconstruction import Reconstruction, ssim
 from jaxrec.metrics.sums import Average, Metric, Results
+from jaxrec.metrics.worst import Worst
 
 __all__ = [
     "CONFIDENCE_BINS",
@@ -15,6 +16,7 @@ __all__ = [
     "Pixels",
     "Reconstruction",
     "Results",
+    "Worst",
     "class_statistics",
     "coverage_statistics",
     "frechet_distance",

@@ -2,9 +2,11 @@
 
 import shlex
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxrec.data import class_names
 from jaxrec.run.data import Data
@@ -66,7 +68,7 @@ def finish(
     log.say(f"test: {scores_line(results)}")
     if best is not None and processes.first():
         log.say(best_line(session, best, step))
-    evaluation.pictures.last(state)
+    evaluation.pictures.last(state, worst_of(results))
     conclude(session, log, results, seconds)
     return state, results
 
@@ -92,6 +94,12 @@ def tested(evaluator: Evaluator, state: State, data: Data, split: str, step: int
         if processes.first():
             metrics |= measured(system, state, data)
     return {"split": split, "examples": len(data.test), "step": step, **plain(metrics)}
+
+
+def worst_of(results: Mapping[str, Any]) -> np.ndarray | None:
+    """Number and loss of the worst examples [K, 2]; None if the system does not say."""
+    # JSON has no infinity, which is the loss of those whose loss is no number.
+    return np.array(results["worst"], float) if "worst" in results else None
 
 
 def conclude(session: Session, log: Log, results: dict[str, Any], seconds: dict[str, float]) -> None:

@@ -7,27 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-import numpy as np
 
-from jaxrec.data import Split, class_names
 from jaxrec.errors import UserError
-from jaxrec.run.evaluation import Evaluator, Interrupted, batch_size, scalars
+from jaxrec.run.drawing import Pictures
+from jaxrec.run.evaluation import Evaluator, Interrupted, scalars
 from jaxrec.run.session import Session
 from jaxrec.run.show.log import Log
-from jaxrec.run.show.pictures import save_artifacts
 from jaxrec.run.steps import Event, Watch
 from jaxrec.run.store.hashes import Hashes, hashes_of
 from jaxrec.run.store.state import split_state
-from jaxrec.run.world import processes
 from jaxrec.settings import Train
 from jaxrec.tasks.state import State
-
-PICTURE_SECONDS = 10
-"""Pictures that the next evaluation draws again are written at most this often."""
-PICTURE_EXAMPLES = 1000
-"""Most examples among which pictures are looked for."""
-PICTURE_NUMBERS = 2**22
-"""Most numbers in their images."""
 
 
 @dataclass
@@ -162,49 +152,6 @@ def give_up(session: Session, reason: str, failed: int) -> None:
     )
 
 
-class Pictures:
-    """Draws what the system would show a person, and writes it into the run's folder."""
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        self.draw = jax.jit(session.system.artifacts, out_shardings=session.devices.replicated)
-        self.written = -math.inf
-        """When all pictures were written last."""
-        self.evolving = session.system.evolving
-        """The pictures that are kept at every evaluation; once some were drawn, those that there are."""
-
-    def at(self, state: State, step: int) -> None:
-        """The pictures of an evaluation. Those that do not evolve are left out if some were just written."""
-        recent = processes.by_first(lambda: time.monotonic() - self.written < PICTURE_SECONDS)
-        if recent and not self.evolving:
-            return
-        pictures = self._drawn(state, self.session.data.validation or self.session.data.train)
-        self.evolving = tuple(name for name in self.evolving if name in pictures)
-        if recent:
-            pictures = {name: pictures[name] for name in self.evolving}
-        else:
-            self.written = time.monotonic()
-        self._write(pictures, step)
-
-    def last(self, state: State) -> None:
-        """The pictures of the test split."""
-        self._write(self._drawn(state, self.session.data.test), None)
-
-    def _drawn(self, state: State, split: Split) -> dict[str, Any]:
-        count = batch_size(PICTURE_EXAMPLES, PICTURE_NUMBERS, split)
-        index = np.arange(count, dtype=np.int32)
-        batch = self.session.devices.copy({**split.read(index), "index": index})
-        return self.session.devices.finish(self.draw(state, batch))
-
-    def _write(self, pictures: dict[str, Any], step: int | None) -> None:
-        if not processes.first():
-            return
-        session = self.session
-        names = class_names(session.data.dataset.features)
-        kept = self.evolving if step is not None else ()
-        save_artifacts(session.folder / "pictures", jax.device_get(pictures), names, step, kept)
-
-
 class Evaluation:
     """Evaluates on the validation split, draws pictures, and notes the best score."""
 
@@ -221,35 +168,38 @@ class Evaluation:
             return
         with self.log.pause():
             try:
-                self._evaluate(moment)
-                self.pictures.at(moment.state, moment.step)
+                worst = self._evaluate(moment)
+                self.pictures.at(moment.state, moment.step, worst)
             except Interrupted:
                 progress.unevaluated = True
 
-    def _evaluate(self, moment: Moment) -> None:
+    def _evaluate(self, moment: Moment) -> Any:
+        """The worst examples of the validation split; None if there is none or the system does not say."""
         session = self.session
         if session.data.validation is None:
-            return
-        metrics = validated(self.evaluator, moment.state, session)
+            return None
+        found = validated(self.evaluator, moment.state, session)
+        metrics, worst = scalars(found), found.get("worst")
         digest = moment.hashes.digest() if moment.hashes else None
         self.log.write(moment.step, "validation", metrics, state=digest)
         moment.rows.append((moment.step, "validation", metrics))
         check_finite(session, metrics, "validation", moment.step)
         if session.system.score is None:
-            return
+            return worst
         moment.score = session.system.score.least(metrics)
         progress = session.progress
         if progress.best is None or moment.score < progress.best - session.config.min_delta:
             progress.best, progress.waited = moment.score, 0
         else:
             progress.waited += 1
+        return worst
 
 
-def validated(evaluator: Evaluator, state: State, session: Session) -> dict[str, float]:
-    """The metrics on the validation split that are single numbers."""
+def validated(evaluator: Evaluator, state: State, session: Session) -> dict[str, Any]:
+    """The metrics on the validation split."""
     assert session.data.validation is not None
     cheaper = state.replace(config=session.system.validation_config(state.config))
-    return scalars(evaluator(cheaper, session.data.validation, session.stop.due))
+    return evaluator(cheaper, session.data.validation, session.stop.due)
 
 
 def check_finite(session: Session, metrics: dict[str, Any], split: str, step: int) -> None:

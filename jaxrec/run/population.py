@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.errors import UserError
-from jaxrec.run.ending import conclude, tested
+from jaxrec.run.drawing import Pictures
+from jaxrec.run.ending import conclude, tested, worst_of
 from jaxrec.run.evaluation import Evaluator, Interrupted, scalars
 from jaxrec.run.fit import Run
 from jaxrec.run.introduction import introduce
 from jaxrec.run.members import Member, Members, MembersFeed, members_step, spread
-from jaxrec.run.observers import Moment, Observer, Pictures, hashes_now, validated, watch_steps
+from jaxrec.run.observers import Moment, Observer, hashes_now, validated, watch_steps
 from jaxrec.run.session import Session, open_session
 from jaxrec.run.show.log import Log
 from jaxrec.run.steps import CompiledStep, Watch, run_steps, unharmed
@@ -226,19 +227,25 @@ class MembersEvaluation:
         if not moment.evaluates:
             return
         with self.log.pause():
+            worst: dict[int, Any] = {}
             try:
                 if session.data.validation is not None:
-                    self._validate(moment)
+                    worst = self._validate(moment)
             except Interrupted:
                 session.progress.unevaluated = True
                 return
             if self.members.best() is not before:
                 self.pictures.written = -math.inf  # Those that are there are of another member.
-            self.pictures.at(self.members.shown(moment.state), moment.step)
+            self.pictures.at(self.members.shown(moment.state), moment.step, worst.get(self.members.best().member))
 
-    def _validate(self, moment: Moment) -> None:
+    def _validate(self, moment: Moment) -> dict[int, Any]:
+        """The worst examples of each member by its number."""
         members, score = self.members, self.members.session.system.score
-        rows = [validated(self.evaluator, state, members.session) for _, state in members.states(moment.state)]
+        rows, worst = [], {}
+        for member, state in members.states(moment.state):
+            found = validated(self.evaluator, state, members.session)
+            rows.append(scalars(found))
+            worst[member.member] = found.get("worst")
         name = score.name if score else "loss"
         for member, row in zip(members.remaining, rows, strict=True):
             if not math.isfinite(row.get(name, 0.0)):
@@ -251,6 +258,7 @@ class MembersEvaluation:
         best = members.best()
         if best.validation is not None:
             self.log.say(f"best: {best}, validation {name} {best.validation:.4g}")
+        return worst
 
 
 class MembersSaving:
@@ -297,7 +305,7 @@ def _finish(
     scores = _scores(results, shown)
     log.say(f"test, {results['members']} members: {scores}")
     log.say(f"the checkpoint is of {best}")
-    evaluation.pictures.last(members.shown(stacks))
+    evaluation.pictures.last(members.shown(stacks), worst_of(shown))
     conclude(session, log, shown, seconds)
     return results
 

@@ -17,11 +17,11 @@ import numpy as np
 from jaxrec import losses
 from jaxrec.data.features import Features
 from jaxrec.errors import UserError
-from jaxrec.metrics import Average, Metric, Reconstruction
+from jaxrec.metrics import Average, Metric, Reconstruction, Worst
 from jaxrec.models.autoencoder import Autoencoder, UNet
 from jaxrec.parallel import stream
 from jaxrec.settings.autoencoder import Autoencoder as Config
-from jaxrec.tasks.inputs import augmented, example_keys, image_shape, pixels, scaled
+from jaxrec.tasks.inputs import augmented, example_keys, image_shape, pixels, places, scaled
 from jaxrec.tasks.learning import learn
 from jaxrec.tasks.model import as_model, compute_dtype
 from jaxrec.tasks.state import Batch, Metrics, Player, State, new_player, new_state
@@ -33,6 +33,7 @@ CAPTIONS = {
     "samples": "Generated from the same codes throughout the run, here at its end.",
     "samples.gif": "Generated from the same codes throughout the run.",
     "reconstructions": "Images, above what the model makes of them; of a denoiser, between them what it saw.",
+    "worst_reconstructions": "The same, side by side, of the images of highest loss in the whole split.",
     "interpolation": "From one image to another: what lies between their codes, row by row.",
 }
 VALIDATION_CODES = 10
@@ -217,6 +218,7 @@ def eval_step(state: State, batch: Batch) -> dict[str, Metric]:
     ``nll`` (the importance-weighted bound of Burda et al. 2016 with ``eval_samples`` codes), ``elbo`` and ``kl``.
     """
     config, player, real = state.config, state.player, batch.get("real")
+    index, _ = places(batch)
     inputs, target = _evaluation_pair(state, batch)
     if config.model != "vae":
         outputs = player.model.apply(player.variables(), inputs)
@@ -224,6 +226,7 @@ def eval_step(state: State, batch: Batch) -> dict[str, Metric]:
         return {
             "reconstruction": Reconstruction.from_batch(_pixels(config, outputs), target, real),
             "loss": Average.from_batch({"loss": loss}, real),
+            "worst": Worst.from_batch(loss, index, real),
         }
     shape = (config.eval_samples, config.code)
     noise = jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32), out_axes=1)(example_keys(batch, "codes"))
@@ -239,6 +242,7 @@ def eval_step(state: State, batch: Batch) -> dict[str, Metric]:
     return {
         "bounds": Average.from_batch(bounds, real),
         "reconstruction": Reconstruction.from_batch(_pixels(config, outputs), target, real),
+        "worst": Worst.from_batch(bounds["loss"], index, real),
     }
 
 
@@ -277,17 +281,11 @@ def artifacts(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:
     ``reconstructions``: clean image, what the model saw (denoising), and its answer, row by row. A vae adds ``samples``
     from the prior, on latents fixed by the run's key, and ``interpolation`` between the codes of pairs of images.
     """
-    config, player = state.config, state.player
+    config = state.config
     batch = {name: values[:12] for name, values in batch.items()}
-    inputs, target = _evaluation_pair(state, batch)
+    pictures = {"reconstructions": {"images": jnp.stack(_compared(state, batch))}}
     if config.model == "vae":
-        mean, _ = player.model.apply(player.variables(), inputs, method="encode")
-        answer = _decode(state, mean)
-    else:
-        answer = _pixels(config, player.model.apply(player.variables(), inputs))
-    rows = [target, inputs, answer] if config.noise else [target, answer]
-    pictures = {"reconstructions": {"images": jnp.stack(rows)}}
-    if config.model == "vae":
+        mean = _mean_code(state, _evaluation_pair(state, batch)[0])
         samples = generate(state, stream(state.key, "samples", jnp.int32(0)), 96)["image"]
         pictures["samples"] = {"images": samples.reshape(8, 12, *samples.shape[1:])}
         half = mean.shape[0] // 2
@@ -296,6 +294,27 @@ def artifacts(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:
             line = _decode(state, (start + share * (end - start)).reshape(-1, config.code))
             pictures["interpolation"] = {"images": line.reshape(half, 12, *line.shape[1:])}
     return pictures
+
+
+def worst(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:
+    """``worst_reconstructions``: clean image, what the model saw (denoising), and its answer, [B, 2 or 3, H, W, C]."""
+    return {"worst_reconstructions": {"images": jnp.stack(_compared(state, batch), axis=1)}}
+
+
+def _compared(state: State, batch: Batch) -> list[jax.Array]:
+    """Clean images, what the model saw (denoising) and its answer, each [B, H, W, C]."""
+    config, player = state.config, state.player
+    inputs, target = _evaluation_pair(state, batch)
+    if config.model == "vae":
+        answer = _decode(state, _mean_code(state, inputs))
+    else:
+        answer = _pixels(config, player.model.apply(player.variables(), inputs))
+    return [target, inputs, answer] if config.noise else [target, answer]
+
+
+def _mean_code(state: State, inputs: jax.Array) -> jax.Array:
+    player = state.player
+    return player.model.apply(player.variables(), inputs, method="encode")[0]
 
 
 def generates(config: Config) -> bool:

@@ -22,7 +22,7 @@ from jaxrec import losses
 from jaxrec.augment import cutmix, mixup, standardise
 from jaxrec.data.features import Features, class_names
 from jaxrec.errors import UserError
-from jaxrec.metrics import Classification, MultiLabel
+from jaxrec.metrics import Classification, Metric, MultiLabel, Worst
 from jaxrec.models.cnn import CNN
 from jaxrec.models.layers import scaled
 from jaxrec.models.resnet import LAYOUTS, ResNet
@@ -30,7 +30,7 @@ from jaxrec.models.speednet import SpeedNet
 from jaxrec.models.vit import ViT
 from jaxrec.parallel import stream
 from jaxrec.settings.classifier import Classifier as Config
-from jaxrec.tasks.inputs import augmented, image_shape, pixels
+from jaxrec.tasks.inputs import augmented, image_shape, pixels, places
 from jaxrec.tasks.learning import learn
 from jaxrec.tasks.model import as_model, compute_dtype, for_replicas
 from jaxrec.tasks.state import Batch, Metrics, Player, State, new_player, new_state
@@ -42,11 +42,14 @@ HEADLINE = ("accuracy", "f1_macro", "loss")
 CAPTIONS = {
     "confusion_matrix": "Confusion: rows are the true classes, columns the predicted ones; the darker, the larger its "
     "share of the row. Blue is right, red is wrong.",
-    "worst_mistakes": "The images of highest loss, with the prediction and its confidence; mistakes in red, the true "
-    "class below.",
+    "worst_mistakes": "The images of highest loss in the whole split, the highest first, with the prediction and its "
+    "confidence; mistakes in red, the true class below.",
+    "predictions": "The first images, with the prediction and its confidence; mistakes in red, the true class below.",
 }
 SMALL = 64
 """Pixels a side up to which a resnet has a small stem, unless told otherwise."""
+SHOWN = 32
+"""Images in the picture of predictions."""
 MOST_CLASSES_IN_CONFUSION = 200
 """With more classes the matrix would be a picture of pixels."""
 
@@ -223,7 +226,7 @@ def _logits(config: Config, player: Player, images: jax.Array) -> tuple[jax.Arra
     return logits, outputs[0][1]
 
 
-def eval_step(state: State, batch: Batch) -> dict[str, Classification | MultiLabel]:
+def eval_step(state: State, batch: Batch) -> dict[str, Metric]:
     """Mergeable metrics of one batch.
 
     Args:
@@ -231,15 +234,17 @@ def eval_step(state: State, batch: Batch) -> dict[str, Classification | MultiLab
         batch: ``image``, ``label`` and, if some examples are padding that does not count, ``real`` bool [B].
 
     Returns:
-        ``Classification`` for a softmax head, ``MultiLabel`` for a sigmoid one.
+        ``Classification`` for a softmax head, ``MultiLabel`` for a sigmoid one; and the ``Worst`` examples.
     """
     config, real = state.config, batch.get("real")
     logits, _ = _logits(config, state.player, batch["image"])
     targets = _targets(config, batch["label"])
     loss = _loss(state, logits, targets, 0.0)
+    worst = Worst.from_batch(loss, places(batch)[0], real)
     if config.head == "sigmoid":
-        return {"classification": MultiLabel.from_batch(logits, targets.astype(jnp.int32), real, loss)}
-    return {"classification": Classification.from_batch(logits, batch["label"], real, loss)}
+        measured = MultiLabel.from_batch(logits, targets.astype(jnp.int32), real, loss)
+        return {"classification": measured, "worst": worst}
+    return {"classification": Classification.from_batch(logits, batch["label"], real, loss), "worst": worst}
 
 
 def predict(state: State, inputs: jax.Array) -> dict[str, jax.Array]:
@@ -258,31 +263,34 @@ def predict(state: State, inputs: jax.Array) -> dict[str, jax.Array]:
 
 
 def artifacts(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:
-    """What a person would look at: ``worst_mistakes``, the images of highest loss, with label and prediction.
+    """What a person would look at: ``predictions``, the first images with label and prediction.
 
     Images are float32 [rows, columns, H, W, C] in [0, 1]; empty for labels that are not single classes.
     """
-    config = state.config
-    if config.head == "sigmoid":
+    if state.config.head == "sigmoid":
         return {}
-    outputs = predict(state, batch["image"])
-    loss = losses.classification(
-        outputs["logits"], _targets(config, batch["label"]), head=config.head, loss="cross-entropy"
-    )
-    columns = min(8, loss.shape[0])
-    rows = min(4, loss.shape[0] // columns)
-    worst = jnp.argsort(-jnp.where(batch.get("real", True), loss, -jnp.inf))[: rows * columns]
+    columns = min(8, len(batch["image"]))
+    rows = min(SHOWN, len(batch["image"])) // columns
+    cells = _told(state, {name: values[: rows * columns] for name, values in batch.items()})
+    return {"predictions": {name: values.reshape(rows, columns, *values.shape[1:]) for name, values in cells.items()}}
 
-    def table(values: jax.Array) -> jax.Array:
-        return values[worst].reshape(rows, columns, *values.shape[1:])
 
+def worst(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:
+    """``worst_mistakes``: each image [B, 1, H, W, C], with label and prediction if labels are single classes."""
+    if state.config.head == "sigmoid":
+        return {"worst_mistakes": {"images": pixels(batch)[:, None]}}
+    cells = _told(state, batch)
+    return {"worst_mistakes": {**cells, "images": cells["images"][:, None]}}
+
+
+def _told(state: State, batch: Batch) -> dict[str, jax.Array]:
+    """Images with label, prediction and confidence [B]."""
+    probabilities = predict(state, batch["image"])["probabilities"]
     return {
-        "worst_mistakes": {
-            "images": table(pixels(batch)),
-            "label": table(batch["label"]),
-            "prediction": table(outputs["probabilities"].argmax(-1)),
-            "confidence": table(outputs["probabilities"].max(-1)),
-        }
+        "images": pixels(batch),
+        "label": batch["label"],
+        "prediction": probabilities.argmax(-1),
+        "confidence": probabilities.max(-1),
     }
 
 

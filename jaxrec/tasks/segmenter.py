@@ -19,7 +19,7 @@ from jaxrec.augment import augment_examples, standardise
 from jaxrec.data.features import Features, class_names
 from jaxrec.data.masks import VOID
 from jaxrec.errors import UserError
-from jaxrec.metrics import Pixels, pixels_that_count
+from jaxrec.metrics import Metric, Pixels, Worst, pixels_that_count
 from jaxrec.models.layers import avg_pool
 from jaxrec.models.resunet import ResUNet
 from jaxrec.models.unet import UNet
@@ -40,6 +40,7 @@ HEADLINE = ("miou", "pixel_accuracy", "loss")
 CAPTIONS = {
     "segmentation": "In each row an image, its true classes, the predicted classes, and the errors in red. Black "
     "pixels do not count.",
+    "worst_segmentation": "The same of the images of highest loss in the whole split, the highest first.",
     "confusion_of_pixels": "Rows are the true classes, columns the predicted ones, in percent of the true pixels.",
 }
 SHOWN = 8
@@ -206,11 +207,14 @@ def _view(state: State, images: jax.Array, size: tuple[int, ...]) -> jax.Array:
     return _enlarged(player.model.apply(player.variables(), inputs, train=False), size)
 
 
-def eval_step(state: State, batch: Batch) -> dict[str, Pixels]:
+def eval_step(state: State, batch: Batch) -> dict[str, Metric]:
     """Mergeable metrics of one batch; examples whose ``real`` is False do not count."""
-    logits = _log_probabilities(state, pixels(batch))
+    logits, real = _log_probabilities(state, pixels(batch)), batch.get("real")
     loss = _loss(state, logits, batch["mask"])
-    return {"pixels": Pixels.from_batch(logits, batch["mask"], batch.get("real"), loss, void=state.config.void)}
+    return {
+        "pixels": Pixels.from_batch(logits, batch["mask"], real, loss, void=state.config.void),
+        "worst": Worst.from_batch(loss, places(batch)[0], real),
+    }
 
 
 def evaluation_size(config: Config, size: int) -> int:
@@ -234,12 +238,21 @@ def artifacts(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:
 
     In each row an image, its true classes, the predicted classes, and the errors.
     """
+    return {"segmentation": _compared(state, {name: values[:SHOWN] for name, values in batch.items()})}
+
+
+def worst(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:
+    """``worst_segmentation``: the same, float32 [B, 4, H, W, 3]."""
+    return {"worst_segmentation": _compared(state, batch)}
+
+
+def _compared(state: State, batch: Batch) -> dict[str, jax.Array]:
     config = state.config
-    images, truth = pixels(batch)[:SHOWN], batch["mask"][:SHOWN].astype(jnp.int32)
+    images, truth = pixels(batch), batch["mask"].astype(jnp.int32)
     predicted = predict(state, images)["classes"]
     counts = pixels_that_count(truth, config.classes, config.void)
     columns = [_rgb(images), colors(truth, counts), colors(predicted), errors(images, predicted == truth, counts)]
-    return {"segmentation": {"images": jnp.stack(columns, 1)}}
+    return {"images": jnp.stack(columns, 1)}
 
 
 def _rgb(images: jax.Array) -> jax.Array:

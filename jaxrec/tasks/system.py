@@ -7,7 +7,7 @@ A system is a module. Required are
   alternatives, ``"class|classes"``;
 - ``init(config, key, batch) -> State``; ``train_step(state, batch, *, axis_name=None) -> (state, metrics)``, whose
   metrics hold ``loss``; ``eval_step(state, batch) -> {name: Metric}``; ``predict(state, inputs) -> {name: array}``;
-- ``artifacts(state, batch) -> {name: picture}``, what a person would look at.
+- ``artifacts(state, batch) -> {name: picture}``, what a person would look at; the batch holds the first examples.
 
 The optional names are the fields of ``System`` below. Of jaxrec's own systems ``Config`` and ``PRESETS`` are in
 ``jaxrec/settings/NAME.py``, so that ``--help`` need not import jax, and the rest in ``jaxrec/tasks/NAME.py``.
@@ -115,6 +115,10 @@ class System:
     """Settings for evaluations during training, if those at the end take long."""
     evaluation_size: Callable[[Task, int], int] = same_size
     """The number of examples to evaluate at once, given what their size alone would allow."""
+    worst: Callable[..., dict[str, Any]] | None = None
+    """``worst(state, batch)``: pictures of the examples of highest loss, given worst first, a few at a time:
+    ``{name: {"images": [B, n, H, W, C]}}``, n images side by side of each example, and ``label``, ``prediction`` and
+    ``confidence`` [B] if they help. For systems whose ``eval_step`` gives ``jaxrec.metrics.Worst``."""
     summary_pictures: Callable[[Mapping[str, Any]], dict[str, Any]] = no_pictures
     """Pictures made from the metrics on the test split, such as a confusion matrix."""
     rows: Callable[..., list[dict[str, Any]]] | None = None
@@ -150,6 +154,7 @@ FUNCTIONS = (
     "complete",
     "validation_config",
     "evaluation_size",
+    "worst",
     "summary_pictures",
     "rows",
     "sheet",

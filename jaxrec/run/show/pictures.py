@@ -1,20 +1,18 @@
-"""Pictures of a run, drawn with numpy and pillow: image grids, matrices of counts, curves and a time-lapse."""
+"""Pictures of a run, drawn with numpy and pillow: image grids, matrices of counts and a time-lapse."""
 
 import io
 import math
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
-from html import escape
-from itertools import cycle
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from jaxrec.data.images import open_image
 from jaxrec.errors import UserError
 from jaxrec.files import write_atomically
+from jaxrec.run.show.fonts import can_write, font_for, latin
 from jaxrec.tasks.palette import PALETTE
 
 GAP = 2
@@ -24,26 +22,21 @@ STEP_NAME = re.compile(r"(?P<name>.+)-(?P<step>\d{8,})")
 
 INK, RED, FAINT = (32, 36, 42), (200, 30, 30), (110, 116, 124)
 CORRECT, MISTAKEN = np.array([24, 92, 168]), np.array([204, 66, 28])
-# Middle tones, so that one string is readable on a light and on a dark page.
-STROKES = ("#2b7de0", "#e07b00", "#17965a", "#c0449a", "#8a63d2", "#80868b")
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 250, 56, 12, 28, 26
 
 Artifact = Mapping[str, np.ndarray]
-History = Mapping[str, Sequence[tuple[int, float]]]
-
-
-@cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size=size)
 
 
 def _fit(text: str, size: int, width: float) -> str:
     """``text``, shortened with dots until it is at most ``width`` pixels wide."""
-    if _font(size).getlength(text) <= width:
+    if _length(text, size) <= width:
         return text
-    while text and _font(size).getlength(text + "..") > width:
+    while text and _length(text + "..", size) > width:
         text = text[:-1]
     return text + ".."
+
+
+def _length(text: str, size: int) -> float:
+    return font_for(text, size).getlength(text)
 
 
 def grid(
@@ -78,7 +71,9 @@ def grid(
             ink = RED if wrong is not None and wrong[r, c] else INK
             x, y = c * (width + GAP) + width / 2, r * (height + foot + GAP) + height + 2
             for number, line in enumerate(text.split("\n")):
-                draw.text((x, y + number * LINE), _fit(line, 12, width), ink, font=_font(12), anchor="ma")
+                shown = _fit(line, 12, width)
+                # From the base line: fonts of two scripts begin at two heights.
+                draw.text((x, y + number * LINE + 12), shown, ink, font=font_for(shown, 12), anchor="ms")
     return picture
 
 
@@ -108,27 +103,27 @@ def matrix_picture(matrix: np.ndarray, class_names: Sequence[str]) -> Image.Imag
         tiles.reshape(count, cell, count, cell, 3)[:, :, :, -1:] = 255
     size = 20 if cell >= 56 else 16
     names = [_fit(_name(index, class_names), size, 170) for index in range(count)]
-    margin = 50 + math.ceil(max(_font(size).getlength(name) for name in names))
+    margin = 50 + math.ceil(max(_length(name, size) for name in names))
     picture = Image.new("RGB", (margin + count * cell, margin + count * cell), "white")
     picture.paste(Image.fromarray(tiles), (margin, margin))
     draw = ImageDraw.Draw(picture)
     middle = margin + count * cell / 2
-    draw.text((middle, 6), "predicted", FAINT, font=_font(size), anchor="ma")
+    draw.text((middle, 6), "predicted", FAINT, font=latin(size), anchor="ma")
     _sideways(picture, "true", size, FAINT, (6, middle))
-    short = all(_font(size).getlength(name) < cell - 4 for name in names)
+    short = all(_length(name, size) < cell - 4 for name in names)
     for index, name in enumerate(names):
         place = margin + (index + 0.5) * cell
-        draw.text((margin - 10, place), name, INK, font=_font(size), anchor="rm")
+        draw.text((margin - 10, place), name, INK, font=font_for(name, size), anchor="rm")
         if short:
-            draw.text((place, margin - 10), name, INK, font=_font(size), anchor="md")
+            draw.text((place, margin - 10), name, INK, font=font_for(name, size), anchor="md")
         else:
             _sideways(picture, name, size, INK, (place - size * 0.65, None, margin - 8))
     for row, column in np.argwhere(np.asarray(matrix) > 0):
         at = (margin + (column + 0.5) * cell, margin + (row + 0.5) * cell)
         ink = "white" if tiles[row * cell, column * cell].mean() < 160 else INK
         text = f"{matrix[row, column]}"
-        fit = min(size, int(size * (cell - 6) / _font(size).getlength(text)))
-        draw.text(at, text, ink, font=_font(max(fit, 8)), anchor="mm")
+        fit = min(size, int(size * (cell - 6) / latin(size).getlength(text)))
+        draw.text(at, text, ink, font=latin(max(fit, 8)), anchor="mm")
     return picture
 
 
@@ -146,15 +141,18 @@ def indexed(numbers: np.ndarray) -> Image.Image:
 
 def _sideways(picture: Image.Image, text: str, size: int, ink: tuple[int, int, int], at: tuple) -> None:
     """Writes text turned to read upwards at (left, middle), or at (left, None, bottom)."""
-    strip = Image.new("RGB", (math.ceil(_font(size).getlength(text)), math.ceil(size * 1.3)), "white")
-    ImageDraw.Draw(strip).text((0, 0), text, ink, font=_font(size))
+    strip = Image.new("RGB", (max(1, math.ceil(_length(text, size))), math.ceil(size * 1.3)), "white")
+    ImageDraw.Draw(strip).text((0, size), text, ink, font=font_for(text, size), anchor="ls")
     strip = strip.rotate(90, expand=True)
     top = at[2] - strip.height if at[1] is None else at[1] - strip.height / 2
     picture.paste(strip, (round(at[0]), round(top)))
 
 
 def _name(index: int, class_names: Sequence[str]) -> str:
-    return str(class_names[index]) if 0 <= index < len(class_names) else str(index)
+    """The name of a class; its number if it has none, or if no font here has the letters of its name."""
+    if 0 <= index < len(class_names) and can_write(class_names[index]):
+        return class_names[index]
+    return str(index)
 
 
 def _captions(artifact: Artifact, class_names: Sequence[str]) -> tuple[list[list[str]] | None, np.ndarray | None]:
@@ -240,7 +238,7 @@ def timeline(folder: Path, name: str) -> Path | None:
         picture.thumbnail((288, 288), Image.Resampling.BOX)
         frame = Image.new("RGB", (picture.width, picture.height + 20), "white")
         frame.paste(picture, (0, 0))
-        ImageDraw.Draw(frame).text((2, picture.height + 3), f"step {step}", INK, font=_font(13))
+        ImageDraw.Draw(frame).text((2, picture.height + 3), f"step {step}", INK, font=latin(13))
         frames.append(frame)
     if len(frames) < 2:
         return None
@@ -252,95 +250,3 @@ def timeline(folder: Path, name: str) -> Path | None:
     frames[0].save(data, "GIF", save_all=True, append_images=frames[1:], duration=waits, loop=0)
     write_atomically(folder / f"{name}.gif", data.getvalue())
     return folder / f"{name}.gif"
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Three to six round numbers (1, 2 or 5 times a power of ten apart) between ``low`` and ``high``."""
-    rough = (high - low) / 4
-    unit = 10 ** math.floor(math.log10(rough))
-    gap = unit * min((1, 2, 5, 10), key=lambda factor: abs(math.log(factor * unit / rough)))
-    first, last = math.ceil(low / gap - 1e-9), math.floor(high / gap + 1e-9)
-    return [float(f"{number * gap:.12g}") for number in range(first, last + 1)]
-
-
-def _decades(low: float, high: float) -> list[float]:
-    """Exponents of the powers of ten between two exponents, thinned to about six."""
-    exponents = range(math.ceil(low - 1e-9), math.floor(high + 1e-9) + 1)
-    return [float(exponent) for exponent in exponents[:: math.ceil(len(exponents) / 6)]]
-
-
-def _number(value: float) -> str:
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if size <= abs(value) < 1000 * size and abs(value) >= 1e4:
-            return f"{value / size:.4g}{letter}"
-    return f"{value:.6g}"
-
-
-def curves(history: History) -> str:
-    """Draws named series of (step, value) as one SVG string that is readable on light and dark pages.
-
-    Values that are not finite are left out. The vertical axis is logarithmic if all values are positive and the largest
-    is over 100 times the smallest. At most 400 points of a series are drawn, its first and last among them; a series of
-    up to 30 points also has its points marked.
-    """
-    series = {}
-    for name, points in history.items():
-        finite = sorted((step, value) for step, value in points if math.isfinite(value))
-        picked = np.linspace(0, len(finite) - 1, min(len(finite), 400)).round().astype(int)
-        if finite:
-            series[name] = [finite[index] for index in picked]
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" font-size="12"'
-    head += ' font-family="system-ui, sans-serif" fill="currentColor">'
-    if not series:
-        return f'{head}<text x="{WIDTH / 2}" y="{HEIGHT / 2}" text-anchor="middle">no finite values</text></svg>'
-    values = [value for points in series.values() for _, value in points]
-    steps = [step for points in series.values() for step, _ in points]
-    log = min(values) > 0 and max(values) / min(values) > 100
-    x0, x1 = _widen(min(steps), max(steps), 0)
-    y0, y1 = _widen(
-        math.log10(min(values)) if log else min(values), math.log10(max(values)) if log else max(values), 0.04
-    )
-
-    def across(step: float) -> float:
-        return LEFT + (step - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT)
-
-    def up(value: float) -> float:
-        return HEIGHT - BOTTOM - (value - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM)
-
-    parts = [head]
-    for tick in _decades(y0, y1) if log else _ticks(y0, y1):
-        text, y = _number(10**tick if log else tick), up(tick)
-        parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="currentColor" stroke-opacity=".14"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end" fill-opacity=".7">{text}</text>')
-    for tick in _ticks(x0, x1):
-        anchor = "end" if across(tick) > WIDTH - RIGHT - 14 else "start" if across(tick) < LEFT + 14 else "middle"
-        place = f'x="{across(tick):.1f}" y="{HEIGHT - 8}" text-anchor="{anchor}"'
-        parts.append(f'<text {place} fill-opacity=".7">{_number(tick)}</text>')
-    parts.append(f'<path d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}" stroke="currentColor" stroke-opacity=".5"/>')
-    parts.append(f'<text x="{LEFT - 6}" y="{HEIGHT - 8}" text-anchor="end" fill-opacity=".7">step</text>')
-    if log:
-        parts.append(f'<text x="{WIDTH - RIGHT}" y="16" text-anchor="end" fill-opacity=".7">log scale</text>')
-    legend = float(LEFT)
-    for (name, points), colour in zip(series.items(), cycle(STROKES), strict=False):
-        parts.append(_line(name, points, [(across(x), up(math.log10(y) if log else y)) for x, y in points], colour))
-        text = f"{name} {points[-1][1]:.4g}"
-        parts.append(f'<circle cx="{legend + 5:.0f}" cy="12" r="5" fill="{colour}"/>')
-        parts.append(f'<text x="{legend + 15:.0f}" y="16">{escape(text)}</text>')
-        legend += 33 + _font(12).getlength(text) * 1.1
-    return "".join([*parts, "</svg>"])
-
-
-def _line(name: str, points: list[tuple[int, float]], places: list[tuple[float, float]], colour: str) -> str:
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    style = f'fill="none" stroke="{colour}" stroke-width="2" stroke-linejoin="round"'
-    parts = [f'<polyline points="{line}" {style}/>']
-    for (x, y), (step, value) in zip(places, points, strict=True) if len(points) <= 30 else ():
-        label = f"<title>{escape(name)}, step {step}: {value:.4g}</title>"
-        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}">{label}</circle>')
-    return "".join(parts)
-
-
-def _widen(low: float, high: float, share: float) -> tuple[float, float]:
-    """The range with ``share`` of its width added at both ends; a range of one value gets some width."""
-    room = (high - low) * share or (0.0 if high > low else max(abs(low) * 0.1, 1e-3))
-    return low - room, high + room

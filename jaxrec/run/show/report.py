@@ -1,6 +1,5 @@
 """The page a person reads first: one self-contained report.html from what a run folder holds."""
 
-import base64
 import json
 import math
 import shlex
@@ -8,17 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from jaxrec.data.datasets import ARRAYS
-from jaxrec.data.images import open_image
 from jaxrec.errors import UserError
 from jaxrec.files import write_atomically
+from jaxrec.run.show.charts import curves
+from jaxrec.run.show.gallery import gallery
 from jaxrec.run.show.log import read_metrics
-from jaxrec.run.show.pictures import STEP_NAME, curves, timeline
+from jaxrec.run.show.pictures import timeline
 from jaxrec.run.store.folder import resume_command
 
-EMBEDDED = 1_500_000
 MOST_CLASSES = 20
 """Classes in a table."""
 NOT_DRAWN = ("step", "epoch", "time", "seconds", "member")
@@ -75,7 +73,7 @@ details .wide { margin-top: .5rem; }
 def write_report(run: Path) -> Path:
     """Writes ``run/report.html`` from the files in the run folder, whatever is there so far, and returns its path.
 
-    The page needs no other file and no network: pictures are embedded, apart from those over 1.5 MB, which it links.
+    The page needs no other file and no network: pictures are embedded, large ones as smaller copies.
 
     Raises:
         UserError: there is no such folder.
@@ -102,7 +100,7 @@ def write_report(run: Path) -> Path:
             f"<h2>Test results</h2>\n{_results(results, manifest)}",
             f"<h2>Members</h2>\n{_members(members, results, facts)}" if members else "",
             f"<h2>Training</h2>\n{_charts(metrics)}",
-            f"<h2>Pictures</h2>\n{_pictures(run / 'pictures', facts['captions'])}",
+            f"<h2>Pictures</h2>\n{gallery(run / 'pictures', facts['captions'])}",
             f"<h2>Use this run</h2>\n<pre>{escape(_commands(run, config, facts, bool(members)))}</pre>",
             f"<h2>Record</h2>\n{_details('Settings', config)}\n{_details('Manifest', manifest)}",
             "</main>\n</body>\n</html>\n",
@@ -267,35 +265,6 @@ def _charts(metrics: list[dict]) -> str:
         f"{curves({split: list(points.items()) for split, points in found[key].items()})}</figure>"
         for key in order
     ]
-    return "\n".join(['<div class="columns">', *figures, "</div>"])
-
-
-def _pictures(folder: Path, captions: Mapping[str, str]) -> str:
-    paths = [
-        path for path in folder.glob("*.*") if path.suffix in (".png", ".gif") and not STEP_NAME.fullmatch(path.stem)
-    ]
-    known = list(captions)
-    paths.sort(key=lambda path: (known.index(path.stem) if path.stem in known else len(known), path.name))
-    figures = []
-    for path in paths:
-        caption = captions.get(path.name) or captions.get(path.stem) or f"{_words(path.stem).capitalize()}."
-        if path.stat().st_size > EMBEDDED:
-            link = f'<a href="pictures/{escape(quote(path.name))}">{escape(path.name)}</a>'
-            figures.append(
-                f"<figure><figcaption>{escape(caption)} Too large for this page: {link}.</figcaption></figure>"
-            )
-            continue
-        try:
-            with open_image(path) as picture:
-                span = ' class="full"' if picture.width > 1.5 * picture.height else ""
-        except UserError as error:
-            figures.append(f"<figure><figcaption>{escape(str(error))}</figcaption></figure>")
-            continue
-        data = base64.b64encode(path.read_bytes()).decode("ascii")
-        image = f'<img alt="{escape(path.stem)}" src="data:image/{path.suffix[1:]};base64,{data}">'
-        figures.append(f"<figure{span}>{image}<figcaption>{escape(caption)}</figcaption></figure>")
-    if not figures:
-        return '<p class="note">No pictures have been drawn yet.</p>'
     return "\n".join(['<div class="columns">', *figures, "</div>"])
 
 

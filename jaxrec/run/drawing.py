@@ -1,0 +1,189 @@
+"""What a run draws of its model: pictures at evaluations and at the end, and the examples of highest loss."""
+
+import csv
+import io
+import math
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxrec.data import Split, class_names
+from jaxrec.data.features import Features
+from jaxrec.files import write_atomically
+from jaxrec.run.evaluation import batch_size
+from jaxrec.run.session import Session
+from jaxrec.run.show.pictures import save_artifacts
+from jaxrec.run.world import processes
+from jaxrec.tasks.state import State
+
+PICTURE_SECONDS = 10
+"""Pictures that the next evaluation draws again are written at most this often."""
+PICTURE_EXAMPLES = 1000
+"""Most examples that a system is given to draw pictures of."""
+PICTURE_NUMBERS = 2**22
+"""Most numbers in their images."""
+COLUMNS = 8
+"""Images in a row of the picture of the worst examples."""
+TALLEST = 8
+"""Examples of several images each in that picture, one in a row."""
+LARGEST_CELL = 256
+"""Pixels of an image's side in that picture, about; larger images are shrunk."""
+MISTAKES = "worst_mistakes.csv"
+
+
+class Pictures:
+    """Draws what the system would show a person, and writes it into the run's folder."""
+
+    def __init__(self, session: Session) -> None:
+        self.session, system = session, session.system
+        replicated = session.devices.replicated
+        self.draw = jax.jit(system.artifacts, out_shardings=replicated)
+        self.draw_worst = None if system.worst is None else jax.jit(system.worst, out_shardings=replicated)
+        self.written = -math.inf
+        """When all pictures were written last."""
+        self.evolving = system.evolving
+        """The pictures that are kept at every evaluation; once some were drawn, those that there are."""
+
+    def at(self, state: State, step: int, worst: np.ndarray | None) -> None:
+        """The pictures of an evaluation. Those that do not evolve are left out if some were just written.
+
+        ``worst`` holds number and loss of the examples of highest loss, [K, 2], as ``jaxrec.metrics.Worst`` gives them.
+        """
+        recent = processes.by_first(lambda: time.monotonic() - self.written < PICTURE_SECONDS)
+        if recent and not self.evolving:
+            return
+        split = self.session.data.validation or self.session.data.train
+        pictures = self._drawn(state, split)
+        self.evolving = tuple(name for name in self.evolving if name in pictures)
+        if recent:
+            pictures = {name: pictures[name] for name in self.evolving}
+        else:
+            pictures |= self._worst(state, split, worst)
+            self.written = time.monotonic()
+        self._write(pictures, step)
+
+    def last(self, state: State, worst: np.ndarray | None) -> None:
+        """The pictures of the test split, and a table of its worst examples."""
+        split = self.session.data.test
+        self._write({**self._drawn(state, split), **self._worst(state, split, worst)}, None)
+        if worst is not None:
+            table = mistakes_table(self._told(state, split, worst))
+            if processes.first():
+                folder = self.session.folder / "pictures"
+                folder.mkdir(exist_ok=True)
+                write_atomically(folder / MISTAKES, table)
+
+    def _drawn(self, state: State, split: Split) -> dict[str, Any]:
+        count = batch_size(PICTURE_EXAMPLES, PICTURE_NUMBERS, split)
+        batch = self._read(split, np.arange(count, dtype=np.int32))
+        return jax.device_get(self.session.devices.finish(self.draw(state, batch)))
+
+    def _read(self, split: Split, index: np.ndarray) -> Any:
+        return self.session.devices.copy({**split.read(index), "index": index})
+
+    def _worst(self, state: State, split: Split, worst: np.ndarray | None) -> dict[str, Any]:
+        """The pictures of the worst examples, which are drawn a few at a time, as memory allows."""
+        if self.draw_worst is None or worst is None:
+            return {}
+        parts = []
+        for index in self._pieces(split, worst):
+            drawn = self.draw_worst(state, self._read(split, index))
+            parts.append(jax.device_get(self.session.devices.finish(drawn)))
+        pictures = {}
+        for name in parts[0]:
+            whole = {}
+            for key in parts[0][name]:
+                whole[key] = np.concatenate([np.asarray(part[name][key]) for part in parts])[: len(worst)]
+            pictures[name] = arranged(whole)
+        return pictures
+
+    def _pieces(self, split: Split, worst: np.ndarray) -> Iterator[np.ndarray]:
+        """The numbers of the worst examples in pieces of one size; the last is filled up with its last example."""
+        index = worst[:, 0].astype(np.int32)
+        size = min(len(index), batch_size(PICTURE_EXAMPLES, PICTURE_NUMBERS, split))
+        for start in range(0, len(index), size):
+            piece = index[start : start + size]
+            yield np.pad(piece, (0, size - len(piece)), mode="edge")
+
+    def _told(self, state: State, split: Split, worst: np.ndarray) -> list[dict[str, Any]]:
+        """A row for each of the worst examples: where it is, what it is, and what the system says of it."""
+        system, features = self.session.system, self.session.data.dataset.features
+        predict = jax.jit(system.predict, out_shardings=self.session.devices.replicated)
+        rows: list[dict[str, Any]] = []
+        for index in self._pieces(split, worst):
+            examples = split.read(index)
+            told: Sequence[dict[str, Any]] = [{}] * len(index)
+            if system.rows is not None and "image" in examples:
+                outputs = self.session.devices.finish(predict(state, self.session.devices.copy(examples["image"])))
+                outputs = {name: np.asarray(value) for name, value in jax.device_get(outputs).items()}
+                told = system.rows(self.session.config.task, examples["image"], outputs, features)
+            for place, number in enumerate(index.tolist()):
+                truth = true_classes(features, {name: values[place] for name, values in examples.items()})
+                rows.append({"example": number, "file": split.file(number), **truth, **told[place]})
+        return [{**row, "loss": loss} for row, loss in zip(rows, worst[:, 1].tolist(), strict=False)]
+
+    def _write(self, pictures: dict[str, Any], step: int | None) -> None:
+        if not processes.first():
+            return
+        session = self.session
+        names = class_names(session.data.dataset.features)
+        kept = self.evolving if step is not None else ()
+        save_artifacts(session.folder / "pictures", pictures, names, step, kept)
+
+
+def arranged(cells: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Pictures of examples, ``images`` [K, n, H, W, C] and others [K], as a grid: 8 in a row, or one if n is above 1.
+
+    Large images are shrunk by a whole number. A last row that is not full is left out, unless it is the only one.
+    """
+    count, images = cells["images"].shape[:2]
+    columns = min(COLUMNS, count)
+    rows = count // columns
+    if images > 1:
+        rows, columns = min(TALLEST, count), 1
+    grid = {}
+    for name, values in cells.items():
+        grid[name] = values[: rows * columns].reshape(rows, columns, *values.shape[1:])
+    shown = shrunk(grid["images"])
+    grid["images"] = shown.reshape(rows, columns * images, *shown.shape[3:])
+    return grid
+
+
+def shrunk(images: np.ndarray) -> np.ndarray:
+    """Images [..., H, W, C] of at most about 256 pixels a side: means of squares of pixels."""
+    height, width, channels = images.shape[-3:]
+    factor = math.ceil(max(height, width) / LARGEST_CELL)
+    if factor == 1:
+        return images
+    high, wide = height // factor, width // factor
+    squares = images[..., : high * factor, : wide * factor, :]
+    return squares.reshape(*images.shape[:-3], high, factor, wide, factor, channels).mean((-4, -2))
+
+
+def true_classes(features: Features, example: dict[str, Any]) -> dict[str, str]:
+    """``truth``: the names of the classes that an example has; empty if it has none."""
+    for name, feature in features.items():
+        if name not in example:
+            continue
+        if feature.kind == "class":
+            return {"truth": feature.names[int(example[name])]}
+        if feature.kind == "classes":
+            there = np.flatnonzero(example[name])
+            return {"truth": " ".join(feature.names[number] for number in there)}
+    return {}
+
+
+def mistakes_table(rows: Sequence[dict[str, Any]]) -> bytes:
+    """The rows as CSV, single numbers and words alone; names of files that are not UTF-8 stay as they are."""
+    plain = []
+    for row in rows:
+        plain.append({name: value for name, value in row.items() if not isinstance(value, list | dict)})
+    columns = list(dict.fromkeys(name for row in plain for name in row))
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, columns)
+    writer.writeheader()
+    writer.writerows(plain)
+    return file.getvalue().encode("utf-8", "surrogateescape")
