@@ -1,5 +1,6 @@
 """The documentation's Python runs, its commands parse, its files exist, and the check of public names can fail."""
 
+import importlib
 import importlib.util
 import json
 import re
@@ -12,15 +13,10 @@ import jax
 import pytest
 import yaml
 
-from jaxrec.cli import COMMANDS
+from jaxrec.cli import COMMANDS, MODULES
 from jaxrec.cli.arguments import parse
-from jaxrec.cli.evaluate import Evaluate
-from jaxrec.cli.generate import Generate
 from jaxrec.cli.plan import Plan
-from jaxrec.cli.predict import Predict
-from jaxrec.cli.show import Inspect
 from jaxrec.cli.training_arguments import read_arguments
-from jaxrec.cli.verify import Verify
 from jaxrec.run.store.folder import write_json
 from jaxrec.settings import Classifier, Sweep, Train, to_dict
 from jaxrec.settings.draws import draws
@@ -30,7 +26,6 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 READMES = [ROOT / "README.md", ROOT / "README.zh.md"]
 ADDRESSES = ["https://github.com/jaxrec/jaxrec/blob/main/", "https://raw.githubusercontent.com/jaxrec/jaxrec/main/"]
 """Where this folder is published. The README links to it in full, because the package index shows the README alone."""
-KINDS = {"evaluate": Evaluate, "generate": Generate, "inspect": Inspect, "predict": Predict, "verify": Verify}
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -124,7 +119,8 @@ def test_command_parses(command, tmp_path, monkeypatch):
     elif name == "sweep" and argv:
         assert draws(read_arguments(argv, Sweep, name))
     elif argv:
-        parse(KINDS[name], argv, name)
+        module = importlib.import_module(f"jaxrec.cli.{MODULES.get(name, name)}")
+        parse(getattr(module, name.capitalize()), argv, name)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
