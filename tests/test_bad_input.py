@@ -346,9 +346,9 @@ def test_bad_images_are_left_out_and_counted_and_grey_ones_converted(sentence, t
     truncated(folder / "dog" / "bad.png")
     options = ("--dataset", f"folder:{folder}", "--skip-bad", "--batch-size", 8, "--steps", 1, "--name", "colour")
     assert train.main(small("cnn", "--runs", tmp_path, *options)) == 0
-    assert "2 unreadable images left out" in capsys.readouterr().out
+    assert "2 files left out: 2 unreadable" in capsys.readouterr().out
     run = tmp_path / "colour"
-    assert json.loads((run / "manifest.json").read_text())["dataset"]["skipped"] == 2
+    assert json.loads((run / "manifest.json").read_text())["dataset"]["left_out"] == 2
 
     images(tmp_path / "in", "grey.png", mode="L")
     shutil.copy(folder / "cat" / "bad.png", tmp_path / "in")
@@ -357,7 +357,7 @@ def test_bad_images_are_left_out_and_counted_and_grey_ones_converted(sentence, t
     assert "--skip-bad" in said
     assert not (run / "predictions").exists()
     predict.main([str(run), str(tmp_path / "in"), "--skip-bad"])
-    assert "1 unreadable images left out" in capsys.readouterr().out
+    assert "1 file left out: 1 unreadable" in capsys.readouterr().out
     (row,) = map(json.loads, (run / "predictions" / "predictions.jsonl").read_text().splitlines())
     assert row["path"].endswith("grey.png")
     assert row["prediction"] in ("cat", "dog")

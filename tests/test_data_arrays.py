@@ -22,7 +22,7 @@ def whole(data):
 
 def test_images_and_labels_are_cut_by_class():
     data = open_dataset({"image": IMAGES, "label": LABELS})
-    assert data.name == "arrays" and data.skipped == 0
+    assert data.name == "arrays" and len(data.left_out) == 0
     assert data.features == {
         "image": Feature("image", (4, 5, 3), "uint8"),
         "label": Feature("class", (), "int32", tuple("0123")),

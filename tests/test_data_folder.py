@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
+from jaxrec.cli.predict import find_images
 from jaxrec.data import Feature, class_names, convert_image, image_shape, images, open_dataset, read_image
 from jaxrec.data.files import Options
 from jaxrec.data.folder import open_folder
+from jaxrec.data.walk import walk
 from jaxrec.errors import UserError
 
 
@@ -166,7 +168,7 @@ def test_unreadable_images(tmp_path, kind, monkeypatch):
         opened(root)
     data = opened(root, skip_bad=True)
     values = [*reds(data.splits["train"]), *reds(data.splits["test"])]
-    assert data.skipped == 1 and sorted(values) == [0, 1, 2, 3, 4, *range(100, 105)]
+    assert len(data.left_out) == 1 and sorted(values) == [0, 1, 2, 3, 4, *range(100, 105)]
 
 
 def test_a_file_that_is_not_there(tmp_path):
@@ -191,7 +193,7 @@ def test_cut_is_stratified_and_seeded(tmp_path):
     assert (
         class_names(data.features) == ("ant", "cat", "dog")
         and image_shape(data.features) == (8, 8, 3)
-        and data.skipped == 0
+        and len(data.left_out) == 0
     )
     train, test = data.splits["train"].load(), data.splits["test"].load()
     assert np.bincount(train["label"]).tolist() == [8, 8, 8] and np.bincount(test["label"]).tolist() == [2, 2, 2]
@@ -240,7 +242,7 @@ def test_links_hidden_files_and_other_files(tmp_path):
     solid(root / "dog" / "UPPER.JPG", (100, 0, 0))
     data = opened(root)
     assert class_names(data.features) == ("cat", "dog", "link")
-    assert sum(map(len, data.splits.values())) == 16 and data.skipped == 0
+    assert sum(map(len, data.splits.values())) == 16 and len(data.left_out) == 0
 
 
 def test_grey_or_colour(tmp_path):
@@ -276,7 +278,7 @@ def test_large_folders_are_read_from_disk(tmp_path):
     source = open_folder(str(root), reads, Options(held=0))
     with pytest.raises(UserError, match=r"5\.png is not a readable image \(.*truncated"):
         source.read(np.arange(11))
-    assert open_folder(str(root), reads, Options(held=0, skip_bad=True)).skipped == 1
+    assert open_folder(str(root), reads, Options(held=0, skip_bad=True)).left_out[0].path.name == "5.png"
 
 
 def test_fingerprint_follows_the_content(tmp_path):
@@ -300,7 +302,7 @@ def test_fingerprint_follows_the_content(tmp_path):
         (
             lambda root: (classes(root) / "emu").mkdir(),
             "class folder {root}/emu holds no images: "
-            "add .png, .jpg, .jpeg, .bmp, .webp, .gif files or remove the folder",
+            "add PNG, JPEG, WebP, TIFF or other image files, or remove the folder",
         ),
         (
             lambda root: classes(root, ("cat",)),
@@ -380,3 +382,80 @@ def test_resizing_sixteen_bits_is_resizing_eight():
     np.testing.assert_allclose(deep / 257, plain, atol=1)
     spread = convert_image(Image.fromarray(values), (24, 36, 1), "uint16")
     np.testing.assert_array_equal(spread[..., 0], values.astype(np.uint16) * 257)
+
+
+def test_one_walk_for_training_and_prediction(tmp_path):
+    """Sub-folders are walked, clutter is passed over, and what is no image is named."""
+    root = classes(tmp_path)
+    deep = solid(root / "cat" / "more" / "still.more" / "a.TIFF", (50, 0, 0))
+    for name in ("._a.png", ".DS_Store", "Thumbs.db", "__MACOSX/cat/1.png", ".hidden/b.png"):
+        (root / "cat" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "cat" / name).write_text("no image")
+    (root / "dog" / "notes.txt").write_text("a dog")
+    (root / "dog" / "raw").write_bytes(b"raw")
+    solid(root / "beside.png")
+    (root / "dog" / "round").symlink_to(root)
+    data = opened(root)
+    assert sorted(reds(data.splits["train"]) + reds(data.splits["test"])) == [*range(5), 50, *range(100, 105)]
+    left_out = {each.path.relative_to(root).as_posix(): each.kind for each in data.left_out}
+    assert left_out == {
+        "dog/notes.txt": ".txt",
+        "dog/raw": "without a suffix",
+        "beside.png": "outside the class folders",
+    }
+    found, others = find_images((str(root),))
+    assert deep in found and len(found) == 12
+    assert {each.path.name for each in others} == {"notes.txt", "raw"}
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".avif", ".jp2", ".ppm", ".pgm", ".jfif", ".jpe", ".webp", ".bmp", ".gif"])
+def test_suffixes(tmp_path, suffix):
+    path = solid(tmp_path / f"a{suffix}", 200, mode="L")
+    assert walk(tmp_path) == ([path], [])
+    np.testing.assert_allclose(read_image(path, (8, 8, 1)), 200, atol=2)
+
+
+def test_heic_by_an_extra(tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    heif.from_pillow(Image.new("RGB", (64, 64), RED)).save(tmp_path / "a.heic")
+    assert walk(tmp_path).images == [tmp_path / "a.heic"]
+    assert read_image(tmp_path / "a.heic", (64, 64, 3))[32, 32, 0] > 240
+
+
+def test_heic_without_the_extra_is_left_out_with_what_mends_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxrec.data.walk.heif_is_read", lambda: False)
+    (tmp_path / "a.HEIC").write_bytes(b"")
+    (left_out,) = walk(tmp_path).left_out
+    assert left_out.kind == ".heic" and "jaxrec[heic]" in left_out.reason
+
+
+@pytest.mark.parametrize("train", ["train", "Training", "TRAIN"])
+@pytest.mark.parametrize("test", ["test", "Testing"])
+def test_names_of_splits(tmp_path, train, test):
+    classes(tmp_path / "around" / train, count=3)
+    classes(tmp_path / "around" / test, count=2)
+    (tmp_path / "readme.txt").write_text("about")
+    data = opened(tmp_path)
+    assert sorted(reds(data.splits["train"])) == [0, 1, 2, 100, 101, 102]
+    assert sorted(reds(data.splits["test"])) == [0, 1, 100, 101]
+    assert any("around" in note for note in data.remarks)
+    assert len(opened(tmp_path, train_split="train[:50%]").splits["train"]) == 3
+
+
+def test_classes_one_folder_deeper(tmp_path):
+    assert class_names(opened(classes(tmp_path / "animals").parent).features) == ("cat", "dog")
+
+
+def test_two_folders_for_one_split(tmp_path):
+    classes(tmp_path / "train")
+    classes(tmp_path / "Training")
+    with pytest.raises(UserError, match="Training and train"):
+        opened(tmp_path)
+
+
+def test_all_bad_files_are_named(tmp_path):
+    root = classes(tmp_path)
+    for number in range(3):
+        (root / "dog" / f"bad{number}.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"bad0.*--skip-bad.*2 more.*bad1.*bad2"):
+        opened(root)

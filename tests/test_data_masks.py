@@ -212,7 +212,7 @@ def test_bad_masks_are_left_out(tmp_path):
     (tmp_path / "masks" / "3.png").write_text("no image")
     (tmp_path / "images" / "4.png").write_text("no image")
     data = opened(tmp_path, skip_bad=True)
-    assert data.skipped == 2 and sum(map(len, data.splits.values())) == 8
+    assert len(data.left_out) == 2 and sum(map(len, data.splits.values())) == 8
     check_pairs(data)
 
 

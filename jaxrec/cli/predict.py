@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from jaxrec.cli.opened_run import OpenedModel, read_options
-from jaxrec.data.images import SUFFIXES
+from jaxrec.data.walk import IMAGES, UNREADABLE, LeftOut, counted, walk
 from jaxrec.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,32 +34,36 @@ class Predict(OpenedModel):
     out: str | None = None
     """Folder for predictions.csv, predictions.jsonl and pictures. Default: RUN/predictions."""
     skip_bad: bool = False
-    """Skip and count unreadable images instead of stopping."""
+    """Leave out unreadable images instead of stopping; skipped.csv lists them."""
 
 
-def find_images(paths: tuple[str, ...]) -> list[Path]:
-    """The image files at the paths and in their folders; raises UserError if there are none."""
-    found = []
+def find_images(paths: tuple[str, ...]) -> tuple[list[Path], list[LeftOut]]:
+    """The image files at the paths and in their folders, and what is left out; raises UserError if there are none."""
+    found: list[Path] = []
+    left_out: list[LeftOut] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = [each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file()]
-            if not inside:
-                raise UserError(f"folder '{path}' holds no images; expected files such as PNG or JPEG")
-            found += sorted(inside)
+            inside = walk(path)
+            if not inside.images:
+                others = f", but {counted(inside.left_out)}" if inside.left_out else ""
+                raise UserError(f"folder '{path}' holds no images{others}; expected {IMAGES}")
+            found += inside.images
+            left_out += inside.left_out
         elif path.is_file():
             found.append(path)
         else:
             raise UserError(f"there is no image or folder '{path}'; check the path")
     if not found:
         raise UserError("no images were named; give the paths of images or folders after the run")
-    return found
+    return found, left_out
 
 
 def main(argv: list[str]) -> None:
     """Prints a table and writes predictions.csv and predictions.jsonl, and the pictures that the system draws."""
     options = read_options(Predict, argv, "jaxrec predict", EXAMPLES)
-    paths = find_images(options.paths)
+    paths, left_out = find_images(options.paths)
     from jaxrec.host import tune_cpu
+    from jaxrec.run.store.listing import LEFT_OUT, write_left_out
     from jaxrec.run.trained import load
 
     tune_cpu()
@@ -70,22 +74,30 @@ def main(argv: list[str]) -> None:
     rows: list[dict[str, Any]] = []
     labels: set[str] = set()
     try:
-        for part, images in read_images(trained, paths, options.skip_bad):
+        for part, images in read_images(trained, paths, options.skip_bad, left_out):
             outputs = trained.predict(images)
             if not rows:
                 draw_sheet(trained, images, outputs, out)
             rows += describe(trained, part, images, outputs, out, labels)
         _write(out, rows)
+        write_left_out(out, left_out)
     except OSError as error:
         raise UserError(f"'{out}' cannot be written ({error.strerror}); choose another folder with --out") from error
     _print(rows, out)
+    if left_out:
+        print(f"{counted(left_out)}; {out / LEFT_OUT} names them")
 
 
-def read_images(trained: "Trained", paths: list[Path], skip_bad: bool) -> Iterator[tuple[list[Path], Any]]:
-    """Paths and images [N, H, W, C] of readable files, converted as in training, as many as are predicted at once."""
+def read_images(
+    trained: "Trained", paths: list[Path], skip_bad: bool, left_out: list[LeftOut]
+) -> Iterator[tuple[list[Path], Any]]:
+    """Paths and images [N, H, W, C] of readable files, converted as in training, as many as are predicted at once.
+
+    With ``skip_bad``, files that cannot be read are added to ``left_out``.
+    """
     import numpy as np
 
-    left_out = 0
+    bad = 0
     for start in range(0, len(paths), trained.at_once):
         readable, images = [], []
         for path in paths[start : start + trained.at_once]:
@@ -95,13 +107,12 @@ def read_images(trained: "Trained", paths: list[Path], skip_bad: bool) -> Iterat
             except UserError as error:
                 if not skip_bad:
                     raise UserError(f"{error}, or skip all such files with --skip-bad") from error
-                left_out += 1
+                left_out.append(LeftOut(path, UNREADABLE, str(error)))
+                bad += 1
         if readable:
             yield readable, np.stack(images)
-    if left_out == len(paths):
+    if bad == len(paths):
         raise UserError(f"none of the {len(paths)} image files can be read, such as {paths[0]}: replace them")
-    if left_out:
-        print(f"{left_out} unreadable images left out")
 
 
 def describe(

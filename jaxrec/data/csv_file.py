@@ -57,7 +57,7 @@ def open_csv(name: str, reads: Reads, options: Options) -> Source:
     else:
         splits = arrange(where, opened.files, None)
     also = repr([{each: np.asarray(value).tolist() for each, value in file.values.items()} for file in opened.files])
-    return to_source(table.path.parent, opened, splits, len(files) - len(opened.files), also)
+    return to_source(table.path.parent, opened, splits, also=also)
 
 
 def _read(path: Path) -> Table:

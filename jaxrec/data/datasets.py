@@ -13,7 +13,8 @@ from jaxrec.data.features import Features, check, nbytes, to_json
 from jaxrec.data.files import Options
 from jaxrec.data.reads import Reads, check_reads
 from jaxrec.data.sizes import check_resize, parse_size
-from jaxrec.data.splits import Source, Split
+from jaxrec.data.splits import Source, Split, named_split
+from jaxrec.data.walk import LeftOut
 from jaxrec.errors import UserError, nearest
 
 READS = {"image": "image", "label": "class"}
@@ -38,8 +39,8 @@ class Dataset:
 
     Files are told apart by name, size and, of the first hundred, content.
     """
-    skipped: int
-    """Unreadable images left out."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Files that are not read."""
     remarks: tuple[str, ...] = ()
     """What a user should know of how the images are read, a sentence each."""
 
@@ -87,7 +88,7 @@ def open_dataset(
         splits[role] = Split(source.read, rows, source.features, _kept(source, rows), source.files)
     content = (source.identity, to_json(source.features), train_split)
     fingerprint = hashlib.sha256(repr(content).encode()).hexdigest()
-    return Dataset(name, source.features, splits, fingerprint, source.skipped, source.remarks)
+    return Dataset(name, source.features, splits, fingerprint, source.left_out, source.remarks)
 
 
 def _arrays(data: Any, reads: Reads, options: Options) -> Source:
@@ -182,12 +183,7 @@ def _open_source(name: str, reads: Reads, data_dir: str | None, options: Options
 
 def _rows(name: str, spec: str, role: str, sizes: dict[str, int]) -> np.ndarray:
     """The rows of a source that a split with TFDS's slicing stands for."""
-    asked = [part.partition("[")[0].strip() for part in spec.split("+")]
-    if missing := [split for split in asked if split not in sizes]:
-        raise UserError(
-            f"dataset '{name}' has no split '{missing[0]}', only {', '.join(sizes)}: "
-            f"change --{role}-split{nearest(missing[0], sizes)}"
-        )
+    spec, asked = _known_names(name, spec, role, sizes)
     firsts = np.cumsum([0, *sizes.values()]).tolist()
     rows_of = {split: first + np.arange(size) for (split, size), first in zip(sizes.items(), firsts, strict=False)}
     if "[" in spec:
@@ -198,6 +194,22 @@ def _rows(name: str, spec: str, role: str, sizes: dict[str, int]) -> np.ndarray:
     if not len(rows):
         raise UserError(f"--{role}-split {spec} of dataset '{name}' holds no examples: choose a larger slice")
     return rows
+
+
+def _known_names(name: str, spec: str, role: str, sizes: dict[str, int]) -> tuple[str, list[str]]:
+    """A split in TFDS's slicing with the set's own names, and these; ``train`` may stand for ``Training``."""
+    parts, asked = [], []
+    for part in spec.split("+"):
+        split, bracket, rest = part.strip().partition("[")
+        known = named_split(split.strip(), sizes)
+        if known is None:
+            raise UserError(
+                f"dataset '{name}' has no split '{split.strip()}', only {', '.join(sizes)}: "
+                f"change --{role}-split{nearest(split.strip(), sizes)}"
+            )
+        parts.append(f"{known}{bracket}{rest}")
+        asked.append(known)
+    return "+".join(parts), asked
 
 
 def _slices(name: str, spec: str, role: str, sizes: dict[str, int]) -> list[tuple[str, slice]]:

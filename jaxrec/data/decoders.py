@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxrec.data.features import Feature
 from jaxrec.data.files import Options
-from jaxrec.data.images import FORMATS, convert_to, has_colour, upright_size
+from jaxrec.data.images import convert_to, formats, has_colour, upright_size
 from jaxrec.data.masks import MaskClasses, decode_mask, mask_classes
 from jaxrec.errors import UserError
 
@@ -46,7 +46,7 @@ def image_in(encoded: bytes) -> Any:
     """An encoded image as Pillow opens it, not decoded yet."""
     from PIL import Image
 
-    return Image.open(io.BytesIO(encoded), formats=FORMATS)
+    return Image.open(io.BytesIO(encoded), formats=formats())
 
 
 def _bytes(example: Example, key: str) -> bytes:

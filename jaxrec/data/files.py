@@ -1,6 +1,7 @@
 """Image files and what belongs to them, as a source: what folders and tables of images share."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,7 +15,8 @@ from jaxrec.data.images import Header, decode_file, open_image, probe_file, stri
 from jaxrec.data.levels import Extent, Levels, extent, find_levels
 from jaxrec.data.masks import MaskClasses, decode_mask
 from jaxrec.data.sizes import Size, told
-from jaxrec.data.splits import Read, Source, from_arrays
+from jaxrec.data.splits import Read, Source, from_arrays, same_split
+from jaxrec.data.walk import UNREADABLE, LeftOut
 from jaxrec.errors import UserError
 
 HELD = 2**30
@@ -25,6 +27,9 @@ LARGE = 1024
 
 HASHED = 100
 """Files whose content is part of the set's identity; of the others, name and size are."""
+
+NAMED = 10
+"""Unreadable files that an error names."""
 
 T = TypeVar("T")
 
@@ -47,6 +52,8 @@ class Readable(NamedTuple):
     features: dict[str, Feature]
     read: Read
     """Rows of ``files`` to examples."""
+    left_out: list[LeftOut]
+    """The files that cannot be read."""
     remarks: tuple[str, ...] = ()
     """What a user should know of how they are read."""
 
@@ -84,7 +91,7 @@ def open_files(
         UserError: A file cannot be read; ``skip_bad`` leaves such files out instead.
     """
     with strict_pillow(), ThreadPoolExecutor() as pool:
-        headers, files = readable(pool.map(attempt(probe_file), _images(found)), found, options.skip_bad)
+        headers, files, left_out = readable(pool.map(attempt(probe_file), _images(found)), found, options.skip_bad)
         shape, dtype = _image_format(files, headers, options.size)
         levels = _levels(pool, files, headers)
         remarks = _remarks(headers, shape, dtype, options.resize) + levels.remarks
@@ -97,12 +104,13 @@ def open_files(
         decoded: list[dict[str, Any]] = []
         if held or options.skip_bad:
             tried = attempt(decode if held else partial(_try, decode))
-            decoded, files = readable(pool.map(tried, files), files, options.skip_bad)
+            decoded, files, spoiled = readable(pool.map(tried, files), files, options.skip_bad)
+            left_out += spoiled
 
     def read(rows: np.ndarray) -> dict[str, np.ndarray]:
         return _stack(features, [decode(files[row]) for row in rows.tolist()])
 
-    return Readable(files, features, from_arrays(_stack(features, decoded)) if held else read, remarks)
+    return Readable(files, features, from_arrays(_stack(features, decoded)) if held else read, left_out, remarks)
 
 
 def _images(files: Iterable[File]) -> list[Path]:
@@ -183,19 +191,35 @@ def attempt(function: Callable[[Any], T]) -> Callable[[Any], T | UserError]:
     return tried
 
 
-def readable(results: Iterable[Any], files: Sequence[File], skip_bad: bool) -> tuple[list[Any], list[File]]:
-    """Drops the files that failed, or raises the first failure."""
+def readable(
+    results: Iterable[Any], files: Sequence[File], skip_bad: bool
+) -> tuple[list[Any], list[File], list[LeftOut]]:
+    """The results and files that are good, and the files that failed.
+
+    Raises UserError naming files that failed, unless ``skip_bad`` leaves them out, or if all failed.
+    """
     good: list[Any] = []
     kept: list[File] = []
+    bad: list[LeftOut] = []
     for result, file in zip(results, files, strict=True):
-        if not isinstance(result, UserError):
+        if isinstance(result, UserError):
+            bad.append(LeftOut(file.image, UNREADABLE, str(result)))
+        else:
             good.append(result)
             kept.append(file)
-        elif not skip_bad:
-            raise UserError(f"{result}, or leave out all such files with --skip-bad") from result
+    if bad and not skip_bad:
+        raise UserError(f"{bad[0].reason}, or leave out all such files with --skip-bad{_others(bad[1:])}")
     if not good:
         raise UserError(f"none of the {len(files)} image files can be read, such as {files[0].image}: replace them")
-    return good, kept
+    return good, kept, bad
+
+
+def _others(bad: Sequence[LeftOut]) -> str:
+    if not bad:
+        return ""
+    named = ", ".join(str(each.path) for each in bad[:NAMED])
+    more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+    return f"; {len(bad)} more cannot be read: {named}{more}"
 
 
 def arrange(where: str, files: Sequence[File], label: str | None, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
@@ -232,7 +256,7 @@ def _stratified(where: str, rows: np.ndarray, labels: np.ndarray, names: Sequenc
 
 def check_trained(where: str, files: Sequence[File], label: str, names: Sequence[str]) -> None:
     """Raises UserError if training has no readable image of a class."""
-    trained = {names[file.values[label]] for file in files if file.split in ("", "train")}
+    trained = {names[file.values[label]] for file in files if not file.split or same_split(file.split, "train")}
     unseen = sorted(set(names) - trained)
     if unseen:
         raise UserError(
@@ -241,14 +265,30 @@ def check_trained(where: str, files: Sequence[File], label: str, names: Sequence
         )
 
 
-def to_source(root: Path, opened: Readable, splits: Mapping[str, np.ndarray], skipped: int, also: str = "") -> Source:
-    """The source of files in the order of their splits; ``also`` is what else belongs to the set's identity."""
+def to_source(
+    root: Path,
+    opened: Readable,
+    splits: Mapping[str, np.ndarray],
+    left_out: Iterable[LeftOut] = (),
+    remarks: tuple[str, ...] = (),
+    also: str = "",
+) -> Source:
+    """The source of files in the order of their splits.
+
+    Args:
+        root: What the files' names are relative to.
+        opened: The files.
+        splits: The rows of each split.
+        left_out: What was left out before the files were opened.
+        remarks: What a user should know of how the set was taken.
+        also: What else belongs to the set's identity.
+    """
     order = np.concatenate(list(splits.values()))
     digest = hashlib.sha256(also.encode())
     for place, file in enumerate(opened.files):
         for path in filter(None, (file.image, file.mask)):
             name = _within(root, path)
-            digest.update(f"{name} {path.stat().st_size}\n".encode())
+            digest.update(os.fsencode(name) + f" {path.stat().st_size}\n".encode())
             if place < HASHED:
                 digest.update(path.read_bytes())
     return Source(
@@ -256,8 +296,8 @@ def to_source(root: Path, opened: Readable, splits: Mapping[str, np.ndarray], sk
         sizes={split: len(rows) for split, rows in splits.items()},
         features=opened.features,
         identity=digest.hexdigest(),
-        skipped=skipped,
-        remarks=opened.remarks,
+        left_out=(*left_out, *opened.left_out),
+        remarks=(*remarks, *opened.remarks),
         files=tuple(str(_within(root, opened.files[row].image)) for row in order.tolist()),
     )
 

@@ -9,11 +9,16 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrec.data.files import File, Options, arrange, attempt, open_files, readable, to_source
-from jaxrec.data.images import SUFFIXES, open_image, probe_file, strict_pillow
+from jaxrec.data.images import open_image, probe_file, strict_pillow
 from jaxrec.data.masks import MaskClasses, decode_mask, mask_classes
 from jaxrec.data.reads import Reads, choose
-from jaxrec.data.splits import Source
+from jaxrec.data.splits import Source, same_split
+from jaxrec.data.walk import IMAGES, LeftOut, folders, inside, walk, why_left_out
 from jaxrec.errors import UserError
+
+CLASSES = "classes.txt"
+"""Names the classes."""
+BESIDE = "it lies neither in images/ nor in masks/"
 
 
 class ClassList(NamedTuple):
@@ -23,7 +28,7 @@ class ClassList(NamedTuple):
     void: int | None = None
 
 
-def open_folder_masks(root: Path, reads: Reads, options: Options) -> Source:
+def open_folder_masks(root: Path, reads: Reads, options: Options, remarks: tuple[str, ...]) -> Source:
     """The images in PATH/images/ and their masks in PATH/masks/, or both in PATH/SPLIT/ with a split named train.
 
     A mask is a palette or grey image of its image's size and name; its extension may differ. ``classes.txt`` in PATH
@@ -35,21 +40,25 @@ def open_folder_masks(root: Path, reads: Reads, options: Options) -> Source:
     chosen = choose(f"folder:{root}", reads, {"image": "image", "mask": "mask"})
     image, mask = sorted(chosen, key=lambda name: chosen[name])
     found = _find(root)
-    listed = _read_classes(root / "classes.txt")
+    listed = _read_classes(root / CLASSES)
     with strict_pillow(), ThreadPoolExecutor() as pool:
-        values, files = readable(pool.map(attempt(_values), found), found, options.skip_bad)
+        values, files, left_out = readable(pool.map(attempt(_values), found), found, options.skip_bad)
     classes = _classes(root, values, files, listed)
     opened = open_files(files, image, {}, options, (mask, classes))
     splits = arrange(f"folder {root}", opened.files, None)
-    return to_source(root, opened, splits, len(found) - len(opened.files), also=repr(listed))
+    taken = {path for file in found for path in (file.image, file.mask)}
+    below = walk(root)
+    left_out += [each for each in below.left_out if each.path != root / CLASSES]
+    left_out += [LeftOut(path, "beside images/ and masks/", BESIDE) for path in below.images if path not in taken]
+    return to_source(root, opened, splits, left_out, remarks, also=repr(listed))
 
 
 def _find(root: Path) -> list[File]:
     """Every image with its mask."""
     if (root / "images").is_dir():
         return list(_pairs(root, ""))
-    splits = [path for path in sorted(root.iterdir()) if (path / "images").is_dir()]
-    if "train" not in [path.name for path in splits]:
+    splits = [path for path in folders(root) if (path / "images").is_dir()]
+    if not any(same_split(path.name, "train") for path in splits):
         raise UserError(
             f"folder {root} holds no images with masks: expected {root}/images/ and {root}/masks/, "
             "or both of them in train/ and test/"
@@ -60,7 +69,7 @@ def _find(root: Path) -> list[File]:
 def _pairs(folder: Path, split: str) -> Iterator[File]:
     images, masks = _by_name(folder / "images"), _by_name(folder / "masks")
     if not images:
-        raise UserError(f"folder {folder / 'images'} holds no images: add {', '.join(SUFFIXES)} files")
+        raise UserError(f"folder {folder / 'images'} holds no images: add {IMAGES}")
     _check_partners(images, masks, folder / "masks", "mask")
     _check_partners(masks, images, folder / "images", "image")
     for name, path in images.items():
@@ -72,8 +81,8 @@ def _by_name(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise UserError(f"folder {folder} does not exist: expected images/ and masks/ side by side")
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+    for path in inside(folder):
+        if why_left_out(path) is not None:
             continue
         if path.stem in found:
             raise UserError(f"{found[path.stem]} and {path} have the same name: remove one of them")

@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,8 +19,12 @@ from jaxrec.errors import UserError
 if TYPE_CHECKING:
     import PIL.Image
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")
+SUFFIXES = (
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".bmp", ".dib", ".webp", ".gif", ".tif", ".tiff",
+    ".avif", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm",
+)  # fmt: skip
+"""Of image files, in lower case; HEIC needs a package beside."""
+FORMATS = ("PNG", "JPEG", "BMP", "DIB", "WEBP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM")
 """What an image's content may be, whatever its name; Pillow would also run PostScript as a program."""
 ORIENTATION = 0x0112
 """EXIF tag; from 5 on, the image lies on its side."""
@@ -254,6 +259,22 @@ def has_colour(image: "PIL.Image.Image") -> bool:
     return image.mode not in ("1", "L", "LA", "La", "F") and not image.mode.startswith("I")
 
 
+@cache
+def heif_is_read() -> bool:
+    """Whether pillow-heif is there; from now on Pillow knows it, too."""
+    try:
+        from pillow_heif import register_heif_opener  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
+
+
+def formats() -> tuple[str, ...]:
+    """``FORMATS``, and HEIC if it can be read here."""
+    return (*FORMATS, "HEIF") if heif_is_read() else FORMATS
+
+
 @contextmanager
 def open_image(path: str | Path) -> "Iterator[PIL.Image.Image]":
     """An image file, not decoded yet; raises UserError if it cannot be read or, inside, decoded."""
@@ -266,12 +287,12 @@ def open_image(path: str | Path) -> "Iterator[PIL.Image.Image]":
     try:
         if Path(path).exists() and not Path(path).is_file():  # Reading a pipe would wait for ever.
             raise OSError(0, "not a file")
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path, formats=formats()) as image:
             if image.width * image.height > LARGEST:
                 raise ValueError(f"it has {image.height}x{image.width} pixels, more than {LARGEST:,}")
             yield image
     except Exception as error:  # Pillow's decoders raise a dozen kinds on broken files
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
-            reason = f"its content is none of {', '.join(FORMATS)}"
+            reason = f"its content is none of {', '.join(formats())}"
         raise UserError(f"{path} is not a readable image ({reason}); replace it or remove it") from error

@@ -1,13 +1,17 @@
 """A source of examples, and a split of it: the rows that a run trains or tests on."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from jaxrec.data.decoded import Decoded, decoding_threads
 from jaxrec.data.features import Features, blank, nbytes
+from jaxrec.data.walk import LeftOut
 from jaxrec.errors import UserError
+
+SAME_SPLIT = (("train", "training"), ("validation", "val", "valid"), ("test", "testing"))
+"""Names that mean one split, in small or capital letters."""
 
 Read = Callable[[np.ndarray], dict[str, np.ndarray]]
 
@@ -23,14 +27,29 @@ class Source:
     features: Features
     identity: str
     """Names the content: equal for equal examples."""
-    skipped: int = 0
-    """Unreadable examples left out."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Files that are not read."""
     remarks: tuple[str, ...] = ()
     """What a user should know of how the examples are read, a sentence each."""
     files: tuple[str, ...] = ()
     """The file of each row, as a person would name it; empty if examples are not in files of their own."""
     version: str = ""
     """Differs if the files or their decoder may have changed; empty if decoded examples are not to be kept on disk."""
+
+
+def same_split(name: str, other: str) -> bool:
+    """Whether two names mean the same split."""
+    return name == other or _group(name) == _group(other) != ()
+
+
+def _group(name: str) -> tuple[str, ...]:
+    return next((group for group in SAME_SPLIT if name.lower() in group), ())
+
+
+def named_split(name: str, splits: Iterable[str]) -> str | None:
+    """The one of ``splits`` that a name means: that of the same name first; None if there is none."""
+    found = sorted((each for each in splits if same_split(each, name)), key=lambda each: each != name)
+    return found[0] if found else None
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray]) -> Read:

@@ -4,10 +4,12 @@ from typing import Any
 
 from jaxrec.data import class_names
 from jaxrec.data.features import image_shape, to_json
+from jaxrec.data.walk import counted
 from jaxrec.run.data import Data
 from jaxrec.run.initial import count_parameters
 from jaxrec.run.session import Session
 from jaxrec.run.show.log import Log
+from jaxrec.run.store.listing import LEFT_OUT, write_left_out
 from jaxrec.run.store.manifest import write_manifest
 from jaxrec.run.world import hardware, processes
 from jaxrec.settings import Task, registry
@@ -30,8 +32,8 @@ def introduce(session: Session, log: Log, state: State) -> None:
     if session.devices.mesh.size > 1:
         log.say(session.devices.describe_mesh(state))
     log.say(_data_line(session.data))
-    for remark in session.data.dataset.remarks:
-        log.say(remark)
+    for note in data_notes(session):
+        log.say(note)
     log.say(f"run folder {session.folder}")
 
 
@@ -44,7 +46,7 @@ def describe(data: Data) -> dict[str, Any]:
         "features": to_json(features),
         "image_shape": image_shape(features),
         "class_names": class_names(features),
-        "skipped": data.dataset.skipped,
+        "left_out": len(data.dataset.left_out),
         "remarks": list(data.dataset.remarks),
         "train": len(data.train),
         "validation": 0 if data.validation is None else len(data.validation),
@@ -70,6 +72,17 @@ def for_the_report(system: System, task: Task) -> dict[str, Any]:
     }
 
 
+def data_notes(session: Session) -> list[str]:
+    """What was done to the data; writes the list of what was left out of them."""
+    dataset = session.data.dataset
+    notes = list(dataset.remarks)
+    if processes.first():
+        write_left_out(session.folder, dataset.left_out)
+    if dataset.left_out:
+        notes.append(f"{counted(dataset.left_out)}; {session.folder / LEFT_OUT} names them")
+    return notes
+
+
 def _data_line(data: Data) -> str:
     features = data.dataset.features
     shape = "x".join(map(str, image_shape(features)))
@@ -85,6 +98,4 @@ def _data_line(data: Data) -> str:
     if channels not in (1, 3):
         line += f" (pictures show {'the first three' if channels > 3 else 'the first'} of their {channels} channels)"
     line += ", on the device" if data.resident else ", streamed"
-    if data.dataset.skipped:
-        line += f"; {data.dataset.skipped} unreadable images left out"
     return line

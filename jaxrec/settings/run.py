@@ -34,7 +34,7 @@ class Train:
     """How images of another shape are brought to that size. crop: cut off what stands out on two sides. pad: add black
     borders on two sides. stretch: distort them."""
     skip_bad: Annotated[bool, DATA] = False
-    """Skip and count the unreadable images of a folder instead of stopping."""
+    """Leave out unreadable images of a folder or table instead of stopping; skipped.csv names them."""
     memory_mb: Annotated[int, ADVANCED, NOT_NEGATIVE] = 1024
     """Largest decoded data set, in MiB, that is kept on the devices; larger ones are streamed."""
     mesh: Annotated[str, DEVICES] = "data"

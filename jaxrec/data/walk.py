@@ -1,0 +1,102 @@
+"""The files below a folder: one rule of what is read and what is left out, for training and for prediction."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxrec.data.images import SUFFIXES, heif_is_read
+from jaxrec.errors import UserError
+
+CLUTTER = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "@eadir")
+"""What systems put beside files, in lower case."""
+HEIF = (".heic", ".heif")
+"""Suffixes of images that Pillow reads with the package pillow-heif alone."""
+IMAGES = "PNG, JPEG, WebP, TIFF or other image files"
+"""What a user is asked to add to an empty folder."""
+UNREADABLE = "unreadable"
+"""The kind of the files that look like images and cannot be read."""
+
+
+class LeftOut(NamedTuple):
+    """A file that is not read."""
+
+    path: Path
+    kind: str
+    """What such files are counted by: their suffix, or why none of them is read."""
+    reason: str
+
+
+class Found(NamedTuple):
+    """What lies below a folder."""
+
+    images: list[Path]
+    left_out: list[LeftOut]
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a file or folder is passed over without a word: a name with a dot in front, or clutter of a system's."""
+    return path.name.startswith(".") or path.name.lower() in CLUTTER
+
+
+def inside(folder: Path) -> list[Path]:
+    """What lies in a folder, sorted by name, without what is hidden; raises UserError if it cannot be read."""
+    try:
+        return sorted(path for path in folder.iterdir() if not is_hidden(path))
+    except OSError as error:
+        raise UserError(f"folder {folder} cannot be read ({error.strerror}): change its permissions") from error
+
+
+def folders(folder: Path) -> list[Path]:
+    """The folders in a folder, sorted by name, without hidden ones."""
+    return [path for path in inside(folder) if path.is_dir()]
+
+
+def walk(folder: Path) -> Found:
+    """All files below a folder, whatever the folder they lie in: images by their suffix, and the others.
+
+    Hidden files and folders are passed over. Links are followed, but not to a folder that the walk is in.
+    """
+    found = Found([], [])
+    for path in _files(folder, ()):
+        reason = why_left_out(path)
+        if reason is None:
+            found.images.append(path)
+        else:
+            found.left_out.append(LeftOut(path, path.suffix.lower() or "without a suffix", reason))
+    return found
+
+
+def why_left_out(path: Path) -> str | None:
+    """Why a file is not taken for an image that can be read; None if it is."""
+    suffix = path.suffix.lower()
+    if suffix in HEIF and not heif_is_read():
+        return "HEIC is read with pillow-heif only: pip install 'jaxrec[heic]'"
+    if suffix in (*SUFFIXES, *HEIF):
+        return None
+    return "its suffix is none of an image's"
+
+
+def _files(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    here = folder.resolve()
+    if here in above:
+        return
+    for path in inside(folder):
+        if path.is_dir():
+            yield from _files(path, (*above, here))
+        else:
+            yield path
+
+
+def counted(left_out: Iterable[LeftOut]) -> str:
+    """The line that says what was left out, such as ``3 files left out: 2 .txt, 1 unreadable``."""
+    kinds = Counter(each.kind for each in left_out)
+    total = sum(kinds.values())
+    told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    return f"{total} file{'s' if total > 1 else ''} left out: {told}"
+
+
+def shown(name: str | Path) -> str:
+    """A file's name as text that can be written anywhere: bytes that are not UTF-8 as ``\\xe9``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
