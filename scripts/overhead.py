@@ -96,7 +96,7 @@ def windows(config: Train, rounds: int = ROUNDS, seconds: float = WINDOW_SECONDS
     with (
         quietly(config) as settings,
         open_session(settings) as session,
-        Log(session.folder, last, 0, False, session.config) as log,
+        Log(session.folder, last, 0, False, session.config, len(session.data.train)) as log,
     ):
         config, devices = session.config, session.devices
         state = initial_state(config.task, session.system, devices, config.seed, session.data.train)

@@ -15,7 +15,7 @@ from jaxrec.run.feed import steps_per_call
 from jaxrec.run.measures import measured
 from jaxrec.run.observers import Evaluation, check_finite
 from jaxrec.run.session import Session
-from jaxrec.run.show.log import Log, scores_line
+from jaxrec.run.show.log import Log, scores
 from jaxrec.run.show.pictures import save_artifacts
 from jaxrec.run.show.report import write_report
 from jaxrec.run.store import folder
@@ -65,10 +65,12 @@ def finish(
     check_finite(session, results, "test", step)
     if processes.first():
         folder.write_json(session.folder / "results.json", results)
-    log.say(f"test: {scores_line(results)}")
+    figures = {name: value for name, value in results.items() if name not in ("examples", "step")}
+    log.results(f"{results['split']}, {results['examples']} examples, step {step}:", scores(figures), figures)
     if best is not None and processes.first():
         log.say(best_line(session, best, step))
     evaluation.pictures.last(state, worst_of(results))
+    log.pictures(step)
     conclude(session, log, results, seconds)
     return state, results
 
@@ -113,4 +115,5 @@ def conclude(session: Session, log: Log, results: dict[str, Any], seconds: dict[
     seconds["total"] = time.perf_counter() - session.began
     folder.write_json(session.folder / "manifest.json", {**manifest, "seconds": seconds})
     report = write_report(session.folder)
-    log.say(f"{seconds['total']:.0f} s in all; read {report}")
+    log.say(f"{seconds['total']:.0f} s in all")
+    log.say(f"read {report}")

@@ -72,7 +72,7 @@ def fit(config: Train, dataset: Any = None, observers: Sequence[Observer] = ()) 
         state = session.restored(_initial(session))
         start, end = _length(session)
         session.checkpoints.check_room(state)
-        with Log(session.folder, end, start, progress.unevaluated, config) as log:
+        with Log(session.folder, end, start, progress.unevaluated, config, len(session.data.train)) as log:
             # Only now, because the log has dropped the rows of steps that are made again.
             write_config(session)
             note_history(session)

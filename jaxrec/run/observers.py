@@ -101,6 +101,7 @@ class TrainingLog:
             self.waiting = moment.step, moment.metrics, watch, hashes
         if due:
             moment.hashes = self._flush(moment)
+        self.log.tick(moment.step)
         self.session.progress.step = moment.step
 
     def _flush(self, moment: Moment) -> Hashes | None:
@@ -170,6 +171,7 @@ class Evaluation:
             try:
                 worst = self._evaluate(moment)
                 self.pictures.at(moment.state, moment.step, worst)
+                self.log.pictures(moment.step)
             except Interrupted:
                 progress.unevaluated = True
 

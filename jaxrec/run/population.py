@@ -60,7 +60,7 @@ def fit_members(
         members = Members(session, values, together)
         stacks = members.initial()
         session.checkpoints.check_room(members.shown(stacks))
-        with Log(session.folder, steps, 0, False, config) as log:
+        with Log(session.folder, steps, 0, False, config, len(session.data.train)) as log:
             write_members(members)
             introduce(session, log, members.shown(stacks))
             log.say(f"{len(members.all)} members, trained {_how(members)} by one compiled step")
@@ -170,6 +170,7 @@ class MembersLog:
             self.waiting = moment.step, moment.metrics, watch
         if due:
             self._flush(moment)
+        self.log.tick(moment.step)
         self.members.session.progress.step = moment.step
 
     def _flush(self, moment: Moment) -> None:
@@ -237,6 +238,7 @@ class MembersEvaluation:
             if self.members.best() is not before:
                 self.pictures.written = -math.inf  # Those that are there are of another member.
             self.pictures.at(self.members.shown(moment.state), moment.step, worst.get(self.members.best().member))
+            self.log.pictures(moment.step)
 
     def _validate(self, moment: Moment) -> dict[int, Any]:
         """The worst examples of each member by its number."""
@@ -302,10 +304,10 @@ def _finish(
     write_members(members)
     results = _spread(members, best, shown)
     folder.write_json(session.folder / "results.json", results)
-    scores = _scores(results, shown)
-    log.say(f"test, {results['members']} members: {scores}")
+    log.results(f"{results['split']}, {results['members']} members:", _scores(results, shown), results)
     log.say(f"the checkpoint is of {best}")
     evaluation.pictures.last(members.shown(stacks), worst_of(shown))
+    log.pictures(step)
     conclude(session, log, shown, seconds)
     return results
 
@@ -318,9 +320,9 @@ def _spread(members: Members, best: Member, shown: Mapping[str, Any]) -> dict[st
     return {**common, "members": len(tests), "checkpoint_of": best.member, **found}
 
 
-def _scores(results: Mapping[str, Any], shown: Mapping[str, Any]) -> str:
-    parts = []
+def _scores(results: Mapping[str, Any], shown: Mapping[str, Any]) -> dict[str, str]:
+    found = {}
     for name in shown:
         if isinstance(results.get(name), float):
-            parts.append(f"{name} {results[name]:.5g} ± {results.get(f'{name}_std', 0.0):.2g}")
-    return "  ".join(parts)
+            found[name] = f"{results[name]:.5g} ± {results.get(f'{name}_std', 0.0):.2g}"
+    return found

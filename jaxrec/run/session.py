@@ -18,7 +18,7 @@ from jaxrec.data.datasets import ARRAYS
 from jaxrec.errors import TRAINING_MEMORY, UserError, memory_errors
 from jaxrec.host import keep_programs
 from jaxrec.run.data import Data, check_same_data, complete, open_data
-from jaxrec.run.show.log import check_tensorboard
+from jaxrec.run.show.trackers import check_trackers
 from jaxrec.run.store import folder
 from jaxrec.run.store.checkpoints import Checkpoints
 from jaxrec.run.store.manifest import read_dataset
@@ -111,8 +111,7 @@ def open_session(config: Train, dataset: Any = None, *, members: bool = False) -
 @contextlib.contextmanager
 def _session(config: Train, dataset: Any, began: float) -> Iterator[Session]:
     keep_programs(cache_dir() / "programs")
-    if config.tensorboard:
-        check_tensorboard()
+    check_trackers(config)
     resumed = _resumed_folder(config)
     devices = Devices(config.mesh, config.require)
     devices.check_batch(config.batch_size)

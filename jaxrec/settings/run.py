@@ -85,6 +85,8 @@ class Train:
     """Let glibc keep freed memory, which makes steps on a CPU faster and uses more memory."""
     tensorboard: Annotated[bool, OUTPUT] = False
     """Also write TensorBoard files; needs jaxrec[tensorboard]."""
+    log_to: Annotated[tuple[Literal["wandb", "mlflow"], ...], OUTPUT] = ()
+    """Also send metrics, settings and pictures to Weights & Biases or MLflow; needs jaxrec[wandb] or jaxrec[mlflow]."""
 
 
 SEARCH = Group("search")

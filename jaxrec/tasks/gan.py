@@ -212,7 +212,14 @@ def _discriminator_turn(
 
     rates = {**hyper, "lr": hyper["lr"] * hyper["discriminator_lr"]}
     player, metrics = learn(
-        state.players["discriminator"], state, loss, examples, key, axis_name=axis_name, hyper=rates
+        state.players["discriminator"],
+        state,
+        loss,
+        examples,
+        key,
+        axis_name=axis_name,
+        hyper=rates,
+        name="discriminator",
     )
     return state.replace(players={**state.players, "discriminator": player}), metrics
 
@@ -234,7 +241,9 @@ def _generator_turn(
         value = _generator_loss(state, real_logits, fake_logits).mean()
         return value, ({"generator_loss": value, "loss": value}, stats)
 
-    player, metrics = learn(state.players["generator"], state, loss, examples, key, axis_name=axis_name)
+    player, metrics = learn(
+        state.players["generator"], state, loss, examples, key, axis_name=axis_name, name="generator"
+    )
     return state.replace(players={**state.players, "generator": player}), metrics
 
 

@@ -31,6 +31,7 @@ def learn(
     hyper: dict[str, jax.Array] | None = None,
     optimizer: Any = None,
     gradient: Gradient | None = None,
+    name: str = "",
 ) -> tuple[Player, Metrics]:
     """One update of ``player`` on a loss.
 
@@ -48,9 +49,12 @@ def learn(
         hyper: learning rate, weight decay and penalties; default: the state's.
         optimizer: an optax transformation in place of the player's.
         gradient: default: the mean over the batch, taken in ``config.accumulate`` parts.
+        name: the player's, put before the names of the update's numbers if a system has several: ``generator_lr``.
 
     Returns:
-        The player after the update, and the loss's metrics.
+        The player after the update, and the loss's metrics with the numbers of the update: ``lr``, the learning rate of
+        this step, unless an optax transformation keeps its own; ``gradient_norm``, before clipping; ``update_norm``, of
+        the change of the trainable parameters.
 
     Raises:
         UserError: the model would normalize single values.
@@ -70,14 +74,25 @@ def learn(
     found = gradient(total, per_replica(trainable, axis_name), player.stats, examples, key)
     grads, metrics, stats = found
     grads, metrics, stats = mean_over_replicas((whole(grads), metrics, stats), axis_name)
+    before = trainable
     trainable, opt_state = optimizers.update(
         config.optimizer, hyper, state.step, grads, player.opt_state, trainable, optimizer
     )
+    numbers = {"gradient_norm": _norm(grads), "update_norm": _norm(jax.tree.map(jnp.subtract, trainable, before))}
+    if optimizer is None:
+        numbers["lr"] = hyper["lr"] * optimizers.schedule(config.optimizer, state.step)
+    prefix = f"{name}_" if name else ""
+    metrics = {**metrics, **{prefix + each: value for each, value in numbers.items()}}
     params = optimizers.unflatten({**trainable, **frozen}, player.params)
     average = player.average
     if average is not None:
         average = optimizers.moving_average(average, params, config.average, state.step)
     return player.replace(params=params, stats=stats, average=average, opt_state=opt_state), metrics
+
+
+def _norm(tree: Any) -> jax.Array:
+    """The root of the sum of all squares, float32."""
+    return optax.tree.norm(jax.tree.map(lambda x: x.astype(jnp.float32), tree))
 
 
 def mean_gradient(loss: Loss, params: Any, stats: Any, examples: Batch, key: jax.Array) -> tuple[Any, Metrics, Any]:
