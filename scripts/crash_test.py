@@ -72,22 +72,22 @@ def content(run: Path) -> dict[str, str]:
         "state": digest.hexdigest(),
         "progress": json.dumps(progress),
         # A process that SIGTERM lets end logs the step that it saves, too.
-        "metrics": "\n".join(line for row, line in rows if row["step"] % LOG_EVERY == 0),
+        "metrics": "\n".join(line for row, line in rows if row["step"] % LOG_EVERY == 0 and row["split"] != "clock"),
         "results": (run / "results.json").read_text(),
     }
 
 
 def phase(said: str, run: Path) -> str:
     """What a process was at when it had said so much."""
-    # The row of a step is written before its evaluation, and that of the evaluation after it.
+    # The rows of a step, of which that of the clock is the last, are written before its evaluation's.
     rows = (run / "metrics.jsonl").read_text().splitlines() if "step compiled" in said else []
     if rows and rows[-1].startswith("{") and rows[-1].endswith("}"):
         row = json.loads(rows[-1])
-        if row["split"] == "train" and row["step"] % EVAL_EVERY == 0 and "test:" not in said:
+        if row["split"] == "clock" and row["step"] % EVAL_EVERY == 0 and "test, " not in said:
             return "evaluating"  # perhaps while the checkpoint before is still being written
     if any(".orbax-checkpoint-tmp" in path.name for path in (run / "checkpoints").glob("*")):
         return "saving"
-    for sign, name in (("test:", "report"), ("step compiled", "training"), ("run folder", "compiling")):
+    for sign, name in (("test, ", "report"), ("step compiled", "training"), ("run folder", "compiling")):
         if sign in said:
             return name
     return "starting"

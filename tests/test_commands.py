@@ -120,7 +120,7 @@ def test_training_says_what_it_does_in_plain_lines(cnn):
         r"^step 6: validation loss ",
         r"^test, 360 examples, step 6:$",
         r"^  accuracy +[\d.]+$",
-        rf"^read {re.escape(str(cnn))}/report\.html$\Z",
+        rf"^read {re.escape(str(cnn))}/report\.html\n\Z",
     ):
         assert re.search(sentence, text, re.MULTILINE), (sentence, text)
 

@@ -15,6 +15,7 @@ from conftest import same_arrays, small
 
 from jaxrec.cli.train import main
 from jaxrec.errors import UserError
+from jaxrec.optimizers import schedule
 from jaxrec.run import data, drawing, ending, evaluation, feed, judge
 from jaxrec.run.show.log import Log, read_metrics
 from jaxrec.run.store import checkpoints, folder
@@ -39,6 +40,14 @@ def kept(run: Path) -> list[int]:
 def train(runs: Path, name: str, *options: object, model: str = "autoencoder") -> Path:
     assert main(small(model, "--runs", runs, "--name", name, *options)) == 0
     return runs / name
+
+
+class Killed(BaseException):
+    """Nothing is done after it."""
+
+
+def killed(*_: Any, **__: Any) -> None:
+    raise Killed
 
 
 @pytest.mark.parametrize("model", ["resnet18", "vit", "speednet"])
@@ -122,10 +131,76 @@ def test_rows_have_step_split_and_metrics(tmp_path, monkeypatch):
         (9, "train"),
     ]
     assert [row["step"] for row in lines if row["split"] == "validation"] == [5, 9]
-    assert all(isinstance(row["loss"], float) for row in lines)
+    assert all(isinstance(row["loss"], float) for row in lines if row["split"] != "clock")
     assert {"mse", "psnr", "loss"} <= rows(run, "validation")[0].keys()
-    assert [path.name.startswith("events.out") for path in (run / "tensorboard").iterdir()] == [True]
     assert len(traces) == 1, "the step is traced once a run"
+
+
+def events(run: Path) -> list[Any]:
+    """What TensorBoard reads from a run's folder: the events in the order written."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = []
+    for path in sorted((run / "tensorboard").iterdir(), key=lambda path: path.stat().st_mtime_ns):
+        data = path.read_bytes()
+        while data:
+            # A record: its length, a checksum of it, the event, and a checksum.
+            length = int.from_bytes(data[:8], "little")
+            found.append(Event.FromString(data[12 : 12 + length]))
+            data = data[16 + length :]
+    return found
+
+
+def test_learning_rate_norms_epoch_and_clock_are_logged_and_resumed_without_repeats(tmp_path, capsys, monkeypatch):
+    """A run killed after its last checkpoint: the steps that are made again are there once."""
+    options = ["--steps", 8, "--log-every", 2, "--eval-every", 4, "--optimizer.name", "sgd", "--tensorboard"]
+    write = Log.write
+
+    def kill(log: Log, step: int, *rest: Any, **named: Any) -> None:
+        write(log, step, *rest, **named)
+        if step == 8:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Log, "write", kill)
+        with pytest.raises(Killed):
+            train(tmp_path, "a", *options, model="cnn")
+    run = tmp_path / "a"
+    assert [row["step"] for row in rows(run, "train")] == [2, 4, 6, 8]
+    assert main(["--name", "a", "--runs", str(tmp_path), "--resume"]) == 0
+
+    said = (run / "log.txt").read_text("utf-8").splitlines()
+    dated = [line.partition("UTC: ")[2] for line in said if "UTC: " in line]
+    assert dated == ["started", "resumed after step 4"]
+    assert [line for line in said if "UTC: " not in line] == capsys.readouterr().out.splitlines()
+
+    optimizer = folder.read_config(run).task.optimizer
+    assert [row["step"] for row in rows(run, "train")] == [2, 4, 6, 8]
+    for row in rows(run, "train"):
+        rate = optimizer.lr * float(schedule(optimizer, np.int32(row["step"] - 1)))
+        assert row["lr"] == pytest.approx(rate, rel=1e-5)
+        # Without momentum and decay an update is the gradient times the learning rate.
+        assert row["update_norm"] == pytest.approx(row["lr"] * row["gradient_norm"], rel=1e-3)
+        assert row["epoch"] == pytest.approx(row["step"] * 64 / 1293, abs=1e-4)
+    clock = read_metrics(run, clock=True)
+    assert [row["step"] for row in clock] == [2, 4, 6, 8]
+    assert [row["time"] for row in clock] == sorted(row["time"] for row in clock)
+    for row in clock:
+        assert row["step_seconds"] * row["examples_per_second"] == pytest.approx(64)
+
+    shown, tags, pictures = [], set(), 0
+    for event in events(run):
+        if event.HasField("session_log"):  # TensorBoard forgets what came before of these steps.
+            shown = [step for step in shown if step < event.step]
+        for value in event.summary.value:
+            tags.add(value.tag)
+            pictures += value.HasField("image")
+            if value.tag == "train/loss":
+                shown.append(event.step)
+    assert shown == [2, 4, 6, 8]
+    assert {"train/lr", "clock/time", "validation/loss"} <= tags
+    assert pictures
+    assert any(tag.startswith("_hparams_") for tag in tags)
 
 
 def test_streamed_and_resident_images_give_the_same_run_and_another_seed_another(tmp_path, capsys, monkeypatch):
@@ -235,14 +310,6 @@ def test_the_manifest_stands_without_git(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     assert manifest({}, [])["git"] == ""
     assert manifest({}, [])["versions"]["python"] == sys.version.split()[0]
-
-
-class Killed(BaseException):
-    """Nothing is done after it."""
-
-
-def killed(*_: Any, **__: Any) -> None:
-    raise Killed
 
 
 @pytest.mark.parametrize("then", ["", "killed before it saves", "killed while it saves"])

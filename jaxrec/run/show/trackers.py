@@ -35,7 +35,7 @@ class TensorBoard:
         from tensorboardX import SummaryWriter
 
         # What a killed run wrote after its last checkpoint is written again, and shall not be shown twice.
-        self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1 if start else None)
+        self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1)
         self.settings = {}
         for name, value in folder.settings(config).items():
             self.settings[name] = value if isinstance(value, bool | int | float | str) else str(value)
