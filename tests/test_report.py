@@ -2,11 +2,13 @@
 
 import base64
 import csv
+import html
 import io
 import json
 import math
 import os
 import re
+import shlex
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -18,6 +20,7 @@ import pytest
 from PIL import Image
 
 import jaxrec
+from jaxrec.cli.training_arguments import read_arguments
 from jaxrec.data import open_dataset
 from jaxrec.errors import UserError
 from jaxrec.run import evaluation
@@ -26,6 +29,7 @@ from jaxrec.run.introduction import for_the_report
 from jaxrec.run.show.charts import curves
 from jaxrec.run.show.fonts import can_write
 from jaxrec.run.show.log import read_metrics
+from jaxrec.run.show.page import text as figure_text
 from jaxrec.run.show.pictures import GAP, grid, matrix_picture, save_artifacts, shades, timeline
 from jaxrec.run.show.report import write_report
 from jaxrec.settings import Train, preset
@@ -240,7 +244,7 @@ def test_report_of_a_whole_run(tmp_path) -> None:
     images = [attrs["src"] or "" for tag, attrs in tags.seen if tag == "img"]
     assert len(images) == 1
     assert images[0].startswith("data:image/png;base64,")
-    assert not any(tag in ("script", "link", "iframe") for tag, _ in tags.seen)
+    assert [tag for tag, _ in tags.seen if tag in ("script", "link", "iframe")] == ["script"]
     assert not [attrs for _, attrs in tags.seen if str(attrs.get("href", "")).startswith(("http", "//"))]
 
 
@@ -249,7 +253,8 @@ def test_report_escapes_every_name(tmp_path) -> None:
     (run / "pictures" / "confusion_matrix.png").rename(run / "pictures" / "<i>.png")
     page = write_report(run).read_text()
     tags = [tag for tag, _ in _Tags(page).seen]
-    assert not {"script", "b", "i"} & set(tags)
+    assert not {"b", "i"} & set(tags)
+    assert tags.count("script") == 1, "the page's own"
     assert tags.count("img") == 1
     assert "&lt;script&gt;" in page
     assert "<h1>&lt;b&gt;bold&lt;_b&gt;</h1>" in page
@@ -392,8 +397,8 @@ def test_report_shows_what_a_system_says_of_itself(tmp_path) -> None:
     (run / "results.json").write_text(json.dumps(results))
     page = write_report(run).read_text()
     assert "cnn on digits: turning 0.25 on 9 test examples." in page
-    assert "<figcaption>How it turned.</figcaption>" in page
-    assert page.index("<td>one</td><td>0.1250</td>") < page.index("<td>zero</td><td>0.5000</td>")
+    assert "<figcaption>How it turned. <a" in page
+    assert page.index("<td>one</td><td>0.125</td>") < page.index("<td>zero</td><td>0.5</td>")
 
 
 @pytest.fixture(scope="module")
@@ -444,3 +449,58 @@ def test_worst_examples_become_a_grid_of_whole_rows() -> None:
     assert cells["images"].shape == (1, 8, 200, 100, 1)
     np.testing.assert_allclose(cells["images"][0, 3, 5, 7], images[3, 0, 15:18, 21:24].mean())
     assert arranged({"images": np.zeros((11, 4, 8, 8, 3))})["images"].shape == (8, 4, 8, 8, 3)
+
+
+def _charts(page: str) -> list[str]:
+    return re.findall(r'<figure class="chart"><figcaption>([^<]*?) ?<', page)
+
+
+def test_no_curve_comes_twice_and_no_class_is_a_curve(tmp_path) -> None:
+    run = _run(tmp_path)
+    same = {"worst_class": 1, "lr": 0.1}
+    rows = [
+        {"step": step, "split": "train", "loss": step, "generator_loss": step, "odd": -step, **same} for step in (1, 2)
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    results = {"split": "test", "examples": 9, "step": 40, "accuracy": 0.5, "worst_class": 1}
+    (run / "results.json").write_text(json.dumps(results))
+    page = write_report(run).read_text()
+    opened, folded = page.split("1 more curve")
+    assert _charts(opened) == ["loss", "lr"] and _charts(folded) == ["odd"]
+    assert "the same: generator loss" in opened
+    assert "<td>worst class</td><td>one</td>" in page
+
+
+def test_each_class_has_a_row_with_its_figures(photos) -> None:
+    results, page = photos.results, (photos.folder / "report.html").read_text("utf-8")
+    for number, name in enumerate(("dog", "猫")):
+        figures = [results[key][number] for key in ("precision", "recall", "f1", "support")]
+        cells = "".join(f"<td>{'undefined' if value is None else figure_text(value)}</td>" for value in figures)
+        assert f"<td>{name}</td>{cells}" in page
+
+
+def test_the_report_says_what_differs_from_the_defaults_and_how_to_train_it_again(photos) -> None:
+    page = (photos.folder / "report.html").read_text("utf-8")
+    again = re.findall(r"<pre>(jaxrec train --model [^<]*)</pre>", page)
+    config = read_arguments(shlex.split(html.unescape(again[0]))[2:])
+    assert config.task == replace(preset("cnn"), width=0.1)
+    assert (config.dataset, config.steps, config.batch_size) == (photos.config.dataset, 8, 16)
+    for option in ("--width", "--steps", "--batch-size"):
+        assert f"<td>{option}</td>" in page
+    assert "<td>--validation</td>" not in page
+
+
+def test_a_search_leads_with_its_best_member(tmp_path) -> None:
+    run = _run(tmp_path)
+    members = []
+    for number, accuracy in enumerate((0.5, 0.9, 0.7)):
+        values = {"optimizer.lr": 0.1 / (1 + number)}
+        record = {"member": number, "seed": 0, "values": values, "validation": 1 - accuracy, "failed": None}
+        members.append({**record, "dropped": None, "test": {"accuracy": accuracy}})
+    (run / "members.json").write_text(json.dumps(members))
+    results = {"split": "test", "examples": 360, "step": 40, "members": 3, "checkpoint_of": 1}
+    (run / "results.json").write_text(json.dumps({**results, "accuracy": 0.7, "accuracy_std": 0.2}))
+    page = write_report(run).read_text()
+    assert "accuracy 0.9 on 360 test examples, the best of 3 members." in page
+    order = [page.index(f"<tr><td>{number}</td><td>0</td>") for number in (1, 2, 0)]
+    assert order == sorted(order)

@@ -15,6 +15,7 @@ from jaxrec.data.features import Features
 from jaxrec.files import write_atomically
 from jaxrec.run.evaluation import batch_size
 from jaxrec.run.session import Session
+from jaxrec.run.show.gallery import MISTAKES
 from jaxrec.run.show.pictures import save_artifacts
 from jaxrec.run.world import processes
 from jaxrec.tasks.state import State
@@ -31,7 +32,6 @@ TALLEST = 8
 """Examples of several images each in that picture, one in a row."""
 LARGEST_CELL = 256
 """Pixels of an image's side in that picture, about; larger images are shrunk."""
-MISTAKES = "worst_mistakes.csv"
 
 
 class Pictures:

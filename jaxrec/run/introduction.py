@@ -5,6 +5,7 @@ from typing import Any
 from jaxrec.data import class_names
 from jaxrec.data.features import image_shape, to_json
 from jaxrec.data.walk import counted
+from jaxrec.metrics.meanings import MEANINGS
 from jaxrec.run.data import Data
 from jaxrec.run.initial import count_parameters
 from jaxrec.run.session import Session
@@ -65,6 +66,7 @@ def for_the_report(system: System, task: Task) -> dict[str, Any]:
     return {
         "headline": list(system.headline),
         "captions": dict(system.captions),
+        "meanings": {name: each._asdict() for name, each in {**MEANINGS, **system.meanings}.items()},
         "evolving": list(system.evolving),
         "score": score,
         "commands": commands,

@@ -18,6 +18,7 @@ from jaxrec import losses
 from jaxrec.data.features import Features
 from jaxrec.errors import UserError
 from jaxrec.metrics import Average, Metric, Reconstruction, Worst
+from jaxrec.metrics.meanings import Meaning
 from jaxrec.models.autoencoder import Autoencoder, UNet
 from jaxrec.parallel import stream
 from jaxrec.settings.autoencoder import Autoencoder as Config
@@ -29,6 +30,12 @@ from jaxrec.tasks.state import Batch, Metrics, Player, State, new_player, new_st
 READS = {"image": "image"}
 HEADLINE = ("nll", "psnr", "mse", "loss")
 EVOLVING = ("samples",)
+MEANINGS = {
+    "nll": Meaning("Upper bound on the negative log likelihood of an image, in nats.", "less"),
+    "elbo": Meaning("Lower bound on the log likelihood of an image, in nats.", "more"),
+    "kl": Meaning("Distance of the codes from the prior, in nats an image."),
+    "reconstruction": Meaning("The loss without the distance of the codes from the prior.", "less"),
+}
 CAPTIONS = {
     "samples": "Generated from the same codes throughout the run, here at its end.",
     "samples.gif": "Generated from the same codes throughout the run.",

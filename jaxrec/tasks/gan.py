@@ -17,6 +17,7 @@ from jaxrec.augment import diffaugment
 from jaxrec.data.features import class_names
 from jaxrec.errors import UserError
 from jaxrec.metrics import Average
+from jaxrec.metrics.meanings import Meaning
 from jaxrec.models.gan import Discriminator, Generator
 from jaxrec.parallel import stream
 from jaxrec.settings.gan import GAN as Config
@@ -31,6 +32,27 @@ SCORE = None
 HEADLINE = ("class_consistency", "frechet_distance", "loss")
 EVOLVING = ("samples",)
 MEASURES = ("judge",)
+JUDGED = "by the judge, a classifier of the real images"
+MEANINGS = {
+    "loss": Meaning("The generator's loss; neither player's tells a better generator from a worse one."),
+    "generator_loss": Meaning("The generator's loss, without penalties."),
+    "discriminator_loss": Meaning("The discriminator's loss, without penalties."),
+    "real": Meaning("Mean logit of the discriminator at real images."),
+    "fake": Meaning("Mean logit of the discriminator at generated images."),
+    "penalty": Meaning("The discriminator's penalties."),
+    "class_consistency": Meaning(f"Share of the images that are of the class they were made for, {JUDGED}.", "more"),
+    "modes": Meaning(f"Classes among the generated images, {JUDGED}.", "more"),
+    "frechet_distance": Meaning("Distance of generated from real images, on the judge's features.", "less"),
+    "frechet_distance_train_test": Meaning("The same of real test images: what a perfect generator would have."),
+    "kernel_distance": Meaning("Another distance on the judge's features; below 0 by chance.", "less"),
+    "kernel_distance_train_test": Meaning("The same of real test images: what a perfect generator would have."),
+    "precision": Meaning("Share of the generated images that are near real ones.", "more"),
+    "recall": Meaning("Share of the real images that are near generated ones.", "more"),
+    "density": Meaning("How many real images are near a generated one, compared with what is expected.", "more"),
+    "coverage": Meaning("Share of the real images that have a generated one among their neighbors.", "more"),
+    "judge": Meaning("Name and checksum of the judge."),
+    "generated": Meaning("Generated images that were judged."),
+}
 CAPTIONS = {
     "samples": "Generated from the same latents throughout the run, here at its end.",
     "samples.gif": "Generated from the same latents throughout the run.",

@@ -22,6 +22,7 @@ import numpy as np
 
 from jaxrec.data.features import Features
 from jaxrec.errors import UserError
+from jaxrec.metrics.meanings import Meaning
 from jaxrec.settings import registry
 from jaxrec.settings.common import Task
 
@@ -99,6 +100,8 @@ class System:
     """The metrics that the report may lead with, the first that is there."""
     captions: Mapping[str, str] = field(default_factory=dict)
     """A sentence under each picture, by the picture's name."""
+    meanings: Mapping[str, Meaning] = field(default_factory=dict)
+    """What the system's own metrics say, by name; of the library's, ``jaxrec.metrics.meanings`` tells."""
     evolving: tuple[str, ...] = ()
     """Pictures that are kept at every evaluation, for a time-lapse."""
     hyper: tuple[str, ...] = ()
@@ -149,7 +152,7 @@ class System:
         return self.generates is None or self.generates(config)
 
 
-DATA = ("score", "headline", "captions", "evolving", "hyper", "dataset", "any_size", "measures")
+DATA = ("score", "headline", "captions", "meanings", "evolving", "hyper", "dataset", "any_size", "measures")
 FUNCTIONS = (
     "complete",
     "validation_config",

@@ -1,5 +1,6 @@
 """Charts as SVG that is readable on light and dark pages."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -7,11 +8,11 @@ from itertools import cycle
 
 import numpy as np
 
-from jaxrec.run.show.fonts import latin
-
 # Middle tones, so that one string is readable on a light and on a dark page.
 STROKES = ("#2b7de0", "#e07b00", "#17965a", "#c0449a", "#8a63d2", "#80868b")
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 250, 56, 12, 28, 26
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 250, 56, 12, 12, 26
+MOST_POINTS = 400
+"""Points of a series that are drawn."""
 
 History = Mapping[str, Sequence[tuple[int, float]]]
 
@@ -45,16 +46,11 @@ def curves(history: History) -> str:
     is over 100 times the smallest. At most 400 points of a series are drawn, its first and last among them; a series of
     up to 30 points also has its points marked.
     """
-    series = {}
-    for name, points in history.items():
-        finite = sorted((step, value) for step, value in points if math.isfinite(value))
-        picked = np.linspace(0, len(finite) - 1, min(len(finite), 400)).round().astype(int)
-        if finite:
-            series[name] = [finite[index] for index in picked]
+    series = drawn_points(history)
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" font-size="12"'
-    head += ' font-family="system-ui, sans-serif" fill="currentColor">'
+    head += ' font-family="system-ui, sans-serif" fill="currentColor"'
     if not series:
-        return f'{head}<text x="{WIDTH / 2}" y="{HEIGHT / 2}" text-anchor="middle">no finite values</text></svg>'
+        return f'{head}><text x="{WIDTH / 2}" y="{HEIGHT / 2}" text-anchor="middle">no finite values</text></svg>'
     values = [value for points in series.values() for _, value in points]
     steps = [step for points in series.values() for step, _ in points]
     log = min(values) > 0 and max(values) / min(values) > 100
@@ -69,7 +65,9 @@ def curves(history: History) -> str:
     def up(value: float) -> float:
         return HEIGHT - BOTTOM - (value - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM)
 
-    parts = [head]
+    known = [(name, [(step, float(f"{value:.5g}")) for step, value in points]) for name, points in series.items()]
+    frame = (x0, x1, LEFT, WIDTH - RIGHT, WIDTH)
+    parts = [f'{head} data-range="{escape(json.dumps(frame))}" data-series="{escape(json.dumps(known))}">']
     for tick in _decades(y0, y1) if log else _ticks(y0, y1):
         text, y = _number(10**tick if log else tick), up(tick)
         parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="currentColor" stroke-opacity=".14"/>')
@@ -81,15 +79,38 @@ def curves(history: History) -> str:
     parts.append(f'<path d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}" stroke="currentColor" stroke-opacity=".5"/>')
     parts.append(f'<text x="{LEFT - 6}" y="{HEIGHT - 8}" text-anchor="end" fill-opacity=".7">step</text>')
     if log:
-        parts.append(f'<text x="{WIDTH - RIGHT}" y="16" text-anchor="end" fill-opacity=".7">log scale</text>')
-    legend = float(LEFT)
+        parts.append(f'<text x="{WIDTH - RIGHT}" y="10" text-anchor="end" fill-opacity=".7">log scale</text>')
     for (name, points), colour in zip(series.items(), cycle(STROKES), strict=False):
         parts.append(_line(name, points, [(across(x), up(math.log10(y) if log else y)) for x, y in points], colour))
-        text = f"{name} {points[-1][1]:.4g}"
-        parts.append(f'<circle cx="{legend + 5:.0f}" cy="12" r="5" fill="{colour}"/>')
-        parts.append(f'<text x="{legend + 15:.0f}" y="16">{escape(text)}</text>')
-        legend += 33 + latin(12).getlength(text) * 1.1
+    parts.append('<path class="at" d="" stroke="currentColor" stroke-opacity=".4"/>')
     return "".join([*parts, "</svg>"])
+
+
+def drawn_points(history: History) -> dict[str, list[tuple[int, float]]]:
+    """The finite points of each series in order of steps, at most 400, the first and the last among them."""
+    series = {}
+    for name, points in history.items():
+        finite = sorted((step, value) for step, value in points if math.isfinite(value))
+        picked = np.linspace(0, len(finite) - 1, min(len(finite), MOST_POINTS)).round().astype(int)
+        if finite:
+            series[name] = [finite[index] for index in picked]
+    return series
+
+
+def chart(title: str, note: str, history: History) -> str:
+    """A figure: title, a note beside it, a key with the last value of each series, the curves, and a line for values.
+
+    The page's script shows the values under the pointer in that line.
+    """
+    keys = []
+    for (name, points), colour in zip(drawn_points(history).items(), cycle(STROKES), strict=False):
+        last = f"{name} {points[-1][1]:.4g}"
+        keys.append(f'<span><span class="dot" style="background:{colour}"></span>{escape(last)}</span>')
+    beside = f" <span>{escape(note)}</span>" if note else ""
+    return (
+        f'<figure class="chart"><figcaption>{escape(title)}{beside}</figcaption><div class="key">{"".join(keys)}</div>'
+        f'{curves(history)}<p class="values"></p></figure>'
+    )
 
 
 def _line(name: str, points: list[tuple[int, float]], places: list[tuple[float, float]], colour: str) -> str:

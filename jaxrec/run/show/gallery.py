@@ -1,6 +1,7 @@
 """A run's pictures in its page: embedded, as small as need be, with a link to the file."""
 
 import base64
+import csv
 import io
 from collections.abc import Iterator, Mapping
 from html import escape
@@ -12,6 +13,7 @@ from PIL import Image, ImageSequence
 
 from jaxrec.data.images import open_image
 from jaxrec.errors import UserError
+from jaxrec.run.show.page import folded, table, text
 from jaxrec.run.show.pictures import STEP_NAME
 
 AS_IT_IS = 150_000
@@ -22,6 +24,10 @@ COPIES = ((1600, 80), (1200, 70), (800, 60), (400, 50), (200, 40), (120, 30))
 """Width in pixels and quality of the copies, one after the other."""
 TALLEST = 4
 """Times its width that a copy may be high."""
+
+
+MISTAKES = "worst_mistakes.csv"
+"""The table of the examples of highest loss, beside the pictures."""
 
 
 class Embedded(NamedTuple):
@@ -96,3 +102,22 @@ def _figure(path: Path, shown: Embedded, caption: str) -> str:
         f'<figure{span}><a href="{link}">{image}</a>'
         f'<figcaption>{escape(caption)} <a href="{link}">Full size</a></figcaption></figure>'
     )
+
+
+def mistakes(folder: Path) -> str:
+    """The table of the worst examples, folded; nothing if none was written."""
+    path = folder / MISTAKES
+    if not path.is_file():
+        return ""
+    head, *rows = list(csv.reader(path.read_text("utf-8", errors="replace").splitlines())) or [[]]
+    shown = [[_short(cell) for cell in row] for row in rows]
+    link = f'<p class="note"><a href="pictures/{MISTAKES}">{MISTAKES}</a></p>'
+    return folded(f"The {len(rows)} examples of highest loss", link + table(head, shown))
+
+
+def _short(cell: str) -> str:
+    """A number to 4 digits; anything else as it is."""
+    try:
+        return text(float(cell)) if "." in cell or "e" in cell else cell
+    except ValueError:
+        return cell

@@ -1,0 +1,98 @@
+"""Tables of test results: each figure with what it means, of each class, and of each member of many runs."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from jaxrec.run.show.page import folded, is_number, marked_table, table, text, words
+
+MOST_CLASSES = 20
+"""Classes that are shown openly."""
+BETTER = {"more": "↑", "less": "↓"}
+COUNTS = ("split", "examples", "step", "members", "checkpoint_of")
+"""What results hold that is no metric."""
+SIDES = 3
+"""Test metrics in the table of members."""
+
+
+def class_names(manifest: Mapping[str, Any]) -> list[str]:
+    """The names of the classes of a run's data, as its manifest records them."""
+    return [str(name) for name in manifest.get("dataset", {}).get("class_names") or []]
+
+
+def span(results: Mapping[str, Any], key: str) -> str:
+    """A metric of the results, with its deviation over the members if many runs were trained at once."""
+    deviation = results.get(f"{key}_std")
+    return text(results[key]) + (f" ± {deviation:.2g}" if is_number(deviation) else "")
+
+
+def figures_table(results: Mapping[str, Any], facts: Mapping[str, Any], names: Sequence[str]) -> str:
+    """The results that are single values, the headline's first; each with its meaning and the direction of better."""
+    deviations = {f"{key}_std" for key in results}
+    apart = deviations | set(COUNTS)
+    single = [key for key, value in results.items() if not isinstance(value, (list, dict)) and key not in apart]
+    if not single:
+        return '<p class="note">No test metrics yet: they are computed once, when the run ends.</p>'
+    leading = [key for key in facts["headline"] if key in single]
+    rows = []
+    for key in dict.fromkeys((*leading, *single)):
+        meaning = facts["meanings"].get(key, {})
+        value = span(results, key)
+        if meaning.get("kind") == "class" and is_number(results[key]) and results[key] < len(names):
+            value = names[int(results[key])]
+        rows.append((words(key), value, BETTER.get(meaning.get("better", ""), ""), meaning.get("text", "")))
+    return table(("metric", "value", "better", "what it says"), rows)
+
+
+def class_tables(results: Mapping[str, Any], names: Sequence[str]) -> str:
+    """What the results say of each class, a column a metric, the worst class first; more than 20 are folded."""
+    columns: dict[str, list[Any]] = {}
+    for key, values in results.items():
+        of_classes = isinstance(values, list) and len(values) == len(names)
+        if of_classes and all(is_number(each) or each is None for each in values) and values not in columns.values():
+            columns[key] = values
+    if not names or not columns:
+        return ""
+    first = next(iter(columns))
+    order = sorted(range(len(names)), key=lambda number: (columns[first][number] is None, columns[first][number] or 0))
+    head = ("class", *map(words, columns), "")
+    rows = [_row(names[number], [values[number] for values in columns.values()]) for number in order]
+    title = f"<h2>Classes, by {escape(words(first))}</h2>\n"
+    if len(rows) <= MOST_CLASSES:
+        return title + marked_table(head, rows)
+    others = marked_table(head, rows[MOST_CLASSES:])
+    worst = marked_table(head, rows[:MOST_CLASSES])
+    return title + worst + folded(f"The other {len(rows) - MOST_CLASSES} classes", others)
+
+
+def _row(name: str, values: Sequence[Any]) -> list[str]:
+    shown = ["undefined" if value is None else text(value) for value in values]
+    share = values[0]
+    meter = f'<meter value="{share:.4f}"></meter>' if share is not None and 0 <= share <= 1 else ""
+    return [escape(name), *map(escape, shown), meter]
+
+
+def members_table(members: Sequence[Mapping[str, Any]], results: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """Many runs trained at once, the best first: what is each one's own, and how it ended."""
+    own = list(members[0]["values"])
+    tested = list(dict.fromkeys(key for key in (*facts["headline"], *results) if f"{key}_std" in results))[:SIDES]
+    score = facts["score"] or {"name": "score", "lower": True}
+    head = ("member", "seed", *own, f"validation {words(score['name'])}", *map(words, tested), "")
+
+    def place(member: Mapping[str, Any]) -> tuple[bool, float]:
+        value = member["validation"]
+        return value is None, (value if score["lower"] else -value) if value is not None else 0.0
+
+    rows = []
+    for each in sorted(members, key=place):
+        notes = (
+            f"not finite at step {each['failed']}" if each["failed"] is not None else "",
+            f"dropped after step {each['dropped']}" if each["dropped"] is not None else "",
+            "checkpoint" if each["member"] == results.get("checkpoint_of") else "",
+        )
+        test = each["test"] or {}
+        scores = (each["validation"], *(test.get(key) for key in tested))
+        cells = (each["member"], each["seed"], *each["values"].values(), *scores)
+        texts = ["" if cell is None else text(cell) for cell in cells]
+        rows.append([*texts, ", ".join(note for note in notes if note)])
+    return table(head, rows)
