@@ -271,7 +271,9 @@ def test_the_judge_is_trained_once_and_tells_good_images_from_bad(tmp_path, monk
     noise = np.random.default_rng(0).integers(0, 256, copied["image"].shape).astype(np.uint8)
     found = []
     for images in (copied["image"], noise):
-        monkeypatch.setattr(judge, "generated", lambda *_, images=images: (images, copied["label"]))
+        monkeypatch.setattr(
+            judge, "generated", lambda *_, images=images: [{"image": images / 255, "label": copied["label"]}]
+        )
         found.append(judge.judge(gan, SimpleNamespace(config=config), digits))
     good, bad = found
     assert good["judge"] == bad["judge"] == name

@@ -598,6 +598,8 @@ def test_pictures_of_the_worst_have_an_entry_for_each_example(row):
 def test_generated_images_show_the_classes_by_turns():
     made = gan.generate(start(tiny_gan()), jax.random.key(1), 6)
     np.testing.assert_array_equal(made["label"], [0, 1, 2, 3, 0, 1])
+    later = gan.generate(start(tiny_gan()), jax.random.key(1), 3, 6)
+    np.testing.assert_array_equal(later["label"], [2, 3, 0])
     assert (
         made["image"].shape == (6, 8, 8, 1)
         and autoencoder.generate(start(tiny_vae()), jax.random.key(1), 3)["image"].shape[0] == 3

@@ -3,7 +3,7 @@
 from jaxrec.data.batches import batch_indices, eval_batches, streamed
 from jaxrec.data.cache import cache_dir
 from jaxrec.data.datasets import Dataset, open_dataset
-from jaxrec.data.features import Feature, Features, blank, class_names, image_shape, nbytes
+from jaxrec.data.features import Feature, Features, at_once, blank, class_names, image_shape, nbytes
 from jaxrec.data.images import convert_image, read_image
 from jaxrec.data.splits import Split, cut_validation
 from jaxrec.data.statistics import STATISTICS_SAMPLE, class_counts, statistics
@@ -14,6 +14,7 @@ __all__ = [
     "Feature",
     "Features",
     "Split",
+    "at_once",
     "batch_indices",
     "blank",
     "cache_dir",

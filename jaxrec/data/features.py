@@ -12,6 +12,8 @@ from jaxrec.errors import UserError
 KINDS = ("image", "class", "classes", "mask", "number")
 RESERVED = ("index", "epoch", "real")
 """Names that a batch uses itself: the example's number, its epoch, and whether it is more than evaluation's padding."""
+NUMBERS = 2**22
+"""Most numbers in the images that are worked on at once."""
 
 
 class Feature(NamedTuple):
@@ -92,6 +94,14 @@ def image_shape(features: Features) -> tuple[int, int, int]:
     """Height, width and channels of ``image_feature``."""
     height, width, channels = image_feature(features).shape
     return height, width, channels
+
+
+def at_once(most: int, shape: tuple[int, ...]) -> int:
+    """How many images of this shape are worked on at once: at most ``most``, and at least one.
+
+    Together they hold at most ``NUMBERS`` numbers, so that large images take no more memory than many small ones.
+    """
+    return max(1, min(most, NUMBERS // prod(shape)))
 
 
 def to_json(features: Features) -> dict[str, Any]:

@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from math import prod
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxrec.data import Split, eval_batches, image_shape
+from jaxrec.data import Split, at_once, eval_batches, image_shape
 from jaxrec.run.world import processes
 from jaxrec.run.world.devices import Devices
 from jaxrec.settings import Task
@@ -17,15 +16,13 @@ from jaxrec.tasks.system import System
 
 MOST = 500
 """Most examples that are evaluated at once."""
-NUMBERS = 2**22
-"""Most numbers in the images that are evaluated at once."""
 FEW = 128
 """Examples taken at once from a split with fewer than could be: small splits share one compiled program."""
 
 
-def batch_size(most: int, numbers: int, split: Split) -> int:
-    """Examples of a split to take at once: at most ``most``, whose images hold at most ``numbers`` numbers."""
-    size = max(1, min(most, numbers // prod(image_shape(split.features))))
+def batch_size(most: int, split: Split) -> int:
+    """Examples of a split to take at once: at most ``most``, fewer if the images are large or the split is small."""
+    size = at_once(most, image_shape(split.features))
     if size <= len(split):
         return size
     return min(size, FEW, len(split))
@@ -52,7 +49,7 @@ class Evaluator:
 
         Raises Interrupted as soon as ``stopped`` says so.
         """
-        size = self.system.evaluation_size(state.config, batch_size(MOST, NUMBERS, split))
+        size = self.system.evaluation_size(state.config, batch_size(MOST, split))
         size = self.devices.round_up(size)
 
         def metrics() -> Iterator[dict[str, Any]]:

@@ -6,6 +6,7 @@ distance between real training and real test images: what a perfect generator wo
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,10 +18,11 @@ import numpy as np
 from flax import traverse_util
 
 from jaxrec import metrics
-from jaxrec.data import Split, batch_indices, blank, cache_dir, class_names
+from jaxrec.data import Split, at_once, batch_indices, blank, cache_dir, class_names, image_shape
 from jaxrec.errors import UserError
 from jaxrec.files import open_atomically
 from jaxrec.run.data import Data
+from jaxrec.run.generated import generated
 from jaxrec.settings import Augment, Optimizer, Task, preset
 from jaxrec.tasks.state import State
 from jaxrec.tasks.system import System, system_of, with_known
@@ -34,8 +36,8 @@ NEIGHBORS = 5_000
 """Of these, the most that nearest neighbors are searched among."""
 NEAREST = 5
 """Nearest neighbors that the balls of precision, recall, density and coverage reach to."""
-AT_ONCE = 500
-"""Images that are generated or looked at at once."""
+MOST = 500
+"""Most images that are looked at at once."""
 
 
 def judge(system: System, state: State, data: Data) -> dict[str, Any]:
@@ -54,9 +56,12 @@ def judge(system: System, state: State, data: Data) -> dict[str, Any]:
     spread = np.linspace(0, len(data.train) - 1, count).astype(int)
     real = _seen(look, data.train, spread)["features"]
     test = _seen(look, data.test, np.arange(count))["features"]
-    images, label = generated(system, state, count)
-    seen = _looked(look, images)
-    found = {**metrics.class_statistics(seen["probabilities"], label), "judge": name, "generated": count}
+    seen = _seen_in_generated(look, generated(system, state, count, 0, image_shape(data.dataset.features)))
+    found = {
+        **metrics.class_statistics(seen["probabilities"], seen.get("label")),
+        "judge": name,
+        "generated": count,
+    }
     if count <= NEAREST:
         # Too few points for distances between distributions.
         return found
@@ -112,8 +117,9 @@ def _settings(data: Data, steps: int) -> Task:
 
 def _train(system: System, state: State, train: Split, steps: int, path: Path) -> None:
     step = jax.jit(system.train_step)
+    size = at_once(BATCH, image_shape(train.features))
     for number in range(steps):
-        index, epoch = batch_indices(0, number, BATCH, len(train))
+        index, epoch = batch_indices(0, number, size, len(train))
         state, _ = step(state, {**train.read(index), "index": index, "epoch": epoch})
     flat: Any = traverse_util.flatten_dict(jax.device_get(state.player.average), sep="/")
     try:
@@ -127,23 +133,27 @@ def _train(system: System, state: State, train: Split, steps: int, path: Path) -
         ) from error
 
 
-def generated(system: System, state: State, count: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """``count`` images uint8 from a fixed key, with their intended classes if the generator is told any."""
-    assert system.generate is not None
-    make = jax.jit(partial(system.generate, count=AT_ONCE))
-    parts = [jax.device_get(make(state, jax.random.key(number))) for number in range(-(-count // AT_ONCE))]
-    images = np.concatenate([np.round(part["image"] * 255).astype(np.uint8) for part in parts])[:count]
-    if "label" not in parts[0]:
-        return images, None
-    return images, np.concatenate([part["label"] for part in parts])[:count]
-
-
 def _seen(look: Any, split: Split, indices: np.ndarray) -> dict[str, np.ndarray]:
     """What the judge sees in examples of a split, read piece by piece."""
-    parts = [_looked(look, images) for images in split.values("image", indices)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return _joined([_looked(look, images) for images in split.values("image", indices)])
+
+
+def _seen_in_generated(look: Any, parts: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """What the judge sees in generated images, with the classes that they were meant to be, if they are known."""
+    seen = []
+    for part in parts:
+        looked = _looked(look, np.round(part["image"] * 255).astype(np.uint8))
+        if "label" in part:
+            looked["label"] = part["label"]
+        seen.append(looked)
+    return _joined(seen)
 
 
 def _looked(look: Any, images: np.ndarray) -> dict[str, np.ndarray]:
-    parts = [jax.device_get(look(images[start : start + AT_ONCE])) for start in range(0, len(images), AT_ONCE)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in ("features", "probabilities")}
+    size = at_once(MOST, images.shape[1:])
+    seen = [jax.device_get(look(images[start : start + size])) for start in range(0, len(images), size)]
+    return _joined([{name: part[name] for name in ("features", "probabilities")} for part in seen])
+
+
+def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrec.data import Features, blank, cache_dir, image_shape
+from jaxrec.data import Features, at_once, blank, cache_dir, image_shape
 from jaxrec.data.features import from_json, image_feature
 from jaxrec.data.images import probe_file, read_as
 from jaxrec.data.sizes import Resizing, told
@@ -19,6 +19,7 @@ from jaxrec.host import keep_programs
 from jaxrec.run.data import check_same_data, open_data
 from jaxrec.run.ending import tested
 from jaxrec.run.evaluation import Evaluator
+from jaxrec.run.generated import generated
 from jaxrec.run.initial import initializer
 from jaxrec.run.store import folder
 from jaxrec.run.store.checkpoints import Checkpoints
@@ -29,8 +30,6 @@ from jaxrec.settings import Train, registry
 from jaxrec.tasks.state import State
 from jaxrec.tasks.system import System, system_of
 
-NUMBERS = 2**22
-"""Most numbers in the images that are predicted at once."""
 MOST = 100
 """Most images that are predicted at once."""
 
@@ -75,14 +74,17 @@ class Trained:
                 f"'{self.folder.name}' is a {self.system.name}, which draws images and reads none; use generate"
             )
         images = self._images(inputs)
-        parts = [self._outputs(images[start : start + self.at_once]) for start in range(0, len(images), self.at_once)]
+        size = self._at_once(images.shape[1:])
+        parts = [self._outputs(images[start : start + size], size) for start in range(0, len(images), size)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     @property
     def at_once(self) -> int:
         """Images that are predicted at once: as many as the memory of a few large ones holds."""
-        height, width, channels = image_shape(self.features)
-        return max(1, min(MOST, NUMBERS // (height * width * channels)))
+        return self._at_once(image_shape(self.features))
+
+    def _at_once(self, shape: tuple[int, ...]) -> int:
+        return self.system.evaluation_size(self.config.task, at_once(MOST, shape))
 
     def _images(self, inputs: Any) -> np.ndarray:
         if isinstance(inputs, (str, Path)):
@@ -99,11 +101,11 @@ class Trained:
             )
         return images
 
-    def _outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """The outputs of at most ``at_once`` images; they are filled up, so that few programs serve all."""
+    def _outputs(self, images: np.ndarray, most: int) -> dict[str, np.ndarray]:
+        """The outputs of at most ``most`` images; they are filled up, so that few programs serve all."""
         count = len(images)
         # Up to a power of two: one image costs one, and few programs serve all.
-        size = min(self.at_once, 2 ** (count - 1).bit_length())
+        size = min(most, 2 ** (count - 1).bit_length())
         padding = np.zeros((size - count, *images.shape[1:]), images.dtype)
         outputs = jax.device_get(self._predict(self.state, np.concatenate([images, padding])))
         return {name: np.asarray(value)[:count] for name, value in outputs.items()}
@@ -174,8 +176,8 @@ class Trained:
             raise UserError(
                 f"'{self.folder.name}' is a run of {self.config.task.model}, which generates no images; use predict"
             )
-        draw = jax.jit(self.system.generate, static_argnums=2)
-        return jax.device_get(draw(self.state, jax.random.key(seed), count))
+        parts = list(generated(self.system, self.state, count, seed, image_shape(self.features)))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def evaluate(self, split: str | None = None, dataset: Any = None) -> dict[str, Any]:
         """The metrics on a split of the run's data set.

@@ -22,7 +22,7 @@ from jaxrec.metrics.meanings import Meaning
 from jaxrec.models.autoencoder import Autoencoder, UNet
 from jaxrec.parallel import stream
 from jaxrec.settings.autoencoder import Autoencoder as Config
-from jaxrec.tasks.inputs import augmented, example_keys, image_shape, pixels, places, scaled
+from jaxrec.tasks.inputs import augmented, example_keys, image_shape, pixels, places, scaled, sheet_size
 from jaxrec.tasks.learning import learn
 from jaxrec.tasks.model import as_model, compute_dtype
 from jaxrec.tasks.state import Batch, Metrics, Player, State, new_player, new_state
@@ -275,7 +275,7 @@ def _decode(state: State, code: jax.Array) -> jax.Array:
     return _pixels(state.config, state.player.model.apply(state.player.variables(), code, method="decode"))
 
 
-def generate(state: State, key: jax.Array, count: int) -> dict[str, jax.Array]:
+def generate(state: State, key: jax.Array, count: int, first: jax.typing.ArrayLike = 0) -> dict[str, jax.Array]:
     """``image`` float32 [count, H, W, C] in [0, 1], decoded from codes drawn from the prior; a vae only."""
     if state.config.model != "vae":
         raise UserError("only a vae or a gan generates images; this run is a plain autoencoder: use predict")
@@ -292,14 +292,16 @@ def artifacts(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:
     batch = {name: values[:12] for name, values in batch.items()}
     pictures = {"reconstructions": {"images": jnp.stack(_compared(state, batch))}}
     if config.model == "vae":
-        mean = _mean_code(state, _evaluation_pair(state, batch)[0])
-        samples = generate(state, stream(state.key, "samples", jnp.int32(0)), 96)["image"]
-        pictures["samples"] = {"images": samples.reshape(8, 12, *samples.shape[1:])}
-        half = mean.shape[0] // 2
+        mean, shape = _mean_code(state, _evaluation_pair(state, batch)[0]), image_shape(batch)
+        rows, columns = sheet_size(8, 12, shape)
+        samples = generate(state, stream(state.key, "samples", jnp.int32(0)), rows * columns)["image"]
+        pictures["samples"] = {"images": samples.reshape(rows, columns, *shape)}
+        half, columns = sheet_size(mean.shape[0] // 2, 12, shape)
         if half:
-            start, end, share = mean[:half, None], mean[half : 2 * half, None], jnp.linspace(0, 1, 12)[None, :, None]
+            start, end = mean[:half, None], mean[half : 2 * half, None]
+            share = jnp.linspace(0, 1, columns)[None, :, None]
             line = _decode(state, (start + share * (end - start)).reshape(-1, config.code))
-            pictures["interpolation"] = {"images": line.reshape(half, 12, *line.shape[1:])}
+            pictures["interpolation"] = {"images": line.reshape(half, columns, *shape)}
     return pictures
 
 

@@ -21,7 +21,7 @@ from jaxrec.metrics.meanings import Meaning
 from jaxrec.models.gan import Discriminator, Generator
 from jaxrec.parallel import stream
 from jaxrec.settings.gan import GAN as Config
-from jaxrec.tasks.inputs import augmented, example_keys, image_shape, pixels
+from jaxrec.tasks.inputs import augmented, example_keys, image_shape, pixels, sheet_size
 from jaxrec.tasks.learning import learn
 from jaxrec.tasks.model import as_model, compute_dtype, for_replicas
 from jaxrec.tasks.state import Batch, Metrics, State, new_player, new_state
@@ -302,13 +302,13 @@ def predict(state: State, inputs: dict[str, jax.Array | None]) -> dict[str, jax.
     return {"image": (images + 1) / 2}
 
 
-def generate(state: State, key: jax.Array, count: int) -> dict[str, jax.Array]:
+def generate(state: State, key: jax.Array, count: int, first: jax.typing.ArrayLike = 0) -> dict[str, jax.Array]:
     """``image`` float32 [count, H, W, C] in [0, 1] from fresh latents.
 
-    If conditional, also ``label`` int32 [count]: the classes in turn.
+    If conditional, also ``label`` int32 [count]: the classes in turn, of the images from number ``first`` on.
     """
     latents = jax.random.normal(key, (count, state.config.latents), jnp.float32)
-    label = jnp.arange(count, dtype=jnp.int32) % max(state.config.classes, 1)
+    label = (jnp.arange(count, dtype=jnp.int32) + jnp.asarray(first, jnp.int32)) % max(state.config.classes, 1)
     image = predict(state, {"latents": latents, "label": label})["image"]
     return {"image": image, "label": label} if state.config.conditional else {"image": image}
 
@@ -319,18 +319,19 @@ def artifacts(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:
     ``samples`` on latents fixed by the run's key, a column per class if conditional, and ``interpolation`` between
     pairs of latents.
     """
-    config = state.config
+    config, shape = state.config, image_shape(batch)
     draw = partial(stream, state.key, step=jnp.int32(0))
-    columns = min(config.classes, 16) if config.conditional else 10
-    samples = generate(state, draw("samples"), 8 * max(config.classes, columns))["image"]
-    if config.conditional:
-        samples = samples.reshape(8, config.classes, *samples.shape[1:])[:, :columns]
-    else:
-        samples = samples[: 8 * columns].reshape(8, columns, *samples.shape[1:])
-    start, end = jax.random.normal(draw("interpolation"), (2, 6, 1, config.latents))
-    angle = jnp.linspace(0, jnp.pi / 2, 10)[None, :, None]
+    rows, columns = sheet_size(8, min(config.classes, 16) if config.conditional else 10, shape)
+    latents = jax.random.normal(draw("samples"), (rows * columns, config.latents), jnp.float32)
+    label = jnp.arange(rows * columns, dtype=jnp.int32) % columns
+    samples = predict(state, {"latents": latents, "label": label})["image"]
+    pictures = {"samples": {"images": samples.reshape(rows, columns, *shape)}}
+    rows, columns = sheet_size(6, 10, shape)
+    start, end = jax.random.normal(draw("interpolation"), (2, rows, 1, config.latents))
+    angle = jnp.linspace(0, jnp.pi / 2, columns)[None, :, None]
     # Along a quarter circle the latents keep the length of a normal draw; on the straight line they would not.
-    latents = (jnp.cos(angle) * start + jnp.sin(angle) * end).reshape(60, config.latents)
-    label = jnp.repeat(jnp.arange(6, dtype=jnp.int32) % max(config.classes, 1), 10)
+    latents = (jnp.cos(angle) * start + jnp.sin(angle) * end).reshape(rows * columns, config.latents)
+    label = jnp.repeat(jnp.arange(rows, dtype=jnp.int32) % max(config.classes, 1), columns)
     line = predict(state, {"latents": latents, "label": label})["image"]
-    return {"samples": {"images": samples}, "interpolation": {"images": line.reshape(6, 10, *line.shape[1:])}}
+    pictures["interpolation"] = {"images": line.reshape(rows, columns, *shape)}
+    return pictures

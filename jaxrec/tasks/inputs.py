@@ -7,12 +7,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.augment import augment
+from jaxrec.data.features import at_once
 from jaxrec.errors import UserError
 from jaxrec.parallel import stream
 from jaxrec.settings import Task
 from jaxrec.tasks.state import Batch
 
 LARGEST = {"uint8": 255, "uint16": 65535}
+FEWEST = 4
+"""Images on a sheet of the largest ones."""
 
 
 def scaled(image: Any) -> jax.Array:
@@ -44,6 +47,13 @@ def image_shape(batch: Batch) -> tuple[int, int, int]:
         raise UserError(f"batch['image'] is {image.shape}; expected [batch, height, width, channels]")
     height, width, channels = image.shape[1:]
     return height, width, channels
+
+
+def sheet_size(rows: int, columns: int, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and columns of a sheet of generated images of this shape: as given, or fewer if the images are large."""
+    most = max(FEWEST, at_once(rows * columns, shape))
+    columns = min(columns, most)
+    return min(rows, most // columns), columns
 
 
 def places(batch: Batch) -> tuple[jax.Array, jax.Array]:

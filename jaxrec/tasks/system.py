@@ -136,8 +136,8 @@ class System:
     """The outputs of ``predict`` that hold a value for each pixel, [N, H, W, ...], and the value that stands for pixels
     that were cropped off, so that the model has not seen them."""
     generate: Callable[..., Any] | None = None
-    """``generate(state, key, count) -> {"image": float32 [count, H, W, C], "label": int32 [count]}``, for systems that
-    draw images."""
+    """``generate(state, key, count, first) -> {"image": float32 [count, H, W, C], "label": int32 [count]}``, for
+    systems that draw images. Many are drawn in parts: ``first`` is the number of the part's first image."""
     generates: Callable[[Task], bool] | None = None
     """Whether ``generate`` works with these settings; default: if it is defined."""
 
