@@ -27,7 +27,7 @@ config = Train(
         stem=2,
         shrink=2,
         loss="cross-entropy+dice",
-        class_weights="sqrt-inverse",
+        class_weights="sqrt",
         average=0.99,
         augment=Augment(
             flip="random", window=(180, 240), jitter=(1.0, 2.0), brightness=0.2, contrast=0.2, saturation=0.2

@@ -104,6 +104,8 @@ def sentence(monkeypatch, capsys):
         ("--augment.scale 1", ["--augment.scale 1.0"]),
         ("--augment.magnitude 50", ["--augment.magnitude 50.0", "0 to 10"]),
         ("--model vae --noise .5", ["vae", "noise", "0.5"]),
+        ("--model autoencoder --sampler balanced", ["--sampler", "'image'"]),
+        ("--class-weights sqrt-inverse", ["--class-weights", "sqrt", "effective"]),
         ("--patience 3 --validation 0", ["--patience", "validation"]),
         ("--model gan --patience 3", ["--patience"]),
         ("--model autoencoder --architecture unet", ["architecture", "'unet'"]),

@@ -193,12 +193,16 @@ def test_class_weights_in_closed_form():
     balanced = compute_class_weight("balanced", classes=np.arange(4), y=truth)
     np.testing.assert_allclose(losses.class_weights(COUNTS, "inverse"), balanced, rtol=1e-6)
     np.testing.assert_allclose(losses.class_weights(COUNTS, "median"), 0.125 / share, rtol=1e-6)
-    root = losses.class_weights(COUNTS, "sqrt-inverse")
+    root = losses.class_weights(COUNTS, "sqrt")
     np.testing.assert_allclose(root**2 / root[0] ** 2, share[0] / share, rtol=1e-6)
-    assert (root * share).sum() == pytest.approx(1, rel=1e-6)
+    effective = losses.class_weights(COUNTS, "effective")
+    numbers = [sum(0.999**i for i in range(count)) for count in COUNTS]  # 1 + beta + ... + beta^(n - 1)
+    np.testing.assert_allclose(effective / effective[0], numbers[0] / np.array(numbers), rtol=1e-6)
+    for weights in (root, effective):
+        assert (weights * share).sum() == pytest.approx(1, rel=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["inverse", "sqrt-inverse", "median"])
+@pytest.mark.parametrize("kind", ["inverse", "sqrt", "effective", "median"])
 def test_classes_without_pixels_weigh_nothing_and_change_nothing_of_medians(kind):
     weights = losses.class_weights(np.array([700, 0, 50, 200, 50]), kind)
     assert weights.dtype == np.float32 and weights[1] == 0

@@ -83,6 +83,18 @@ def _by_moments(split: Split, name: str, indices: np.ndarray, merge: Merge) -> t
     return first + 0.5, np.maximum(second - first**2, 0)
 
 
+def class_numbers(split: Split, name: str, *, share: tuple[int, int] = (0, 1), merge: Merge = _alone) -> np.ndarray:
+    """The class of every example of a split by a feature of kind class: int64 [N].
+
+    ``share`` and ``merge`` are those of ``statistics``.
+    """
+    numbers = np.zeros(len(split), np.int64)
+    mine = np.arange(len(split))[share[0] :: share[1]]
+    if len(mine):
+        numbers[mine] = np.concatenate(list(split.values(name, mine)))
+    return merge(numbers)
+
+
 def class_counts(split: Split, name: str, *, share: tuple[int, int] = (0, 1), merge: Merge = _alone) -> np.ndarray:
     """How often each class of a feature occurs in a split: int64 [C].
 

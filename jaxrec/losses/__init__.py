@@ -16,12 +16,12 @@ from jaxrec.losses.reconstruction import (
     log_likelihood,
     reconstruction,
 )
-from jaxrec.losses.segmentation import SEGMENTATION_LOSSES, ClassWeights, class_weights, segmentation
+from jaxrec.losses.segmentation import SEGMENTATION_LOSSES, segmentation
+from jaxrec.losses.weights import class_weights
 
 __all__ = [
     "GAUSSIAN_SIGMA",
     "SEGMENTATION_LOSSES",
-    "ClassWeights",
     "ClassificationLoss",
     "GANLoss",
     "Head",

@@ -3,7 +3,7 @@
 import functools
 import operator
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import chex
 import jax
@@ -13,8 +13,6 @@ import numpy as np
 from jaxrec.errors import UserError
 from jaxrec.losses.arguments import check_name
 from jaxrec.metrics.pixels import pixels_that_count
-
-ClassWeights = Literal["none", "inverse", "sqrt-inverse", "median"]
 
 OHEM_THRESHOLD = 0.7
 """A pixel whose true class has a higher probability is easy."""
@@ -60,8 +58,9 @@ def segmentation(
     - dice: 1 - 2 sum(p t) / (sum(p) + sum(t)), mean over the classes that the image shows (Milletari et al. 2016,
       https://arxiv.org/abs/1606.04797, without squares).
 
-    ``weights`` [C], such as those of :func:`class_weights`, multiply each pixel by the weight of its class; dice, which
-    weighs all classes of an image alike, takes no notice of them. Raises UserError for an unknown loss.
+    ``weights`` [C], such as those of :func:`jaxrec.losses.class_weights`, multiply each pixel by the weight of its
+    class; dice, which weighs all classes of an image alike, takes no notice of them. Raises UserError for an unknown
+    loss.
     """
     parts = loss.split("+")
     for part in parts:
@@ -139,34 +138,3 @@ SEGMENTATION_LOSSES: dict[str, Callable[[_Pixels], jax.Array]] = {
     "focal": _focal,
 }
 """The losses by name; names joined by + are added."""
-
-
-def class_weights(counts: np.ndarray, kind: ClassWeights) -> np.ndarray:
-    """Weights float32 [C] of classes that have so many pixels, int64 [C], in the training set.
-
-    With f the share of a class in all pixels, none: 1. inverse: 1 / (C f). sqrt-inverse: 1 / sqrt(f), divided by the
-    sum of sqrt(f). Both are 1 on average over the pixels if all classes occur. median: the median of the shares over f
-    (Eigen & Fergus 2015, https://arxiv.org/abs/1411.4734, with shares in the whole set rather than in the images that
-    show the class). A class without pixels gets 0, and the median is that of the others. Raises UserError for an
-    unknown kind or if there are no pixels at all.
-    """
-    check_name("class weights", kind, get_args(ClassWeights))
-    counts = np.asarray(counts, np.int64)
-    occurs = counts > 0
-    if not occurs.any():
-        raise UserError(
-            "class weights need at least one pixel of a class; got none: check the masks and the void value"
-        )
-    if kind == "none":
-        return np.ones(len(counts), np.float32)
-    share = counts[occurs] / counts.sum()
-    match kind:
-        case "inverse":
-            positive = 1 / (len(counts) * share)
-        case "sqrt-inverse":
-            positive = 1 / (np.sqrt(share) * np.sqrt(share).sum())
-        case "median":
-            positive = np.median(share) / share
-    weights = np.zeros(len(counts), np.float32)
-    weights[occurs] = positive
-    return weights

@@ -7,7 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.data import STATISTICS_SAMPLE, Dataset, Split, class_counts, cut_validation, open_dataset, statistics
+from jaxrec.data import (
+    STATISTICS_SAMPLE,
+    Balanced,
+    Dataset,
+    Order,
+    Split,
+    class_counts,
+    class_numbers,
+    cut_validation,
+    open_dataset,
+    shuffled,
+    statistics,
+)
 from jaxrec.data.reads import alternatives
 from jaxrec.errors import UserError
 from jaxrec.run.world import processes
@@ -32,6 +44,8 @@ class Data:
     test: Split
     resident: bool
     """Whether the training examples live on the devices."""
+    order: Order
+    """Which training examples each step takes."""
 
 
 def open_data(config: Train, system: System, dataset: Any = None, *, trains: bool = False) -> Data:
@@ -61,7 +75,22 @@ def open_data(config: Train, system: System, dataset: Any = None, *, trains: boo
             f"batch size {config.batch_size} is larger than the training split of {len(train)} examples; "
             f"choose at most {len(train)} with --batch-size"
         )
-    return Data(opened, train, validation, opened.splits["test"], resident)
+    order = _order(config, train) if trains else shuffled(len(train))
+    return Data(opened, train, validation, opened.splits["test"], resident, order)
+
+
+def _order(config: Train, train: Split) -> Order:
+    """Which examples each step takes, as the settings ask; raises UserError if they have no single class each."""
+    if config.sampler == "shuffle":
+        return shuffled(len(train))
+    classes = [name for name, feature in train.features.items() if feature.kind == "class"]
+    if not classes:
+        has = ", ".join(f"'{name}' ({feature.kind})" for name, feature in train.features.items())
+        raise UserError(
+            f"--sampler balanced draws each class equally often, and the examples have {has}; expected a single class "
+            "for each example: give --sampler shuffle"
+        )
+    return Balanced(class_numbers(train, classes[0], share=processes.share(), merge=processes.summed))
 
 
 def _check_features(dataset: Dataset, system: System, config: Train) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxrec.data import batch_indices, streamed
+from jaxrec.data import streamed
 from jaxrec.errors import UserError
 from jaxrec.run.data import Data
 from jaxrec.run.world import processes
@@ -118,7 +118,7 @@ class Resident(Feed):
 
     def __init__(self, config: Train, data: Data, devices: Devices, seed: int, examples: Any) -> None:
         super().__init__(devices, leading=1, examples=examples)
-        self.size, self.count, self.seed = config.batch_size, len(data.train), seed
+        self.size, self.order, self.seed = config.batch_size, data.order, seed
 
     def on_host(self, start: int, end: int) -> Iterator[Call]:
         """A call for each step; `AHEAD` of them share what is sent."""
@@ -129,7 +129,7 @@ class Resident(Feed):
             yield Call(step + 1, orders)
 
     def _orders(self, first: int) -> Orders:
-        rows = [batch_indices(self.seed, first + row, self.size, self.count) for row in range(AHEAD)]
+        rows = [self.order(self.seed, first + row, self.size) for row in range(AHEAD)]
         index, epoch = zip(*rows, strict=True)
         return Orders(np.stack(index), np.stack(epoch))
 
@@ -144,12 +144,12 @@ class Streamed(Feed):
 
     def __init__(self, config: Train, data: Data, devices: Devices, seed: int, steps: int) -> None:
         super().__init__(devices, leading=int(steps > 1), steps_per_call=steps)
-        self.size, self.train, self.seed = config.batch_size, data.train, seed
+        self.size, self.seed, self.train, self.order = config.batch_size, seed, data.train, data.order
 
     def on_host(self, start: int, end: int) -> Iterator[Call]:
         """A call for each step, or for each group of steps."""
         share = processes.share()
-        batches = streamed(self.train, self.seed, self.size, start, steps=end - start, share=share)
+        batches = streamed(self.train, self.seed, self.size, start, steps=end - start, share=share, order=self.order)
         if self.steps_per_call > 1:
             return grouped(batches, start, end, self.steps_per_call)
         return (Call(step, batch) for step, batch in enumerate(batches, start + 1))
@@ -164,7 +164,7 @@ class Fused(Feed):
 
     def __init__(self, config: Train, data: Data, devices: Devices, seed: int, steps: int, examples: Any) -> None:
         super().__init__(devices, leading=1, steps_per_call=steps, examples=examples)
-        self.size, self.count, self.seed = config.batch_size, len(data.train), seed
+        self.size, self.order, self.seed = config.batch_size, data.order, seed
 
     def on_host(self, start: int, end: int) -> Iterator[Call]:
         """A call for each group of steps."""
@@ -172,7 +172,7 @@ class Fused(Feed):
 
     def _orders(self, start: int, end: int) -> Iterator[dict[str, np.ndarray]]:
         for step in range(start, end):
-            index, epoch = batch_indices(self.seed, step, self.size, self.count)
+            index, epoch = self.order(self.seed, step, self.size)
             yield {"index": index, "epoch": epoch}
 
     def batch(self, sent: dict[str, Any], examples: dict[str, Any], step: jax.Array) -> dict[str, Any]:

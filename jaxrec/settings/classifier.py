@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from jaxrec.settings.common import OPTIMIZER_HYPER, Task
+from jaxrec.settings.common import OPTIMIZER_HYPER, ClassWeights, Task
 from jaxrec.settings.ranges import AT_LEAST_ONE, NOT_NEGATIVE, SHARE, SHARE_BELOW_ONE, Range
 
 
@@ -32,6 +32,10 @@ class Classifier(Task):
     """Loss of the head's outputs."""
     label_smoothing: Annotated[float, SHARE] = 0.0
     """Fraction of the target that is spread evenly over the classes."""
+    class_weights: ClassWeights = "none"
+    """Weights of the classes in the loss of training, by how many training images they have. inverse: 1 / share. sqrt:
+    1 / square root of the share. effective: 1 / effective number of images (Cui et al. 2019). median: 1 / share, scaled
+    to 1 for the class of median share. The others are scaled to a mean of 1 over the images."""
     mixup: Annotated[float, NOT_NEGATIVE] = 0.0
     """Alpha of mixup (Zhang et al. 2018). 0: off."""
     cutmix: Annotated[float, NOT_NEGATIVE] = 0.0
@@ -44,6 +48,8 @@ class Classifier(Task):
     shifted by one pixel."""
     classes: tyro.conf.Suppress[int] = 0
     """Number of classes, taken from the data."""
+    weights: tyro.conf.Suppress[tuple[float, ...]] = ()
+    """Weight of each class in the loss of training, taken from the data; empty: all alike."""
     mean: tyro.conf.Suppress[tuple[float, ...]] = ()
     """Mean of each channel of the training images in [0, 1], taken from the data."""
     std: tyro.conf.Suppress[tuple[float, ...]] = ()

@@ -15,6 +15,9 @@ from jaxrec.settings.ranges import (
     Range,
 )
 
+ClassWeights = Literal["none", "inverse", "sqrt", "effective", "median"]
+"""How the weights of classes in a loss follow from their frequencies."""
+
 
 @dataclass(frozen=True)
 class Rule:

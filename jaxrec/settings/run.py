@@ -44,6 +44,9 @@ class Train:
     """Do not train on anything else: gpu or tpu. Default: train on what JAX finds, if need be on the CPU."""
     batch_size: Annotated[int, DATA, AT_LEAST_ONE] = 128
     """Examples per step, over all devices."""
+    sampler: Annotated[Literal["shuffle", "balanced"], DATA] = "shuffle"
+    """Order of the training examples. shuffle: each example once per epoch. balanced: each class equally often, for
+    sets in which some classes are rare; examples of rare classes are then seen more often."""
     epochs: Annotated[float | None, LENGTH, POSITIVE] = None
     """Length of the run in passes over the training split, instead of --steps."""
     steps: Annotated[int | None, LENGTH, AT_LEAST_ONE] = None

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from jaxrec.settings.common import OPTIMIZER_HYPER, Optimizer, Task
+from jaxrec.settings.common import OPTIMIZER_HYPER, ClassWeights, Optimizer, Task
 from jaxrec.settings.options import OPTIMIZER
 from jaxrec.settings.ranges import AT_LEAST_ONE, NOT_NEGATIVE, SHARE_BELOW_ONE
 
@@ -36,8 +36,9 @@ class Segmenter(Task):
     """Weight of the loss of a second head at a small scale, for training only (resunet)."""
     loss: str = "cross-entropy"
     """cross-entropy, dice, ohem or focal, or a sum of them such as cross-entropy+dice. ohem: only the hard pixels."""
-    class_weights: Literal["none", "inverse", "sqrt-inverse", "median"] = "none"
-    """Weights of the classes in the loss, by how many pixels they have. median: median frequency balancing."""
+    class_weights: ClassWeights = "none"
+    """Weights of the classes in the loss, by how many pixels they have. inverse: 1 / share. sqrt: 1 / square root of
+    the share. effective: 1 / effective number of pixels. median: median frequency balancing."""
     views: Literal["one", "mirror", "mirror-scale"] = "one"
     """Versions of an image whose predictions are averaged. mirror: the image and its mirror image. mirror-scale: also
     both at 3/4 and 5/4 of the size."""

@@ -59,10 +59,23 @@ def complete(config: Config, facts: Facts) -> Config:
     config = replace(config, classes=len(class_names(facts.features)))
     if facts.features["label"].kind == "classes" and config.head != "sigmoid":
         raise UserError("the images have several labels each, and --head is softmax; give --head sigmoid")
+    if config.class_weights != "none":
+        config = replace(config, weights=_class_weights(config, facts))
     if config.standardise != "dataset":
         return config
     mean, std = facts.statistics("image")
     return replace(config, mean=mean, std=std)
+
+
+def _class_weights(config: Config, facts: Facts) -> tuple[float, ...]:
+    label = facts.features["label"]
+    if label.kind != "class" or config.classes < 2:
+        raise UserError(
+            f"--class-weights {config.class_weights} weighs each image by its class, and the labels are of kind "
+            f"{label.kind} with {config.classes} in all; expected one of at least two classes for each image: "
+            "give --class-weights none"
+        )
+    return tuple(losses.class_weights(facts.class_counts("label"), config.class_weights).tolist())
 
 
 def init(
@@ -166,6 +179,13 @@ def _loss(state: State, logits: jax.Array, targets: jax.Array, smoothing: float)
     return losses.classification(logits, targets, head=config.head, loss=config.loss)
 
 
+def _weights(config: Config, targets: jax.Array) -> jax.Array:
+    """The weight of each example [B], or 1 for all: that of its class, mixed as the targets [B, classes] are."""
+    if not config.weights:
+        return jnp.float32(1)
+    return targets @ jnp.array(config.weights, jnp.float32)
+
+
 def train_step(state: State, batch: Batch, *, axis_name: str | None = None) -> tuple[State, Metrics]:
     """One update on a batch; pure.
 
@@ -194,7 +214,8 @@ def train_step(state: State, batch: Batch, *, axis_name: str | None = None) -> t
         variables = {"params": params, **stats}
         answer, stats = model.apply(variables, inputs, train=True, mutable=list(stats), rngs={"dropout": key})
         logits, _ = _outputs(answer)
-        value = _loss(state, logits, examples["target"], config.label_smoothing).mean()
+        each = _loss(state, logits, examples["target"], config.label_smoothing)
+        value = (_weights(config, examples["target"]) * each).mean()
         return value, ({"loss": value, **_accuracy(config, logits, examples["target"])}, stats)
 
     examples = {"image": images, "target": targets}
