@@ -24,8 +24,6 @@ PICTURE_SECONDS = 10
 """Pictures that the next evaluation draws again are written at most this often."""
 PICTURE_EXAMPLES = 1000
 """Most examples that a system is given to draw pictures of."""
-PICTURE_NUMBERS = 2**22
-"""Most numbers in their images."""
 COLUMNS = 8
 """Images in a row of the picture of the worst examples."""
 TALLEST = 8
@@ -77,7 +75,7 @@ class Pictures:
                 write_atomically(folder / MISTAKES, table)
 
     def _drawn(self, state: State, split: Split) -> dict[str, Any]:
-        count = batch_size(PICTURE_EXAMPLES, PICTURE_NUMBERS, split)
+        count = batch_size(PICTURE_EXAMPLES, split)
         batch = self._read(split, np.arange(count, dtype=np.int32))
         return jax.device_get(self.session.devices.finish(self.draw(state, batch)))
 
@@ -103,7 +101,7 @@ class Pictures:
     def _pieces(self, split: Split, worst: np.ndarray) -> Iterator[np.ndarray]:
         """The numbers of the worst examples in pieces of one size; the last is filled up with its last example."""
         index = worst[:, 0].astype(np.int32)
-        size = min(len(index), batch_size(PICTURE_EXAMPLES, PICTURE_NUMBERS, split))
+        size = min(len(index), batch_size(PICTURE_EXAMPLES, split))
         for start in range(0, len(index), size):
             piece = index[start : start + size]
             yield np.pad(piece, (0, size - len(piece)), mode="edge")
