@@ -20,13 +20,16 @@ from conftest import small
 from PIL import Image
 
 from jaxrec.cli import evaluate, generate, predict, show, train, verify
+from jaxrec.cli.predict import _free_label
 from jaxrec.cli.running import run_command
 from jaxrec.cli.training_arguments import read_arguments
+from jaxrec.data import cache_dir
 from jaxrec.errors import UserError
 from jaxrec.run import ending
 from jaxrec.run.feed import Resident
 from jaxrec.run.show.report import write_report
 from jaxrec.run.store.checkpoints import Checkpoints
+from jaxrec.run.store.folder import create
 from jaxrec.run.world import devices, hardware
 from jaxrec.run.world.devices import Devices
 from jaxrec.settings import Classifier, Optimizer, Rule, Train, from_dict, to_dict
@@ -639,6 +642,68 @@ def test_names_of_files_stay_names_in_tables(copied, tmp_path, capsys, monkeypat
     said = capsys.readouterr().out
     assert "a\\[/\\udcff.png" in said and "a\\[/red].png" in said
     assert b"\xff.png" in (tmp_path / "out" / "predictions.csv").read_bytes()
+
+
+STRANGE = """
+import pwd, sys
+def nobody(uid):
+    raise KeyError(uid)
+pwd.getpwuid = nobody
+from jaxrec.cli import dispatch
+from jaxrec.cli.running import run_command
+for arguments in (["train", *sys.argv[1:]], ["predict", "runs/long", "set", "--out", "out"]):
+    sys.argv[1:] = arguments
+    try:
+        run_command(dispatch)
+    except SystemExit as end:
+        print("ended", end.code)
+"""
+
+
+def test_names_of_any_bytes_and_length_a_plain_terminal_and_a_user_without_a_home(tmp_path):
+    root = tmp_path / ("d" * 200) / ("e f" * 30)
+    for name in (b"caf\xe9", "\u732b".encode()):
+        folder = root / "set" / os.fsdecode(name)
+        images(folder, *(f"{number}.png" for number in range(9)))
+        (folder / "7.png").rename(folder / ("x" * 240 + ".png"))
+        (folder / "8.png").rename(folder / os.fsdecode(b"\xff.png"))
+    kept = {name: value for name, value in os.environ.items() if name not in ("HOME", "JAXREC_CACHE", "XDG_CACHE_HOME")}
+    kept |= {"LANG": "C", "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(Path(__file__).parents[1]), "XLA_FLAGS": ""}
+    options = small("cnn", "--dataset", "folder:set", "--batch-size", 8, "--steps", 1, "--eval-every", 1)
+    command = [sys.executable, "-c", STRANGE, *options, "--name", "long"]
+    done = subprocess.run(command, env=kept, cwd=root, capture_output=True, text=True)
+    assert done.stdout.count("ended 0") == 2, done.stdout + done.stderr
+    assert done.stderr.count("\n") == 1 and "JAXREC_CACHE" in done.stderr
+    assert "\\udcff.png" in "".join(done.stdout.split())
+    assert (root / "out" / "predictions.csv").read_bytes().count(b"\n") == 19
+    names = json.loads((root / "runs" / "long" / "manifest.json").read_text())["dataset"]["class_names"]
+    assert names == [os.fsdecode(b"caf\xe9"), "\u732b"] or names == ["\u732b", os.fsdecode(b"caf\xe9")]
+
+
+def test_names_made_from_long_ones_fit_the_file_system(tmp_path):
+    made = create(Train(dataset=f"folder:/{'a b' * 100}/photos", runs=str(tmp_path)))
+    assert made.is_dir() and made.name.endswith("photos-1")
+    taken: set[str] = set()
+    labels = [_free_label(Path("\u732b" * 80 + f"{number}.png"), taken) for number in range(3)]
+    assert len(set(labels)) == 3
+    assert max(len(os.fsencode(label)) for label in labels) < 200
+    with pytest.raises(UserError, match="--name"):
+        create(Train(name="x" * 210, dataset="digits", runs=str(tmp_path)))
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("JAXREC_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="JAXREC_CACHE"):
+        cache_dir()
+    monkeypatch.delenv("JAXREC_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    own = cache_dir()
+    assert own.is_dir() and own == cache_dir()
+    said = capsys.readouterr().err
+    assert "JAXREC_CACHE" in said and said.count("\n") == 1
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert cache_dir() == tmp_path / "cache" / "jaxrec"
 
 
 @pytest.mark.slow

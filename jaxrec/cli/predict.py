@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ EXAMPLES = (
 )
 SHOWN = 12
 """Images on a sheet."""
+LABEL = 150
+"""Most bytes of an image's name in the names of its pictures."""
 
 
 @dataclass(frozen=True)
@@ -156,9 +159,11 @@ def draw_sheet(trained: "Trained", images: Any, outputs: dict[str, Any], out: Pa
 
 def _free_label(path: Path, taken: set[str]) -> str:
     """What an image's pictures are called: its name, with a number if another image of that name was there before."""
-    label, number = path.stem, 2
+    # File systems take names of 255 bytes, and the picture's own name follows.
+    name = os.fsdecode(os.fsencode(path.stem)[:LABEL])
+    label, number = name, 2
     while label in taken:
-        label, number = f"{path.stem}-{number}", number + 1
+        label, number = f"{name}-{number}", number + 1
     taken.add(label)
     return label
 

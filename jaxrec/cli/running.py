@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import io
 import logging
 import os
 import signal
@@ -28,6 +29,7 @@ def run_command(command: Callable[[list[str]], int | None]) -> None:
     130 and 143: stopped by SIGINT or SIGTERM.
     """
     _quiet()
+    _print_anything()
     code: int | None = 2
     try:
         with memory_errors("free some memory or use a machine with more"):
@@ -55,6 +57,13 @@ def _quiet() -> None:
     # Tracing creates hundreds of thousands of objects that stay alive, and the collector would scan them repeatedly.
     gc.set_threshold(20_000)
     sys.unraisablehook = _show_unraisable
+
+
+def _print_anything() -> None:
+    """Lets the output show every name: what the terminal's encoding lacks is written as ``\\xe9`` or ``\\u5b57``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _show_unraisable(unraisable: Any) -> None:

@@ -1,6 +1,7 @@
 """Arrays in memory, or in a NumPy file, as a source."""
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def open_npz(path: str, reads: Reads) -> Source:
 
     ``images``, ``masks`` and ``labels`` may stand for ``image``, ``mask`` and ``label``.
     """
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     try:
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as saved:
             arrays = {key: saved[key] for key in saved.files}

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ def open_csv(name: str, reads: Reads, options: Options) -> Source:
 
     Raises UserError naming what is amiss.
     """
-    table = _read(Path(name).expanduser())
+    table = _read(Path(os.path.expanduser(name)))
     there = _kinds(table)
     chosen = choose(f"csv:{table.path}", reads, there)
     features: dict[str, Feature] = {}
@@ -140,7 +141,7 @@ def _sorted(names: set[str]) -> tuple[str, ...]:
 
 def _image(table: Table, place: int) -> Path:
     cell = table.rows[place]["path"].strip()
-    path = table.path.parent / Path(cell).expanduser()
+    path = table.path.parent / Path(os.path.expanduser(cell))
     if not cell or not path.exists():
         raise UserError(
             f"line {table.lines[place]} of csv file {table.path} names the image '{cell}', which does not exist: "

@@ -284,7 +284,7 @@ def to_source(
         also: What else belongs to the set's identity.
     """
     order = np.concatenate(list(splits.values()))
-    digest = hashlib.sha256(also.encode())
+    digest = hashlib.sha256(also.encode("utf-8", "surrogateescape"))
     for place, file in enumerate(opened.files):
         for path in filter(None, (file.image, file.mask)):
             name = _within(root, path)

@@ -1,5 +1,6 @@
 """A folder of images, in a folder per class or, for systems that need no classes, in any order."""
 
+import os
 import unicodedata
 from pathlib import Path
 from typing import NamedTuple
@@ -42,7 +43,7 @@ def open_folder(path: str, reads: Reads, options: Options) -> Source:
     and test. A single folder around it all is entered. Classes are sorted by name; the cut and the order within a split
     are seeded. Raises UserError naming what is amiss.
     """
-    root = Path(path).expanduser()
+    root = Path(os.path.expanduser(path))
     if not root.is_dir():
         raise UserError(f"folder {root} does not exist: expected a folder of images")
     tree = _tree(root, wants(reads, "class"))

@@ -26,7 +26,8 @@ from jaxrec.errors import UserError, nearest
 
 def tfds_dir(data_dir: str | None) -> Path:
     """Where prepared sets lie: the given folder, TFDS_DATA_DIR or ~/tensorflow_datasets, the first that is set."""
-    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    # Not Path.expanduser, which raises if the user has no home.
+    return Path(os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"))
 
 
 def prepared_sets(folder: Path) -> dict[str, Path]:

@@ -22,6 +22,11 @@ FREE_TO_CHANGE = (
 )  # fmt: skip
 """Settings that may differ when a run is resumed; the others decide what is computed."""
 
+LONGEST_NAME = 200
+"""Most bytes of a run's name: file systems take 255, and a folder that is being made has a longer one."""
+LONGEST_DATASET = 60
+"""Most characters of a data set's name in a run's name that nobody chose."""
+
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON whole or not at all."""
@@ -49,6 +54,8 @@ def create(config: Train) -> Path:
     name = config.name or _free_name(config, runs)
     if not re.fullmatch(r"[^/\\\0]+", name) or name in (".", ".."):
         raise UserError(f"--name '{name}' is not a folder's name; expected one without slashes")
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        raise UserError(f"--name '{name[:20]}...' is too long; expected at most {LONGEST_NAME} bytes")
     run = runs.absolute() / name
     if run.exists():
         raise UserError(f"run folder '{run}' is there already; go on with it by --resume, or choose another --name")
@@ -70,6 +77,7 @@ def create(config: Train) -> Path:
 def _free_name(config: Train, runs: Path) -> str:
     """The first of ``cnn-digits-1``, ``cnn-digits-2`` and so on that is not taken."""
     dataset = re.sub(r"[^A-Za-z0-9_.-]+", "-", config.dataset or "").strip("-")
+    dataset = dataset[-LONGEST_DATASET:].strip("-")  # The end of a path tells more than its beginning.
     number = 1
     while (runs / f"{config.task.model}-{dataset}-{number}").exists():
         number += 1
