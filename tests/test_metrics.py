@@ -84,7 +84,6 @@ def test_classification_matches_scikit_learn(classes, absent):
         "calibration_error": error,
         "worst_class_accuracy": np.nanmin(per_class),
         "worst_class": np.nanargmin(per_class),
-        "per_class_accuracy": per_class,
         "confusion": confusion,
         **scores(label, predicted, labels.tolist()),
     }

@@ -221,7 +221,7 @@ def _run(folder, name: str = "cnn-digits-1", classes: tuple[str, ...] = ("zero",
         "parameters": 93322,
         "report": for_the_report(named_system("classifier"), preset("cnn")),
     }
-    results = {"split": "test", "examples": 360, "accuracy": 0.972222, "per_class_accuracy": [0.99, 0.95], "step": 40}
+    results = {"split": "test", "examples": 360, "accuracy": 0.972222, "recall": [0.99, 0.95], "step": 40}
     rows = [{"step": s, "split": p, "loss": 1 / s, EVIL: 1.0} for s in (20, 40) for p in ("train", "validation")]
     for file, value in (("config", config), ("manifest", manifest), ("results", results)):
         (run / f"{file}.json").write_text(json.dumps(value))

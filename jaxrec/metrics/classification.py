@@ -54,24 +54,24 @@ class Classification(Metric):
         loss, accuracy, top5_accuracy (more than 5 classes only); precision, recall and f1, each [C] and averaged:
         _macro over the classes that are true or predicted at least once, _micro and _weighted; support int64 [C], the
         examples of each class; calibration_error (expected calibration error, Guo et al. 2017, 15 equal bins);
-        per_class_accuracy [C], nan for absent classes; worst_class and worst_class_accuracy over the classes present;
-        confusion int64 [C, C]. A class's precision is nan if it is never predicted, its recall if it never occurs, its
-        f1 if neither; as in scikit-learn, averages count 0 there.
+        worst_class and worst_class_accuracy, its recall, over the classes present; confusion int64 [C, C].
+
+        A class's precision is nan if it is never predicted, its recall if it never occurs, its f1 if neither; as in
+        scikit-learn, averages count 0 there.
         """
         confusion = np.asarray(self.confusion, np.int64)
         examples = at_least_one(confusion.sum())
         hits, support, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
-        per_class = ratio(hits, support, empty=np.nan)
-        worst = int(np.nanargmin(per_class))
+        recall = ratio(hits, support, empty=np.nan)
+        worst = int(np.nanargmin(recall))
         gaps = np.asarray(self.bin_correct, np.float64) - np.asarray(self.bin_confidence, np.float64)
         results: Results = {"loss": float(self.loss) / examples, "accuracy": float(hits.sum() / examples)}
         if len(confusion) > 5:
             results["top5_accuracy"] = int(self.top5) / examples
         results |= _retrieval(hits, predicted, support, averaged=support + predicted > 0)
         results["calibration_error"] = float(np.abs(gaps).sum() / examples)
-        results["worst_class_accuracy"] = float(per_class[worst])
+        results["worst_class_accuracy"] = float(recall[worst])
         results["worst_class"] = worst
-        results["per_class_accuracy"] = per_class
         results["confusion"] = confusion
         return results
 
