@@ -182,22 +182,6 @@ def test_image_size_resizes_every_kind():
         open_dataset("scenes", reads={"image": "image"}, image_size="12x20")
 
 
-def test_two_processes_prepare_the_digits_at_once_and_quietly(tmp_path):
-    code = "from jaxrec.data import open_dataset; print(len(open_dataset('digits').splits['train']))"
-    environment = {**os.environ, "JAXREC_CACHE": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-c", code]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    runs = [subprocess.Popen(command, env=environment, **pipes) for _ in range(2)]
-    assert [run.communicate(timeout=60) for run in runs] == [("1437\n", "")] * 2
-
-
-def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("JAXREC_CACHE", str(tmp_path / "file"))
-    with pytest.raises(UserError, match=r"cannot write .*file \(.*\): set JAXREC_CACHE to a folder you can write to"):
-        open_dataset("digits")
-
-
 def test_synthetic_is_learnable_and_fixed():
     data = open_dataset("synthetic")
     train, test = data.splits["train"].load(), data.splits["test"].load()

@@ -161,11 +161,39 @@ def test_everything_at_once_stays_decoded(folder, tmp_path, monkeypatch):
 def test_sets_without_classes(name):
     if not (real := os.environ.get("TFDS_DATA_DIR")):
         pytest.skip("TFDS_DATA_DIR is not set: no real images")
-    data = open_dataset(name, data_dir=real, reads={"image": "image"}, image_size=16)
+    key = "input" if name == "labelme_facade" else None
+    data = open_dataset(name, data_dir=real, reads={"image": "image"}, image_size=16, image_key=key)
     assert image_shape(data.features) == (16, 16, 3)
     assert data.splits["test"].read(np.arange(3)).keys() == {"image"}
     with pytest.raises(UserError, match=rf"^dataset '{name}' has no class for 'label', only "):
         open_dataset(name, data_dir=real)
+
+
+@pytest.mark.parametrize("place", ["", "many_kinds", "many_kinds/1.0.0"])
+def test_the_folder_may_be_the_sets_own(folder, place):
+    assert len(open_dataset("many_kinds", data_dir=str(folder / place), reads={"age": "number"}).splits["train"]) > 0
+    with pytest.raises(UserError, match="other_set"):
+        open_dataset("other_set", data_dir=str(folder / place))
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match=rf"{tmp_path}/typo.* does not exist.*--data-dir.*TFDS_DATA_DIR"):
+        open_dataset("many_kinds", data_dir=str(tmp_path / "typo"))
+
+
+def test_one_of_several_images_has_to_be_named():
+    if not (real := os.environ.get("TFDS_DATA_DIR")):
+        pytest.skip("TFDS_DATA_DIR is not set: no real images")
+    reads = {"image": "image"}
+    with pytest.raises(UserError, match=r"input, target.*--image-key"):
+        open_dataset("labelme_facade", data_dir=real, reads=reads)
+    with pytest.raises(UserError, match=r"'inputs'.*input, target.*--image-key"):
+        open_dataset("labelme_facade", data_dir=real, reads=reads, image_key="inputs")
+    two = open_dataset("labelme_facade", data_dir=real, reads={"input": "image", "target": "image"})
+    want = two.splits["test"].read(np.arange(2))
+    for key in want:
+        one = open_dataset("labelme_facade", data_dir=real, reads=reads, image_key=key)
+        assert_array_equal(one.splits["test"].read(np.arange(2))["image"], want[key])
 
 
 def test_pairs_of_images():

@@ -1,17 +1,55 @@
 """Decoded examples that stay on disk from one run to the next."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
+from etils import epath
 
 from jaxrec.data import datasets, decoded, decoders, open_dataset
 from jaxrec.data.decoded import Decoded
-from jaxrec.data.digits import prepare_digits
 from jaxrec.data.features import Feature
 
 pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+class PreparedDigits(tfds.core.GeneratorBasedBuilder):
+    """Scikit-learn's digits as TFDS would prepare them."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    pkg_dir_path = epath.Path(__file__).parent  # TFDS's guess fails outside packages
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            "image": tfds.features.Image(shape=(8, 8, 1), encoding_format="png"),
+            "label": tfds.features.ClassLabel(num_classes=10),
+        }
+        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+
+        digits: Any = load_digits()
+        pixels = np.rint(digits.images * 255 / 16).astype(np.uint8)
+        rows = np.arange(len(pixels))
+        cut: Any = train_test_split(rows, test_size=0.2, random_state=0, stratify=digits.target)
+        return {
+            "train": self._generate_examples(pixels, digits.target, cut[0]),
+            "test": self._generate_examples(pixels, digits.target, cut[1]),
+        }
+
+    def _generate_examples(
+        self, pixels: np.ndarray, target: np.ndarray, rows: np.ndarray
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        from PIL import Image
+
+        for row in rows.tolist():
+            yield row, {"image": Image.fromarray(pixels[row]), "label": int(target[row])}
 
 
 @pytest.fixture
@@ -19,7 +57,9 @@ def decoding(monkeypatch, tmp_path):
     """The number of images decoded so far, with an empty cache and files of 400 digits each."""
     monkeypatch.setenv("JAXREC_CACHE", str(tmp_path))
     monkeypatch.setattr(decoded, "BLOCK", 400 * (64 + 4))
-    prepare_digits()
+    tfds.disable_progress_bar()
+    PreparedDigits(data_dir=tmp_path).download_and_prepare(file_format="array_record")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     count = []
     convert = decoders.convert_to
     monkeypatch.setattr(decoders, "convert_to", lambda *arguments: count.append(1) or convert(*arguments))
@@ -29,7 +69,7 @@ def decoding(monkeypatch, tmp_path):
 def kept_digits(decoding, **options):
     """The training split as a run holds it, and how many images were decoded for it."""
     before = len(decoding)
-    split = open_dataset("digits", **options).splits["train"]
+    split = open_dataset("prepared_digits", **options).splits["train"]
     return split, split.cached(), len(decoding) - before
 
 
@@ -77,7 +117,7 @@ def test_a_harmed_file_is_decoded_again(decoding, harm):
 
 def test_a_set_that_changes_is_decoded_again(decoding, tmp_path):
     kept_digits(decoding)
-    (record,) = (tmp_path / "jaxrec_digits").glob("*/*train*array_record*")
+    (record,) = (tmp_path / "prepared_digits").glob("*/*train*array_record*")
     os.utime(record, ns=(0, 0))
     assert kept_digits(decoding)[2] == 1600
 

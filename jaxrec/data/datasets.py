@@ -13,6 +13,7 @@ from jaxrec.data.features import Features, check, nbytes, to_json
 from jaxrec.data.files import Options
 from jaxrec.data.reads import Reads, check_reads
 from jaxrec.data.sizes import check_resize, parse_size
+from jaxrec.data.slices import parse_slices
 from jaxrec.data.splits import Source, Split, named_split
 from jaxrec.data.walk import LeftOut
 from jaxrec.errors import UserError, nearest
@@ -54,6 +55,7 @@ def open_dataset(
     test_split: str = "test",
     image_size: int | str | tuple[int, int] | None = None,
     resize: str = "crop",
+    image_key: str | None = None,
     skip_bad: bool = False,
 ) -> Dataset:
     """Opens a set by its name, or arrays.
@@ -63,19 +65,20 @@ def open_dataset(
             TFDS set, or a dictionary of arrays (see ``open_arrays``).
         reads: What to read: names in the batch and their kinds, such as ``{"image": "image", "mask": "mask"}``. A kind
             may be one of several, ``"class|classes"``, of which the first that the set has is taken.
-        data_dir: Where prepared sets lie.
+        data_dir: Where prepared sets lie, or the original files of MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100.
         train_split: What ``train`` is, in TFDS's slicing, such as ``train[:80%]``; on every kind of set.
         test_split: What ``test`` is.
         image_size: Resizes images, and masks with them: to a square of this side, or to height x width, ``"224x160"``
             or ``(224, 160)``. Default: the images' own size or, if they differ, that of the first one.
         resize: How images of another shape are brought to that size: ``crop``, ``pad`` or ``stretch``.
+        image_key: The feature of a prepared set that is the image, if it has several.
         skip_bad: Leaves out files that cannot be read, instead of stopping there.
 
     Raises:
         UserError: The set is not there, has not what is read, or cannot be read.
     """
     check_resize(resize)
-    options = Options(parse_size(image_size), resize, skip_bad)
+    options = Options(parse_size(image_size), resize, skip_bad, image_key)
     check_reads(reads)
     if isinstance(data, str):
         name, source = data, _open_source(data, reads, data_dir, options)
@@ -176,9 +179,25 @@ def _open_source(name: str, reads: Reads, data_dir: str | None, options: Options
         )
     if name in MADE:
         return MADE[name](reads, options)
-    from jaxrec.data.prepared import open_prepared, tfds_dir
+    return _open_found(name, reads, data_dir, options)
 
-    return open_prepared(name, tfds_dir(data_dir), reads, options)
+
+def _open_found(name: str, reads: Reads, data_dir: str | None, options: Options) -> Source:
+    """A prepared set or, without it, the files that a set's authors publish."""
+    from jaxrec.data.originals import ORIGINALS, open_original, where_to_get
+    from jaxrec.data.prepared import find_prepared, missing_set, open_prepared, tfds_dir
+
+    folder = tfds_dir(data_dir)
+    path = find_prepared(name, folder)
+    if path is not None:
+        return open_prepared(name, path, reads, options)
+    others = [*MADE, *ORIGINALS]
+    if name not in ORIGINALS:
+        raise missing_set(name, folder, others)
+    found = open_original(name, folder, reads, options)
+    if found is None:
+        raise missing_set(name, folder, others, where_to_get(name, folder))
+    return found
 
 
 def _rows(name: str, spec: str, role: str, sizes: dict[str, int]) -> np.ndarray:
@@ -213,16 +232,11 @@ def _known_names(name: str, spec: str, role: str, sizes: dict[str, int]) -> tupl
 
 
 def _slices(name: str, spec: str, role: str, sizes: dict[str, int]) -> list[tuple[str, slice]]:
-    """TFDS's reading of a split; only slices need it, and importing it takes as long as all other reading."""
-    import tensorflow_datasets as tfds
-
-    known = {split: tfds.core.SplitInfo(name=split, shard_lengths=[size], num_bytes=0) for split, size in sizes.items()}
     try:
-        instructions = tfds.core.ReadInstruction.from_spec(spec).to_absolute(known)
-    except (ValueError, AssertionError) as error:
+        return parse_slices(spec, sizes)
+    except ValueError as error:
         first = spec.partition("[")[0].partition("+")[0].strip()
         raise UserError(
             f"--{role}-split {spec} of dataset '{name}' cannot be read: expected a slice such as {first}[:80%] "
             f"of the {sizes[first]} examples; change --{role}-split"
         ) from error
-    return [(part.splitname, slice(part.from_, part.to)) for part in instructions]

@@ -65,6 +65,8 @@ class Options(NamedTuple):
     """Of the images; None: the size of the first one."""
     resize: str = "crop"
     skip_bad: bool = False
+    image_key: str | None = None
+    """The feature of a prepared set that is the image; None: the one of the usual name."""
     held: int = HELD
 
 

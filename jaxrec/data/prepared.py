@@ -18,7 +18,7 @@ from jaxrec.data.decoders import DECODERS, Context, Decode, Example, image_in, k
 from jaxrec.data.features import Feature, Features, blank
 from jaxrec.data.files import PLAIN, Options
 from jaxrec.data.images import upright_size
-from jaxrec.data.reads import Reads, choose
+from jaxrec.data.reads import Reads, alternatives, choose
 from jaxrec.data.sizes import told
 from jaxrec.data.splits import Source
 from jaxrec.errors import UserError, nearest
@@ -52,31 +52,55 @@ def _path_meant(name: str) -> str:
     return f"; did you mean {shlex.quote(f'{kind}:{name}')}?"
 
 
-def open_prepared(
-    name: str, folder: Path, reads: Reads, options: Options = PLAIN, *, called: str | None = None
-) -> Source:
-    """The set ``name`` among the prepared sets in ``folder``; its images may vary in size.
+def find_prepared(name: str, folder: Path) -> Path | None:
+    """Where the set ``name`` is prepared; ``folder`` holds it, or is the set's own folder or that of a version.
 
-    Errors name it as it is ``called``.
-
-    Raises UserError if it is not there, is not in array_record form or has not what is to be read.
+    None if it is not there.
     """
     sets = prepared_sets(folder)
-    if name not in sets:
-        known = ["digits", "scenes", "synthetic", *(each for each in sets if ":" not in each)]
-        hint = _path_meant(name) or nearest(name, known)
-        prepare = shlex.join(["jaxrec", "prepare", name, "--data-dir", str(folder)])
-        raise UserError(
-            f"dataset '{name}' is not prepared in {folder}: expected digits, scenes, synthetic, folder:PATH, csv:FILE, "
-            f"npz:FILE or a set that `{prepare}` prepares after "
-            f"`pip install 'jaxrec[prepare]'`{hint}"
-        )
-    path, name = sets[name], called or name
+    if name in sets:
+        return sets[name]
+    inside = ("dataset_info.json", "*/dataset_info.json", "*/*/dataset_info.json")
+    if not any(any(folder.glob(pattern)) for pattern in inside):
+        return None
+    for above in folder.absolute().parents[:3]:
+        sets = prepared_sets(above)
+        for key in (name, f"{name}:{folder.name}"):
+            path = sets.get(key)
+            if path is not None and folder.absolute() in (path, *path.parents):
+                return path
+    return None
+
+
+def missing_set(name: str, folder: Path, others: Iterable[str], instead: str = "") -> UserError:
+    """The error that says that a set is not there, and what is possible.
+
+    Args:
+        name: The set.
+        folder: Where it was looked for.
+        others: Names of sets that are no prepared ones.
+        instead: A way to get this one without TFDS.
+    """
+    hint = _path_meant(name) or nearest(name, [*others, *(each for each in prepared_sets(folder) if ":" not in each)])
+    other = f"; or {instead}" if instead else ""
+    there = "" if folder.is_dir() else ", which does not exist (check --data-dir and TFDS_DATA_DIR)"
+    prepare = shlex.join(["jaxrec", "prepare", name, "--data-dir", str(folder)])
+    return UserError(
+        f"dataset '{name}' is not prepared in {folder}{there}: expected digits, scenes, synthetic, folder:PATH, "
+        f"csv:FILE, npz:FILE or a set that `{prepare}` prepares after `pip install 'jaxrec[prepare]'`{other}{hint}"
+    )
+
+
+def open_prepared(name: str, path: Path, reads: Reads, options: Options = PLAIN) -> Source:
+    """The set ``name``, prepared in the folder ``path``; its images may vary in size.
+
+    Raises UserError if it is not in array_record form or has not what is to be read.
+    """
     whole = partial(_whole, name, path)
     with whole():
         _refuse_code(path)
         records = _Records(name, path)
-        chosen = choose(name, reads, kinds_of(records.features))
+        chosen = _chosen(name, reads, kinds_of(records.features), options.image_key)
         firsts = records.parsed(range(min(100, len(records))))
         context = Context(name, records.features, records.metadata, firsts, options)
         features, decode = _decoders(chosen, records, context)
@@ -99,6 +123,23 @@ def open_prepared(
         remarks=remarks,
         version=_version(path),
     )
+
+
+def _chosen(name: str, reads: Reads, kinds: Mapping[str, str], image_key: str | None) -> dict[str, str]:
+    """The set's feature for each name in ``reads``; raises UserError if one of several images has to be named."""
+    images = sorted(key for key, kind in kinds.items() if kind == "image")
+    wanted = [each for each, kind in reads.items() if "image" in alternatives(kind)]
+    if image_key is None:
+        chosen = choose(name, reads, kinds)
+        if len(wanted) == 1 and len(images) > 1 and not {wanted[0], "image"} & set(images):
+            raise UserError(f"dataset '{name}' has several images, {', '.join(images)}: choose one with --image-key")
+        return chosen
+    if image_key not in images:
+        raise UserError(
+            f"dataset '{name}' has no image '{image_key}', only {', '.join(images)}: "
+            f"change --image-key{nearest(image_key, images)}"
+        )
+    return choose(name, reads, {key: kind for key, kind in kinds.items() if kind != "image" or key == image_key})
 
 
 class _Records:

@@ -109,7 +109,7 @@ def _check_features(dataset: Dataset, system: System, config: Train) -> None:
 
 def _open(config: Train, system: System, dataset: Any) -> Dataset:
     if isinstance(dataset, Dataset):
-        for name in ("train_split", "test_split", "image_size", "resize", "skip_bad"):
+        for name in ("train_split", "test_split", "image_size", "resize", "image_key", "skip_bad"):
             if getattr(config, name) != getattr(Train, name):
                 raise UserError(
                     f"{name} cannot be applied to a data set that is open already; give it to jaxrec.open_dataset"
@@ -124,6 +124,7 @@ def _open(config: Train, system: System, dataset: Any) -> Dataset:
         test_split=config.test_split,
         image_size=config.image_size,
         resize=config.resize,
+        image_key=config.image_key,
         skip_bad=config.skip_bad,
     )
 

@@ -20,7 +20,8 @@ class Train:
     """digits, scenes, synthetic, folder:PATH, csv:FILE, npz:FILE, or the name of a prepared TFDS data set such as
     mnist. Default: digits, or what the system asks for."""
     data_dir: Annotated[str | None, DATA] = None
-    """Folder of the prepared TFDS data sets. Default: $TFDS_DATA_DIR, then ~/tensorflow_datasets."""
+    """Folder of the prepared TFDS data sets, or of the original files of mnist, fashion_mnist, cifar10 and cifar100.
+    Default: $TFDS_DATA_DIR, then ~/tensorflow_datasets."""
     train_split: Annotated[str, DATA] = "train"
     """Training split; TFDS slices such as train[:80%] are allowed."""
     test_split: Annotated[str, DATA] = "test"
@@ -33,6 +34,8 @@ class Train:
     resize: Annotated[Literal["crop", "pad", "stretch"], DATA] = "crop"
     """How images of another shape are brought to that size. crop: cut off what stands out on two sides. pad: add black
     borders on two sides. stretch: distort them."""
+    image_key: Annotated[str | None, DATA] = None
+    """The feature of a prepared data set that is the image, if it has several."""
     skip_bad: Annotated[bool, DATA] = False
     """Leave out unreadable images of a folder or table instead of stopping; skipped.csv names them."""
     memory_mb: Annotated[int, ADVANCED, NOT_NEGATIVE] = 1024
