@@ -276,6 +276,46 @@ def test_predict_reconstructs(trained, tmp_path, model):
     assert (tmp_path / "out" / "reconstructions.png").is_file()
 
 
+def test_predict_gives_the_best_classes_averages_runs_and_reads_paths(trained, tmp_path, capsys, monkeypatch):
+    run, out = trained("cnn"), tmp_path / "out"
+    images = pictures(tmp_path / "in")
+    other = tmp_path / "other run"
+    assert train.main(small("cnn", "--runs", tmp_path, "--name", other.name, "--seed", 5)) == 0
+    paths = "".join(f"{tmp_path / 'in' / name}\n" for name in images)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(paths.encode())))
+    predict.main([str(run), "-", "--top", "3", "--ensemble", str(other), "--out", str(out)])
+    inputs = np.stack([read_image(tmp_path / "in" / name, (8, 8, 1)) for name in images])
+    expected = np.mean([load(each).predict(inputs)["probabilities"] for each in (run, other)], axis=0)
+    with (out / "predictions.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["path"] for row in table] == paths.split()
+    found = np.array([[float(row[str(digit)]) for digit in range(10)] for row in table])
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    order = np.argsort(-expected, axis=1)[:, :3]
+    assert [[row[f"top_{place}"] for place in (1, 2, 3)] for row in table] == [list(map(str, row)) for row in order]
+    assert all(row["top_1_probability"] == row["probability"] for row in table)
+    for given in (["--top", "2"], ["--ensemble", str(run)]):
+        with pytest.raises(UserError, match=given[0]):
+            predict.main([str(trained("autoencoder")), str(tmp_path / "in"), *given])
+
+
+def test_generate_draws_one_class_and_scales_the_latents(trained, tmp_path):
+    run = load(trained("gan"))
+    drawn = run.generate(4, class_name="7")
+    assert drawn["label"].tolist() == [7] * 4
+    in_turn = run.generate(8)
+    np.testing.assert_allclose(run.generate(8, class_name="7")["image"][7], in_turn["image"][7], atol=1e-5)
+    np.testing.assert_allclose(run.generate(8, truncation=1.0)["image"], in_turn["image"], atol=1e-5)
+    vae = load(trained("vae"))
+    spreads = [np.ptp(vae.generate(20, truncation=scale)["image"], axis=0).max() for scale in (1e-6, 0.5, 1.0)]
+    assert spreads[0] < spreads[1] < spreads[2]
+    for model, given, named in (("vae", ["--class", "7"], "--class"), ("gan", ["--class", "77"], "'77'")):
+        with pytest.raises(UserError, match=named):
+            generate.main([str(trained(model)), *given])
+    generate.main([str(trained("gan")), "--class", "3", "--count", "2", "--separate", "--out", str(tmp_path)])
+    assert sorted(path.name for path in tmp_path.glob("0*.png")) == ["00000-3.png", "00001-3.png"]
+
+
 @pytest.mark.parametrize("model", ["gan", "vae"])
 def test_generate_draws_what_the_seed_says(trained, tmp_path, capsys, model):
     sheets = []

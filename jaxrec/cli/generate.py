@@ -5,14 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import tyro
+
 from jaxrec.cli.opened_run import OpenedModel, read_options
 from jaxrec.errors import UserError
-from jaxrec.settings.ranges import AT_LEAST_ONE, SEED
+from jaxrec.settings.ranges import AT_LEAST_ONE, POSITIVE, SEED
 
 EXAMPLES = (
     "jaxrec generate runs/gan-mnist-1",
     "jaxrec generate runs/gan-mnist-1 --count 1000 --separate",
-    "jaxrec generate runs/gan-mnist-1 --seed 7 --out drawn",
+    "jaxrec generate runs/gan-mnist-1 --class 7 --truncation 0.7 --out drawn",
 )
 
 
@@ -24,6 +26,10 @@ class Generate(OpenedModel):
     """Number of images."""
     seed: Annotated[int, SEED] = 0
     """Determines the latents."""
+    class_name: Annotated[str | None, tyro.conf.arg(name="class", metavar="NAME")] = None
+    """Draw images of this class alone. Default: all classes in turn."""
+    truncation: Annotated[float | None, POSITIVE] = None
+    """Factor of the latents. Below 1, images vary less and are closer to the mean. Default: 1."""
     out: str | None = None
     """Folder for the pictures. Default: RUN/generated."""
     separate: bool = False
@@ -40,7 +46,7 @@ def main(argv: list[str]) -> None:
 
     tune_cpu()
     trained = load(options.run, checkpoint=options.checkpoint)
-    drawn = trained.generate(options.count, options.seed)
+    drawn = trained.generate(options.count, options.seed, class_name=options.class_name, truncation=options.truncation)
     out = Path(options.out) if options.out else trained.folder / "generated"
     names = None
     if "label" in drawn:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import tyro
 from jaxrec.cli.opened_run import OpenedModel, read_options
 from jaxrec.data.walk import IMAGES, UNREADABLE, LeftOut, counted, walk
 from jaxrec.errors import UserError
+from jaxrec.settings.ranges import NOT_NEGATIVE
 
 if TYPE_CHECKING:
     from jaxrec.run.trained import Trained
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "jaxrec predict runs/cnn-mnist-1 photo.png",
     "jaxrec predict runs/cnn-mnist-1 photos --out predictions",
-    "jaxrec predict runs/unet-scenes-1 photos --skip-bad",
+    "jaxrec predict runs/cnn-mnist-1 photos --top 5 --ensemble runs/cnn-mnist-2",
+    "find photos -name '*.png' | jaxrec predict runs/unet-scenes-1 -",
 )
 SHOWN = 12
 """Images on a sheet."""
@@ -33,7 +36,11 @@ class Predict(OpenedModel):
     """Apply a trained run to images: classify them, segment them, or encode and reconstruct them."""
 
     paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
-    """Images, or folders of images."""
+    """Images, or folders of images; - reads paths from standard input, one a line."""
+    top: Annotated[int, NOT_NEGATIVE] = 0
+    """Add columns for this many classes, the most probable first, each with its probability."""
+    ensemble: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="RUN")] = ()
+    """Another run of the same classes; the probabilities of all runs are averaged. Repeat it for each run."""
     out: str | None = None
     """Folder for predictions.csv, predictions.jsonl and pictures. Default: RUN/predictions."""
     skip_bad: bool = False
@@ -64,13 +71,15 @@ def find_images(paths: tuple[str, ...]) -> tuple[list[Path], list[LeftOut]]:
 def main(argv: list[str]) -> None:
     """Prints a table and writes predictions.csv and predictions.jsonl, and the pictures that the system draws."""
     options = read_options(Predict, argv, "jaxrec predict", EXAMPLES)
-    paths, left_out = find_images(options.paths)
+    paths, left_out = find_images(named_paths(options.paths))
     from jaxrec.host import tune_cpu
     from jaxrec.run.store.listing import LEFT_OUT, write_left_out
     from jaxrec.run.trained import load
 
     tune_cpu()
     trained = load(options.run, checkpoint=options.checkpoint)
+    others = [load(run, trained.devices, checkpoint=options.checkpoint) for run in options.ensemble]
+    check_ensemble(trained, others, options.top)
     for remark in trained.remarks(paths):
         print(remark)
     out = Path(options.out) if options.out else trained.folder / "predictions"
@@ -78,10 +87,11 @@ def main(argv: list[str]) -> None:
     labels: set[str] = set()
     try:
         for part, images in read_images(trained, paths, options.skip_bad, left_out):
-            outputs = trained.predict(images)
+            outputs = averaged([each.predict(images) for each in (trained, *others)])
             if not rows:
                 draw_sheet(trained, images, outputs, out)
-            rows += describe(trained, part, images, outputs, out, labels)
+            told = describe(trained, part, images, outputs, out, labels)
+            rows += [with_top(row, options.top) for row in told]
         _write(out, rows)
         write_left_out(out, left_out)
     except OSError as error:
@@ -89,6 +99,62 @@ def main(argv: list[str]) -> None:
     _print(rows, out)
     if left_out:
         print(f"{counted(left_out)}; {out / LEFT_OUT} names them")
+
+
+def named_paths(given: tuple[str, ...]) -> tuple[str, ...]:
+    """The paths as given; ``-`` stands for those on standard input, one a line or separated by zero bytes."""
+    if "-" not in given:
+        return given
+    read = sys.stdin.buffer.read()
+    separator = b"\0" if b"\0" in read else b"\n"
+    listed = tuple(os.fsdecode(path) for path in read.split(separator) if path.strip())
+    place = given.index("-")
+    return (*given[:place], *listed, *given[place + 1 :])
+
+
+def check_ensemble(trained: "Trained", others: list["Trained"], top: int) -> None:
+    """Raises UserError if runs cannot be averaged, or --top is asked of a system that gives no probabilities."""
+    from jaxrec.data import class_names, image_shape
+
+    names, shape = class_names(trained.features), image_shape(trained.features)
+    for other in others:
+        same = class_names(other.features) == names and image_shape(other.features) == shape
+        if not same or other.system.name != trained.system.name:
+            raise UserError(
+                f"--ensemble {other.folder.name} differs from {trained.folder.name} in its system, classes or image "
+                "size; expected runs of the same kind"
+            )
+    if (others or top) and not names:
+        raise UserError(f"--ensemble and --top need class probabilities, and {trained.folder.name} has no classes")
+
+
+def averaged(outputs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The outputs of the first run, with the probabilities averaged over all runs."""
+    if len(outputs) == 1:
+        return outputs[0]
+    if "probabilities" not in outputs[0]:
+        raise UserError("--ensemble averages class probabilities, and these runs give none; remove it")
+    import numpy as np
+
+    mean = np.mean([each["probabilities"] for each in outputs], axis=0)
+    found = {**outputs[0], "probabilities": mean}
+    if "classes" in found:
+        found["classes"] = mean.argmax(-1).astype(found["classes"].dtype)
+    return found
+
+
+def with_top(row: dict[str, Any], count: int) -> dict[str, Any]:
+    """The row with the ``count`` most probable classes as columns; raises UserError if it has no probabilities."""
+    if not count:
+        return row
+    known = row.get("probabilities")
+    if not isinstance(known, dict):
+        raise UserError("--top needs the probability of each class, and this run gives none; remove it")
+    best = sorted(known, key=lambda name: -known[name])[:count]
+    columns = {}
+    for place, name in enumerate(best, 1):
+        columns |= {f"top_{place}": name, f"top_{place}_probability": known[name]}
+    return {**row, **columns}
 
 
 def read_images(
@@ -169,8 +235,19 @@ def _free_label(path: Path, taken: set[str]) -> str:
 
 
 def _columns(rows: list[dict[str, Any]]) -> list[str]:
-    """What a table can show: lists and dicts are in the JSON lines alone."""
+    """What a table on the screen can show: lists and dicts are in the files alone."""
     return [name for name, value in rows[0].items() if not isinstance(value, list | dict)]
+
+
+def _spread(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the CSV: numbers by class become a column a class; lists are in the JSON lines alone."""
+    cells = {name: value for name, value in row.items() if not isinstance(value, list | dict)}
+    for name, value in row.items():
+        if isinstance(value, dict):
+            for key, each in value.items():
+                column = key if key not in row else f"{name} {key}"
+                cells[column] = each
+    return cells
 
 
 def _write(out: Path, rows: list[dict[str, Any]]) -> None:
@@ -179,9 +256,10 @@ def _write(out: Path, rows: list[dict[str, Any]]) -> None:
         file.writelines(json.dumps(row) + "\n" for row in rows)
     # File names need not be UTF-8; written so, they are the bytes that they were.
     with (out / "predictions.csv").open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.DictWriter(file, _columns(rows), extrasaction="ignore")
+        spread = [_spread(row) for row in rows]
+        writer = csv.DictWriter(file, spread[0], extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(spread)
 
 
 def _print(rows: list[dict[str, Any]], out: Path) -> None:

@@ -1,6 +1,7 @@
 """A finished run, opened again: for evaluation, prediction and generation."""
 
 import contextlib
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,11 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrec.data import Features, at_once, blank, cache_dir, image_shape
+from jaxrec.data import Features, at_once, blank, cache_dir, class_names, image_shape
 from jaxrec.data.features import from_json, image_feature
 from jaxrec.data.images import probe_file, read_as
 from jaxrec.data.sizes import Resizing, told
-from jaxrec.errors import UserError
+from jaxrec.errors import UserError, nearest
 from jaxrec.host import keep_programs
 from jaxrec.run.data import check_same_data, open_data
 from jaxrec.run.ending import tested
@@ -167,17 +168,46 @@ class Trained:
             given[name] = resizing.undo(outputs[name], fill)[None]
         return read_as(path, feature._replace(shape=(height, width, feature.shape[2])))[None], given
 
-    def generate(self, count: int, seed: int = 0) -> dict[str, np.ndarray]:
+    def generate(
+        self, count: int, seed: int = 0, *, class_name: str | None = None, truncation: float | None = None
+    ) -> dict[str, np.ndarray]:
         """``count`` images float32 [count, H, W, C] in [0, 1] as ``image``, and their classes as ``label`` if known.
 
-        Raises UserError if the system generates no images.
+        Args:
+            count: how many.
+            seed: determines the latents.
+            class_name: draw images of this class alone; default: of all classes in turn.
+            truncation: a factor of the latents: below 1, images are more alike and closer to the mean. Default: 1.
+
+        Raises:
+            UserError: the system generates no images, or cannot choose what is asked for, or there is no such class.
         """
         if self.system.generate is None or not self.system.can_generate(self.config.task):
             raise UserError(
                 f"'{self.folder.name}' is a run of {self.config.task.model}, which generates no images; use predict"
             )
-        parts = list(generated(self.system, self.state, count, seed, image_shape(self.features)))
+        chosen: dict[str, Any] = {}
+        if class_name is not None:
+            self._check_generates_by("label", "--class")
+            chosen["label"] = np.int32(self._class_number(class_name))
+        if truncation is not None:
+            self._check_generates_by("truncation", "--truncation")
+            chosen["truncation"] = np.float32(truncation)
+        parts = list(generated(self.system, self.state, count, seed, image_shape(self.features), chosen))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _check_generates_by(self, argument: str, option: str) -> None:
+        """Raises UserError if the system's ``generate`` has no such argument."""
+        assert self.system.generate is not None
+        if argument not in inspect.signature(self.system.generate).parameters:
+            raise UserError(f"{self.system.name} cannot generate by {option}; remove it")
+
+    def _class_number(self, name: str) -> int:
+        names = class_names(self.features)
+        if name not in names:
+            hint = nearest(name, names) or f"; expected one of {', '.join(names[:20])}"
+            raise UserError(f"--class '{name}' is not a class of the run{hint}")
+        return names.index(name)
 
     def evaluate(self, split: str | None = None, dataset: Any = None) -> dict[str, Any]:
         """The metrics on a split of the run's data set.

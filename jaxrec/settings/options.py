@@ -98,13 +98,19 @@ def _options(config: Any, prefix: str, outer: tuple[Any, ...]) -> Iterator[Optio
     for field in fields(kind):
         hint, notes = _without_notes(hints[field.name])
         value = _value(config, field)
-        name = field.name.replace("_", "-")
+        name = _spelled(notes) or field.name.replace("_", "-")
         if is_dataclass(value):
             inner = prefix if field.name == "task" else f"{prefix}{name}."
             yield from _options(value, inner, notes)
             continue
         typed = name if tyro.conf.Positional in notes else f"--{prefix}{name}"
         yield Option(typed, hint, (*notes, *outer), value, field_help(kind, field.name))
+
+
+def _spelled(notes: tuple[Any, ...]) -> str:
+    """The name that a note gives the option, if it is not the field's, such as ``class``; else an empty string."""
+    names = [note.name for note in notes if getattr(note, "name", None) and not isinstance(note, Group)]
+    return names[0] if names else ""
 
 
 def _value(config: Any, field: Field) -> Any:

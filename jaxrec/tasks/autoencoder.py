@@ -275,11 +275,17 @@ def _decode(state: State, code: jax.Array) -> jax.Array:
     return _pixels(state.config, state.player.model.apply(state.player.variables(), code, method="decode"))
 
 
-def generate(state: State, key: jax.Array, count: int, first: jax.typing.ArrayLike = 0) -> dict[str, jax.Array]:
-    """``image`` float32 [count, H, W, C] in [0, 1], decoded from codes drawn from the prior; a vae only."""
+def generate(
+    state: State, key: jax.Array, count: int, first: jax.typing.ArrayLike = 0, *, truncation: jax.typing.ArrayLike = 1.0
+) -> dict[str, jax.Array]:
+    """``image`` float32 [count, H, W, C] in [0, 1], decoded from codes drawn from the prior; a vae only.
+
+    Codes are multiplied by ``truncation``: below 1, images are more alike and closer to the mean.
+    """
     if state.config.model != "vae":
         raise UserError("only a vae or a gan generates images; this run is a plain autoencoder: use predict")
-    return {"image": _decode(state, jax.random.normal(key, (count, state.config.code), jnp.float32))}
+    code = jax.random.normal(key, (count, state.config.code), jnp.float32) * jnp.float32(truncation)
+    return {"image": _decode(state, code)}
 
 
 def artifacts(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:

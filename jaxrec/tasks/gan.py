@@ -302,15 +302,33 @@ def predict(state: State, inputs: dict[str, jax.Array | None]) -> dict[str, jax.
     return {"image": (images + 1) / 2}
 
 
-def generate(state: State, key: jax.Array, count: int, first: jax.typing.ArrayLike = 0) -> dict[str, jax.Array]:
+def generate(
+    state: State,
+    key: jax.Array,
+    count: int,
+    first: jax.typing.ArrayLike = 0,
+    *,
+    label: jax.typing.ArrayLike | None = None,
+    truncation: jax.typing.ArrayLike = 1.0,
+) -> dict[str, jax.Array]:
     """``image`` float32 [count, H, W, C] in [0, 1] from fresh latents.
 
-    If conditional, also ``label`` int32 [count]: the classes in turn, of the images from number ``first`` on.
+    If conditional, also ``label`` int32 [count]: the class ``label``, by default the classes in turn, from the
+    one of image number ``first`` on. Latents are multiplied by ``truncation``: below 1, images are more
+    alike and closer to the mean.
+
+    Raises:
+        UserError: a label is given to a gan that is not conditional.
     """
-    latents = jax.random.normal(key, (count, state.config.latents), jnp.float32)
-    label = (jnp.arange(count, dtype=jnp.int32) + jnp.asarray(first, jnp.int32)) % max(state.config.classes, 1)
-    image = predict(state, {"latents": latents, "label": label})["image"]
-    return {"image": image, "label": label} if state.config.conditional else {"image": image}
+    if label is not None and not state.config.conditional:
+        raise UserError("--class needs a gan that was trained with --conditional; this one knows no classes")
+    latents = jax.random.normal(key, (count, state.config.latents), jnp.float32) * jnp.float32(truncation)
+    if label is None:
+        number = (jnp.arange(count, dtype=jnp.int32) + jnp.asarray(first, jnp.int32)) % max(state.config.classes, 1)
+    else:
+        number = jnp.full(count, label, jnp.int32)
+    image = predict(state, {"latents": latents, "label": number})["image"]
+    return {"image": image, "label": number} if state.config.conditional else {"image": image}
 
 
 def artifacts(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:

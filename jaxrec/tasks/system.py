@@ -137,7 +137,9 @@ class System:
     that were cropped off, so that the model has not seen them."""
     generate: Callable[..., Any] | None = None
     """``generate(state, key, count, first) -> {"image": float32 [count, H, W, C], "label": int32 [count]}``, for
-    systems that draw images. Many are drawn in parts: ``first`` is the number of the part's first image."""
+    systems that draw images. Many are drawn in parts: ``first`` is the number of the part's first image.
+    It may also take ``label``, the number of the class to draw (``--class``), and ``truncation``, a factor of the
+    latents (``--truncation``)."""
     generates: Callable[[Task], bool] | None = None
     """Whether ``generate`` works with these settings; default: if it is defined."""
 
