@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from etils import epath
+from PIL import Image
 
-from jaxrec.data import datasets, decoded, decoders, open_dataset
+from jaxrec.cli import cache
+from jaxrec.data import datasets, decoded, decoders, files, open_dataset
 from jaxrec.data.decoded import Decoded
 from jaxrec.data.features import Feature
 
@@ -170,3 +172,32 @@ def test_a_removed_set_can_still_be_read(tmp_path):
     )
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
     np.testing.assert_array_equal(examples(np.array([2]))["image"], 1)
+
+
+def test_a_folder_is_decoded_once_until_a_file_changes(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("JAXREC_CACHE", str(tmp_path / "cache"))
+    for number in range(6):
+        place = tmp_path / "set" / "ab"[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 4), number, np.uint8)).save(place / f"{number}.png")
+    count = []
+    decode = files.decode_file
+    monkeypatch.setattr(files, "decode_file", lambda *arguments: count.append(1) or decode(*arguments))
+
+    def values(**options):
+        splits = open_dataset(f"folder:{tmp_path / 'set'}", **options).splits
+        return sorted(np.concatenate([split.load()["image"][:, 0, 0, 0] for split in splits.values()]).tolist())
+
+    assert values() == values() == [0, 1, 2, 3, 4, 5] and len(count) == 6
+    assert values(image_size=2) == [0, 1, 2, 3, 4, 5] and len(count) == 12
+    Image.fromarray(np.full((4, 4), 9, np.uint8)).save(tmp_path / "set" / "a" / "0.png")
+    assert values() == [1, 2, 3, 4, 5, 9] and len(count) == 18
+    (tmp_path / "set" / "b" / "1.png").write_bytes(b"no image")
+    assert values(skip_bad=True) == [2, 3, 4, 5, 9]
+    (tmp_path / "cache" / "mine.txt").write_text("not jaxrec's")
+    cache.main([])
+    told = capsys.readouterr().out
+    assert str(tmp_path / "cache") in told and str(tmp_path / "set" / "a") in told and "4.00 GiB" in told
+    cache.main(["--clear"])
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["mine.txt"]
+    assert values(skip_bad=True) == [2, 3, 4, 5, 9]

@@ -14,6 +14,7 @@ COMMANDS = {
     "inspect": "show the settings, parameters and checkpoints of a run",
     "verify": "repeat steps of a run and compare the states",
     "prepare": "download a data set and prepare it for training",
+    "cache": "show what is kept between runs, or remove it",
     "plan": "estimate what a run needs, without data",
 }
 """Each subcommand and what it does."""

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from jaxrec.errors import UserError
 
+KINDS = {"decoded": "decoded images", "programs": "compiled programs", "judges": "judges of generated images"}
+"""The folders in the cache, and what each holds."""
+
 
 def cache_dir() -> Path:
     """The folder in JAXREC_CACHE or, without it, ``jaxrec`` in the user's cache folder; it can be written.

@@ -88,7 +88,7 @@ def open_dataset(
     splits = {}
     for role, spec in (("train", train_split), ("test", test_split)):
         rows = _rows(name, spec, role, source.sizes)
-        splits[role] = Split(source.read, rows, source.features, _kept(source, rows), source.files)
+        splits[role] = Split(source.read, rows, source.features, _kept(name, source, rows), source.files)
     content = (source.identity, to_json(source.features), train_split)
     fingerprint = hashlib.sha256(repr(content).encode()).hexdigest()
     return Dataset(name, source.features, splits, fingerprint, source.left_out, source.remarks)
@@ -106,13 +106,13 @@ def _arrays(data: Any, reads: Reads, options: Options) -> Source:
     return open_arrays(data, reads)
 
 
-def _kept(source: Source, rows: np.ndarray) -> Decoded | None:
+def _kept(name: str, source: Source, rows: np.ndarray) -> Decoded | None:
     """Where the set's examples stay decoded, if these rows are few enough."""
     if not source.version or len(rows) * nbytes(source.features) > KEPT:
         return None
     key = hashlib.sha256(repr((source.identity, source.version, to_json(source.features))).encode())
     folder = cache_dir() / "decoded" / key.hexdigest()[:32]
-    return Decoded(folder, sum(source.sizes.values()), source.features)
+    return Decoded(folder, sum(source.sizes.values()), source.features, name=name)
 
 
 def _folder(path: str, reads: Reads, options: Options) -> Source:

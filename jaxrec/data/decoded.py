@@ -6,15 +6,19 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxrec.data.features import Features, blank, nbytes, record
-from jaxrec.files import open_atomically
+from jaxrec.files import open_atomically, write_atomically
 
 LIMIT = 4 * 2**30
 """Bytes of decoded examples of all sets together above which the least recently used sets are removed."""
+NAME = "name.txt"
+"""Holds the name of a set."""
 BLOCK = 2**22
 """Bytes of one file, about."""
 SMALL = 2**14
@@ -24,6 +28,27 @@ SMALL = 2**14
 def decoding_threads(features: Features) -> ThreadPoolExecutor:
     """As many threads as make decoding quicker: one for small examples, which wait for Python's lock."""
     return ThreadPoolExecutor(1 if nbytes(features) < SMALL else None)
+
+
+class Kept(NamedTuple):
+    """A set that is kept."""
+
+    name: str
+    size: int
+    """Bytes of its files."""
+    used: datetime
+    """When it was last used."""
+
+
+def kept_sets(folder: Path) -> list[Kept]:
+    """The sets in the folder of all decoded sets, the last used first."""
+    found = []
+    for each in folder.glob("*/"):
+        with contextlib.suppress(OSError):
+            name = os.fsdecode((each / NAME).read_bytes()) if (each / NAME).exists() else each.name
+            size = sum(file.stat().st_size for file in each.iterdir())
+            found.append(Kept(name, size, datetime.fromtimestamp(each.stat().st_mtime)))
+    return sorted(found, key=lambda kept: kept.used, reverse=True)
 
 
 @dataclass(frozen=True)
@@ -39,6 +64,8 @@ class Decoded:
     """Number of examples of the set, all splits together."""
     features: Features
     limit: int = LIMIT
+    name: str = ""
+    """What the set is called, for those who look into the cache."""
 
     @property
     def _size(self) -> int:
@@ -53,6 +80,8 @@ class Decoded:
         with decoding_threads(self.features) as pool:
             blocks = dict(zip(numbers, pool.map(lambda number: self._block(read, number), numbers), strict=True))
         with contextlib.suppress(OSError):
+            if self.name:
+                write_atomically(self.folder / NAME, os.fsencode(self.name))
             os.utime(self.folder)
         _evict(self.folder, self.limit)
 

@@ -1,5 +1,6 @@
 """Image files and what belongs to them, as a source: what folders and tables of images share."""
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,7 +11,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from jaxrec.data.features import Feature, Features, blank, nbytes
+from jaxrec.data.cache import cache_dir
+from jaxrec.data.decoded import Decoded
+from jaxrec.data.features import Feature, Features, blank, nbytes, to_json
 from jaxrec.data.images import Header, decode_file, open_image, probe_file, strict_pillow
 from jaxrec.data.levels import Extent, Levels, extent, find_levels
 from jaxrec.data.masks import MaskClasses, decode_mask
@@ -77,7 +80,9 @@ PLAIN = Options()
 def open_files(
     found: Sequence[File], image: str, values: Features, options: Options, mask: tuple[str, MaskClasses] | None = None
 ) -> Readable:
-    """Checks every file's header, and decodes all images if they fit in memory together or ``skip_bad`` is set.
+    """Checks every file's header, and decodes all images if they are at most ``held`` bytes or ``skip_bad`` is set.
+
+    Decoded images of whole sets are kept for later runs; see ``Decoded``.
 
     Images are RGB if any has color, uint16 if all have 16 bits, float32 if all have floats, and are brought to the size
     that the options name or to that of the first one (see ``convert_image``).
@@ -103,6 +108,9 @@ def open_files(
             features[mask[0]] = mask[1].feature(shape[:2], options.resize)
         decode = partial(_decode, features=features, image=image, mask=mask)
         held = len(files) * nbytes(features) <= options.held
+        if held:
+            with contextlib.suppress(UserError):  # Of a bad file: all of them are named or left out below.
+                return Readable(files, features, _kept(pool, decode, files, features), left_out, remarks)
         decoded: list[dict[str, Any]] = []
         if held or options.skip_bad:
             tried = attempt(decode if held else partial(_try, decode))
@@ -113,6 +121,38 @@ def open_files(
         return _stack(features, [decode(files[row]) for row in rows.tolist()])
 
     return Readable(files, features, from_arrays(_stack(features, decoded)) if held else read, left_out, remarks)
+
+
+def _kept(pool: ThreadPoolExecutor, decode: Callable[[File], Any], files: Sequence[File], features: Features) -> Read:
+    """Reads files as ``decode`` does, from what stays decoded from one run to the next."""
+    pixels = {name: feature for name, feature in features.items() if feature.kind in ("image", "mask")}
+
+    def decoded(rows: np.ndarray) -> dict[str, np.ndarray]:
+        return _stack(pixels, list(pool.map(decode, [files[row] for row in rows.tolist()])))
+
+    folder = cache_dir() / "decoded" / _content_key(files, pixels)
+    mapped = Decoded(folder, len(files), pixels, name=str(files[0].image.parent)).open(decoded, np.arange(len(files)))
+
+    def read(rows: np.ndarray) -> dict[str, np.ndarray]:
+        found = mapped(rows)
+        chosen = [files[row].values for row in rows.tolist()]
+        for name in features.keys() - pixels.keys():
+            found[name] = _stack({name: features[name]}, chosen)[name]
+        return {name: found[name] for name in features}
+
+    return read
+
+
+def _content_key(files: Sequence[File], pixels: Features) -> str:
+    """Differs if a file, what is made of it, or Pillow has changed."""
+    from PIL import __version__
+
+    digest = hashlib.sha256(repr((__version__, to_json(pixels))).encode())
+    for file in files:
+        for path in filter(None, (file.image, file.mask)):
+            state = path.stat()
+            digest.update(os.fsencode(path.absolute()) + f" {state.st_size} {state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:32]
 
 
 def _images(files: Iterable[File]) -> list[Path]:
