@@ -154,6 +154,7 @@ def test_a_run_folder_holds_what_a_person_and_a_program_need(cnn):
     assert all({"loss", "accuracy"} <= row.keys() for row in metrics)
     assert (cnn / "checkpoints" / "6" / "model").is_dir()
     assert {path.name for path in (cnn / "pictures").iterdir()} == {
+        "batch.png",
         "confusion_matrix.png",
         "predictions.png",
         "worst_mistakes.csv",

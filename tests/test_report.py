@@ -9,10 +9,13 @@ import math
 import os
 import re
 import shlex
+import shutil
+import subprocess
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -20,14 +23,18 @@ import pytest
 from PIL import Image
 
 import jaxrec
+from jaxrec.cli.compare import main as compare_command
 from jaxrec.cli.training_arguments import read_arguments
 from jaxrec.data import open_dataset
 from jaxrec.errors import UserError
 from jaxrec.run import evaluation
 from jaxrec.run.drawing import arranged
 from jaxrec.run.introduction import for_the_report
+from jaxrec.run.observers import Moment
 from jaxrec.run.show.charts import curves
+from jaxrec.run.show.compare import compare, write_comparison
 from jaxrec.run.show.fonts import can_write
+from jaxrec.run.show.index import write_index
 from jaxrec.run.show.log import read_metrics
 from jaxrec.run.show.page import text as figure_text
 from jaxrec.run.show.pictures import GAP, grid, matrix_picture, save_artifacts, shades, timeline
@@ -402,8 +409,13 @@ def test_report_shows_what_a_system_says_of_itself(tmp_path) -> None:
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """A run on a folder of 40 training and 90 test images, of which some are mistaken."""
+def photos(trained_on_photos):
+    return trained_on_photos[0]
+
+
+@pytest.fixture(scope="module")
+def trained_on_photos(tmp_path_factory):
+    """A run on a folder of 40 training and 90 test images, and its reports while it trained."""
     folder, runs = tmp_path_factory.mktemp("photos"), tmp_path_factory.mktemp("runs")
     random = np.random.default_rng(0)
     for split, count in (("train", 20), ("test", 45)):
@@ -415,8 +427,15 @@ def photos(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
         patch.setattr(evaluation, "MOST", 32)
         task = replace(preset("cnn"), width=0.1)
-        config = Train(task, f"folder:{folder}", steps=8, batch_size=16, eval_every=4, runs=str(runs))
-        return jaxrec.fit(config)
+        config = Train(task, f"folder:{folder}", steps=8, batch_size=16, eval_every=4, runs=str(runs), name="dogs")
+        while_training: list[str] = []
+
+        def note(moment: Moment) -> None:
+            page = Path(config.runs) / str(config.name) / "report.html"
+            if moment.evaluates and not moment.last:
+                while_training.append(page.read_text("utf-8"))
+
+        return jaxrec.fit(config, observers=[note]), while_training
 
 
 def test_the_worst_mistakes_are_those_of_the_whole_split(photos) -> None:
@@ -504,3 +523,102 @@ def test_a_search_leads_with_its_best_member(tmp_path) -> None:
     assert "accuracy 0.9 on 360 test examples, the best of 3 members." in page
     order = [page.index(f"<tr><td>{number}</td><td>0</td>") for number in (1, 2, 0)]
     assert order == sorted(order)
+
+
+def test_the_report_is_there_while_the_run_trains(trained_on_photos) -> None:
+    (page,) = trained_on_photos[1]
+    assert "last logged step 4 of 8." in page
+    assert page.count("<img ") == 3, "worst mistakes, predictions, a batch as augmented"
+    _Tags(page)
+
+
+def test_the_runs_of_a_folder_are_listed(photos, tmp_path) -> None:
+    assert (photos.folder.parent / "index.html").is_file()
+    _run(tmp_path)
+    shutil.copytree(photos.folder, tmp_path / "runs" / "dogs")
+    damaged = tmp_path / "runs" / EVIL[:7]
+    damaged.mkdir()
+    (damaged / "config.json").write_text("[")
+    page = write_index(tmp_path / "runs").read_text("utf-8")
+    links = [attrs["href"] for tag, attrs in _Tags(page).seen if tag == "a"]
+    assert sorted(links) == ["%3Cscript/report.html", "cnn-digits-1/report.html", "dogs/report.html"]
+    assert f"accuracy {figure_text(photos.results['accuracy'])}" in page and "accuracy 0.9722" in page
+
+
+def test_runs_are_compared(photos, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    other = shutil.copytree(photos.folder, tmp_path / "cats")
+    config, results = (json.loads((other / f"{name}.json").read_text()) for name in ("config", "results"))
+    config["task"]["optimizer"]["lr"] = 0.25
+    results["accuracy"] = 1.0
+    (other / "config.json").write_text(json.dumps(config))
+    (other / "results.json").write_text(json.dumps(results))
+    compare_command([str(photos.folder), str(other), "--out", str(tmp_path / "both.html")])
+    said, page = capsys.readouterr().out, (tmp_path / "both.html").read_text("utf-8")
+    rows = [re.split(r"\s*[│┃]\s*", line.strip("│ ")) for line in said.splitlines()]
+    assert ["--optimizer.lr", "0.001", "0.25"] in [[cell.strip() for cell in row] for row in rows]
+    assert "--batch-size 16" in said and "--width" not in said.split("test metrics")[0]
+    assert "<td>--optimizer.lr</td><td>0.001</td><td>0.25</td>" in page
+    assert f"<td>accuracy ↑</td><td>{figure_text(photos.results['accuracy'])}</td><td><strong>1</strong></td>" in page
+    loss = ElementTree.fromstring(re.findall("<svg.*?</svg>", page)[0]).attrib["data-series"]
+    assert [name for name, _ in json.loads(loss)] == ["dogs", "cats"]
+    _Tags(page)
+    with pytest.raises(UserError, match="two"):
+        compare_command([str(other)])
+    with pytest.raises(UserError, match="--out"):
+        compare_command([str(photos.folder), str(other), "--out", str(tmp_path / "missing" / "both.html")])
+
+
+BROWSERS = [path for path in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if path]
+LOOK = """
+<body><script>
+onload = async () => {
+  const seen = [];
+  for (const frame of document.querySelectorAll("iframe")) {
+    const page = frame.contentDocument;
+    page.querySelectorAll("details").forEach(each => each.open = true);
+    await Promise.all([...page.images].map(image => image.decode().catch(() => {})));
+    const chart = page.querySelector("svg[data-series]");
+    if (chart) {
+      const box = chart.getBoundingClientRect();
+      chart.dispatchEvent(new PointerEvent("pointermove", {clientX: box.right}));
+    }
+    seen.push({
+      width: frame.width, wide: page.documentElement.scrollWidth,
+      images: page.images.length, decoded: [...page.images].filter(image => image.naturalWidth > 0).length,
+      values: chart ? page.querySelector(".values").textContent : "",
+      paper: frame.contentWindow.getComputedStyle(page.body).backgroundColor,
+    });
+  }
+  document.title = JSON.stringify(seen);
+};
+</script>
+"""
+
+
+@pytest.mark.skipif(not BROWSERS, reason="no Chromium is installed")
+@pytest.mark.parametrize(("scheme", "paper"), [(1, "rgb(255, 255, 255)"), (0, "rgb(21, 24, 28)")])
+def test_pages_in_a_browser(photos, tmp_path, scheme: int, paper: str) -> None:
+    """At 1400 and 400 pixels, light and dark: nothing is wider than the page, and every picture is shown."""
+    compared = tmp_path / "compare.html"
+    write_comparison(compare([photos.folder, photos.folder]), compared)
+    frames = ""
+    for page in (photos.folder / "report.html", photos.folder.parent / "index.html", compared):
+        for width in (1400, 400):
+            text = html.escape(page.read_text("utf-8"))
+            frames += f'<iframe width="{width}" height="900" style="border:0" srcdoc="{text}"></iframe>'
+    (tmp_path / "look.html").write_text(f'<meta charset="utf-8">{LOOK}{frames}', "utf-8")
+    command = [BROWSERS[0], "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=10000"]
+    command += [f"--user-data-dir={tmp_path}/browser", f"--blink-settings=preferredColorScheme={scheme}"]
+    command += ["--dump-dom", f"file://{tmp_path}/look.html"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    title = re.search("<title>(.*?)</title>", done.stdout)
+    assert title, done.stderr[-2000:]
+    seen = json.loads(html.unescape(title[1]))
+    assert len(seen) == 6
+    for page in seen:
+        assert page["wide"] <= int(page["width"])
+        assert page["decoded"] == page["images"]
+        assert page["paper"] == paper
+    assert [page["images"] for page in seen] == [4, 4, 0, 0, 0, 0]
+    assert all(page["values"].startswith("step 8: ") for page in (*seen[:2], *seen[4:]))

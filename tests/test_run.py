@@ -101,7 +101,7 @@ def test_the_latest_and_the_best_checkpoint_are_kept(every, tmp_path):
 @pytest.mark.parametrize(
     ("model", "names", "evolving"),
     [
-        ("gan", ["interpolation", "samples"], ["samples"]),
+        ("gan", ["interpolation", "real", "samples"], ["samples"]),
         ("autoencoder", ["reconstructions", "worst_reconstructions"], []),
     ],
 )
@@ -116,7 +116,8 @@ def test_pictures_that_the_next_overwrite_are_drawn_now_and_then(model, names, e
         monkeypatch.setattr(drawing, "PICTURE_SECONDS", seconds)
         train(tmp_path, str(seconds), "--steps", 6, "--eval-every", 2, model=model)
     between = [(4, evolving), (6, evolving)] if evolving else []
-    assert drawn == [(2, names), *between, (None, names), *[(step, names) for step in (2, 4, 6, None)]]
+    first = (2, sorted(["batch", *names]))
+    assert drawn == [first, *between, (None, names), first, *[(step, names) for step in (4, 6, None)]]
 
 
 def test_rows_have_step_split_and_metrics(tmp_path, monkeypatch):

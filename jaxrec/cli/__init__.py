@@ -12,6 +12,7 @@ COMMANDS = {
     "generate": "draw images from a trained generative model",
     "sweep": "search hyper-parameters by training many runs at once",
     "inspect": "show the settings, parameters and checkpoints of a run",
+    "compare": "show runs side by side",
     "verify": "repeat steps of a run and compare the states",
     "prepare": "download a data set and prepare it for training",
     "cache": "show what is kept between runs, or remove it",

@@ -10,9 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrec.data import Split, class_names
+from jaxrec.data import Split, batch_indices, class_names
 from jaxrec.data.features import Features
 from jaxrec.files import write_atomically
+from jaxrec.metrics.worst import MOST
 from jaxrec.run.evaluation import batch_size
 from jaxrec.run.session import Session
 from jaxrec.run.show.gallery import MISTAKES
@@ -44,6 +45,7 @@ class Pictures:
         """When all pictures were written last."""
         self.evolving = system.evolving
         """The pictures that are kept at every evaluation; once some were drawn, those that there are."""
+        self.shown_batch = processes.by_first((session.folder / "pictures" / "batch.png").exists)
 
     def at(self, state: State, step: int, worst: np.ndarray | None) -> None:
         """The pictures of an evaluation. Those that do not evolve are left out if some were just written.
@@ -59,7 +61,7 @@ class Pictures:
         if recent:
             pictures = {name: pictures[name] for name in self.evolving}
         else:
-            pictures |= self._worst(state, split, worst)
+            pictures |= self._worst(state, split, worst) | self._batch(state, step)
             self.written = time.monotonic()
         self._write(pictures, step)
 
@@ -96,6 +98,22 @@ class Pictures:
             for key in parts[0][name]:
                 whole[key] = np.concatenate([np.asarray(part[name][key]) for part in parts])[: len(worst)]
             pictures[name] = arranged(whole)
+        return pictures
+
+    def _batch(self, state: State, step: int) -> dict[str, Any]:
+        """The batch of the next step as augmented, once in a run."""
+        if self.shown_batch:
+            return {}
+        self.shown_batch = True
+        session, split = self.session, self.session.data.train
+        index, epoch = batch_indices(session.config.seed, step, session.config.batch_size, len(split))
+        count = min(MOST, batch_size(PICTURE_EXAMPLES, split), len(index))
+        batch = {**split.read(index[:count]), "index": index[:count], "epoch": epoch[:count]}
+        draw = jax.jit(session.system.seen, out_shardings=session.devices.replicated)
+        drawn = jax.device_get(session.devices.finish(draw(state, session.devices.copy(batch))))
+        pictures = {}
+        for name, cells in drawn.items():
+            pictures[name] = arranged({key: np.asarray(values) for key, values in cells.items()})
         return pictures
 
     def _pieces(self, split: Split, worst: np.ndarray) -> Iterator[np.ndarray]:

@@ -15,6 +15,7 @@ from jaxrec.run.feed import steps_per_call
 from jaxrec.run.measures import measured
 from jaxrec.run.observers import Evaluation, check_finite
 from jaxrec.run.session import Session
+from jaxrec.run.show.index import write_index
 from jaxrec.run.show.log import Log, scores
 from jaxrec.run.show.pictures import save_artifacts
 from jaxrec.run.show.report import write_report
@@ -115,5 +116,9 @@ def conclude(session: Session, log: Log, results: dict[str, Any], seconds: dict[
     seconds["total"] = time.perf_counter() - session.began
     folder.write_json(session.folder / "manifest.json", {**manifest, "seconds": seconds})
     report = write_report(session.folder)
+    try:
+        write_index(session.folder.parent)
+    except OSError as error:  # The run is whole without it.
+        log.say(f"the list of runs, index.html, cannot be written ({error.strerror})")
     log.say(f"{seconds['total']:.0f} s in all")
     log.say(f"read {report}")

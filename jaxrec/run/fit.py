@@ -14,6 +14,7 @@ from jaxrec.run.feed import Feed, open_feed
 from jaxrec.run.initial import initial_state
 from jaxrec.run.introduction import introduce
 from jaxrec.run.observers import Evaluation, Moment, Observer, Saving, TrainingLog, hashes_now, watch_steps
+from jaxrec.run.reporting import LiveReport
 from jaxrec.run.session import Session, open_session
 from jaxrec.run.show.log import Log, read_metrics
 from jaxrec.run.steps import CompiledStep, compile_step, run_steps, unharmed
@@ -86,7 +87,7 @@ def fit(config: Train, dataset: Any = None, observers: Sequence[Observer] = ()) 
                 missed = Moment(start, state, None, None, evaluates=True, hashes=hashes_now(session, state))
                 evaluation(missed)
                 saving(missed)
-            watchers = [TrainingLog(session, log), evaluation, saving, *observers]
+            watchers = [TrainingLog(session, log), evaluation, saving, LiveReport(session, log), *observers]
             events = run_steps(step, feed, state, unharmed(session.devices, state), start, end)
             state = watch_steps(session, events, watchers, state, end)
             session.checkpoints.wait()

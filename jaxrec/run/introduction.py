@@ -17,6 +17,8 @@ from jaxrec.settings import Task, registry
 from jaxrec.tasks.state import State
 from jaxrec.tasks.system import System
 
+BATCH = "A training batch as the model sees it, after augmentation."
+
 
 def introduce(session: Session, log: Log, state: State) -> None:
     """Says what is trained on what, and writes the manifest."""
@@ -65,7 +67,7 @@ def for_the_report(system: System, task: Task) -> dict[str, Any]:
     score = None if system.score is None else system.score._asdict()
     return {
         "headline": list(system.headline),
-        "captions": dict(system.captions),
+        "captions": {**system.captions, "batch": BATCH},
         "meanings": {name: each._asdict() for name, each in {**MEANINGS, **system.meanings}.items()},
         "evolving": list(system.evolving),
         "score": score,

@@ -18,6 +18,7 @@ from jaxrec.run.fit import Run
 from jaxrec.run.introduction import introduce
 from jaxrec.run.members import Member, Members, MembersFeed, members_step, spread
 from jaxrec.run.observers import Moment, Observer, hashes_now, validated, watch_steps
+from jaxrec.run.reporting import LiveReport
 from jaxrec.run.session import Session, open_session
 from jaxrec.run.show.log import Log
 from jaxrec.run.steps import CompiledStep, Watch, run_steps, unharmed
@@ -68,7 +69,13 @@ def fit_members(
             log.compiled(seconds["compile"])
             began = time.perf_counter()
             evaluation = MembersEvaluation(members, log)
-            watchers = [MembersLog(members, log), evaluation, MembersSaving(members), *observers]
+            watchers = [
+                MembersLog(members, log),
+                evaluation,
+                MembersSaving(members),
+                LiveReport(session, log),
+                *observers,
+            ]
             start = 0
             for end in [steps * part // (halving + 1) for part in range(1, halving + 2)]:
                 if start:

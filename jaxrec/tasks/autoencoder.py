@@ -38,6 +38,7 @@ MEANINGS = {
 }
 CAPTIONS = {
     "samples": "Generated from the same codes throughout the run, here at its end.",
+    "real": "Real images, laid out in the same way.",
     "samples.gif": "Generated from the same codes throughout the run.",
     "reconstructions": "Images, above what the model makes of them; of a denoiser, between them what it saw.",
     "worst_reconstructions": "The same, side by side, of the images of highest loss in the whole split.",
@@ -292,9 +293,11 @@ def artifacts(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:
     """What a person would look at, float32 [rows, columns, H, W, C] in [0, 1].
 
     ``reconstructions``: clean image, what the model saw (denoising), and its answer, row by row. A vae adds ``samples``
-    from the prior, on latents fixed by the run's key, and ``interpolation`` between the codes of pairs of images.
+    from the prior, on latents fixed by the run's key, ``real`` images in the same layout, and ``interpolation`` between
+    the codes of pairs of images.
     """
     config = state.config
+    images = pixels(batch)
     batch = {name: values[:12] for name, values in batch.items()}
     pictures = {"reconstructions": {"images": jnp.stack(_compared(state, batch))}}
     if config.model == "vae":
@@ -302,6 +305,9 @@ def artifacts(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:
         rows, columns = sheet_size(8, 12, shape)
         samples = generate(state, stream(state.key, "samples", jnp.int32(0)), rows * columns)["image"]
         pictures["samples"] = {"images": samples.reshape(rows, columns, *shape)}
+        fits = min(columns, len(images))
+        real = images[: min(rows, len(images) // fits) * fits]
+        pictures["real"] = {"images": real.reshape(-1, fits, *shape)}
         half, columns = sheet_size(mean.shape[0] // 2, 12, shape)
         if half:
             start, end = mean[:half, None], mean[half : 2 * half, None]

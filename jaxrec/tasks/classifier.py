@@ -201,13 +201,8 @@ def train_step(state: State, batch: Batch, *, axis_name: str | None = None) -> t
     """
     config, player = state.config, state.player
     model = for_replicas(player.model, axis_name)
-    key = partial(stream, state.key, step=state.step, axis_name=axis_name)
-    images = augmented(config, key("augment"), batch)
-    targets = _targets(config, batch["label"])
-    if config.mixup:
-        images, targets = mixup(key("mixup"), images, targets, config.mixup)
-    if config.cutmix:
-        images, targets = cutmix(key("cutmix"), images, targets, config.cutmix)
+    key = stream(state.key, "model", state.step, axis_name)
+    images, targets = _mixed(state, batch, axis_name)
 
     def loss(params: Any, stats: Any, examples: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
         inputs = _inputs(config, examples["image"])
@@ -219,8 +214,27 @@ def train_step(state: State, batch: Batch, *, axis_name: str | None = None) -> t
         return value, ({"loss": value, **_accuracy(config, logits, examples["target"])}, stats)
 
     examples = {"image": images, "target": targets}
-    player, metrics = learn(player, state, loss, examples, key("model"), axis_name=axis_name)
+    player, metrics = learn(player, state, loss, examples, key, axis_name=axis_name)
     return state.replace(step=state.step + 1, players={"net": player}), metrics
+
+
+def seen(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:
+    """``batch``: images as the training step mixes and augments them, [B, 1, H, W, C]."""
+    images, _ = _mixed(state, batch, None)
+    return {"batch": {"images": images[:, None]}}
+
+
+def _mixed(state: State, batch: Batch, axis_name: str | None) -> tuple[jax.Array, jax.Array]:
+    """Images in [0, 1] after augmentation, mixup and cutmix, and their targets [B, classes]."""
+    config = state.config
+    key = partial(stream, state.key, step=state.step, axis_name=axis_name)
+    images = augmented(config, key("augment"), batch)
+    targets = _targets(config, batch["label"])
+    if config.mixup:
+        images, targets = mixup(key("mixup"), images, targets, config.mixup)
+    if config.cutmix:
+        images, targets = cutmix(key("cutmix"), images, targets, config.cutmix)
+    return images, targets
 
 
 def _accuracy(config: Config, logits: jax.Array, targets: jax.Array) -> Metrics:

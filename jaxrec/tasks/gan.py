@@ -55,6 +55,7 @@ MEANINGS = {
 }
 CAPTIONS = {
     "samples": "Generated from the same latents throughout the run, here at its end.",
+    "real": "Real images, laid out in the same way.",
     "samples.gif": "Generated from the same latents throughout the run.",
     "interpolation": "From one image to another: what lies between their latents, row by row.",
 }
@@ -334,8 +335,8 @@ def generate(
 def artifacts(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:
     """What a person would look at, float32 [rows, columns, H, W, C] in [0, 1].
 
-    ``samples`` on latents fixed by the run's key, a column per class if conditional, and ``interpolation`` between
-    pairs of latents.
+    ``samples`` on latents fixed by the run's key, a column per class if conditional, ``real`` images laid out in the
+    same way, and ``interpolation`` between pairs of latents.
     """
     config, shape = state.config, image_shape(batch)
     draw = partial(stream, state.key, step=jnp.int32(0))
@@ -344,6 +345,7 @@ def artifacts(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:
     label = jnp.arange(rows * columns, dtype=jnp.int32) % columns
     samples = predict(state, {"latents": latents, "label": label})["image"]
     pictures = {"samples": {"images": samples.reshape(rows, columns, *shape)}}
+    pictures["real"] = {"images": _real(config, batch, rows, columns)}
     rows, columns = sheet_size(6, 10, shape)
     start, end = jax.random.normal(draw("interpolation"), (2, rows, 1, config.latents))
     angle = jnp.linspace(0, jnp.pi / 2, columns)[None, :, None]
@@ -353,3 +355,17 @@ def artifacts(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:
     line = predict(state, {"latents": latents, "label": label})["image"]
     pictures["interpolation"] = {"images": line.reshape(rows, columns, *shape)}
     return pictures
+
+
+def _real(config: Config, batch: Batch, rows: int, columns: int) -> jax.Array:
+    """Real images laid out as the generated ones; white where a class has too few."""
+    images = pixels(batch)
+    if not config.conditional:
+        columns = min(columns, len(images))
+        rows = min(rows, len(images) // columns)
+        return images[: rows * columns].reshape(rows, columns, *images.shape[1:])
+    classes = jnp.arange(columns, dtype=jnp.int32)[:, None]
+    others = batch["label"][None] != classes
+    chosen = jnp.argsort(others, axis=1, stable=True)[:, :rows]
+    fits = batch["label"][chosen] == classes
+    return jnp.where(fits[..., None, None, None], images[chosen], 1.0).swapaxes(0, 1)

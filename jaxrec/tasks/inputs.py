@@ -72,6 +72,17 @@ def augmented(config: Task, key: jax.Array, batch: Batch) -> jax.Array:
     return augment(config.augment, key, pixels(batch), *places(batch))
 
 
+def seen(state: Any, batch: Batch) -> dict[str, dict[str, jax.Array]]:
+    """``batch``: the images of a batch as the training step augments them, float32 [B, 1, H, W, C] in [0, 1].
+
+    Empty if the system reads no images.
+    """
+    if "image" not in batch:
+        return {}
+    images = augmented(state.config, stream(state.key, "augment", state.step), batch)
+    return {"batch": {"images": images[:, None]}}
+
+
 def example_keys(batch: Batch, name: str) -> jax.Array:
     """A key per example [B], drawn from its ``index`` alone.
 

@@ -143,10 +143,7 @@ def train_step(state: State, batch: Batch, *, axis_name: str | None = None) -> t
     config, player = state.config, state.player
     model = for_replicas(player.model, axis_name)
     key = partial(stream, state.key, step=state.step, axis_name=axis_name)
-    examples = {"image": pixels(batch), "mask": batch["mask"]}
-    kinds = {"image": "image", "mask": "mask"}
-    changes = _training_augment(config)
-    examples = augment_examples(changes, key("augment"), examples, kinds, *places(batch), void=config.void)
+    examples = _augmented(config, key("augment"), batch)
     # A window is cut from the shrunk image, in the one resampling that scales it.
     shrink = 1 if _has_window(config) else config.shrink
 
@@ -164,6 +161,22 @@ def train_step(state: State, batch: Batch, *, axis_name: str | None = None) -> t
 
     player, metrics = learn(player, state, loss, examples, key("model"), axis_name=axis_name)
     return state.replace(step=state.step + 1, players={"net": player}), metrics
+
+
+def _augmented(config: Config, key: jax.Array, batch: Batch) -> Batch:
+    """Images in [0, 1] and masks after augmentation."""
+    examples = {"image": pixels(batch), "mask": batch["mask"]}
+    kinds = {"image": "image", "mask": "mask"}
+    return augment_examples(_training_augment(config), key, examples, kinds, *places(batch), void=config.void)
+
+
+def seen(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:
+    """``batch``: images and their classes as the training step augments them, [B, 2, H, W, 3]."""
+    config = state.config
+    examples = _augmented(config, stream(state.key, "augment", state.step), batch)
+    mask = examples["mask"].astype(jnp.int32)
+    shown = [_rgb(examples["image"]), colors(mask, pixels_that_count(mask, config.classes, config.void))]
+    return {"batch": {"images": jnp.stack(shown, 1)}}
 
 
 def _accuracy(config: Config, logits: jax.Array, mask: jax.Array) -> jax.Array:

@@ -25,6 +25,7 @@ from jaxrec.errors import UserError
 from jaxrec.metrics.meanings import Meaning
 from jaxrec.settings import registry
 from jaxrec.settings.common import Task
+from jaxrec.tasks.inputs import seen
 
 REQUIRED = ("READS", "init", "train_step", "eval_step", "predict", "artifacts")
 
@@ -122,6 +123,9 @@ class System:
     """``worst(state, batch)``: pictures of the examples of highest loss, given worst first, a few at a time:
     ``{name: {"images": [B, n, H, W, C]}}``, n images side by side of each example, and ``label``, ``prediction`` and
     ``confidence`` [B] if they help. For systems whose ``eval_step`` gives ``jaxrec.metrics.Worst``."""
+    seen: Callable[..., dict[str, Any]] = seen
+    """``seen(state, batch)``: a training batch as the model sees it, as pictures in the manner of ``worst``; default:
+    its images as the configured augmentation leaves them."""
     summary_pictures: Callable[[Mapping[str, Any]], dict[str, Any]] = no_pictures
     """Pictures made from the metrics on the test split, such as a confusion matrix."""
     rows: Callable[..., list[dict[str, Any]]] | None = None
@@ -160,6 +164,7 @@ FUNCTIONS = (
     "validation_config",
     "evaluation_size",
     "worst",
+    "seen",
     "summary_pictures",
     "rows",
     "sheet",

@@ -79,7 +79,12 @@ def _figures(folder: Path, captions: Mapping[str, str]) -> Iterator[str]:
     paths = [path for path in folder.glob("*.*") if path.suffix in (".png", ".gif")]
     paths = [path for path in paths if not STEP_NAME.fullmatch(path.stem)]
     known = list(captions)
-    paths.sort(key=lambda path: (known.index(path.stem) if path.stem in known else len(known), path.name))
+
+    def place(path: Path) -> tuple[int, str]:
+        named = [name for name in (path.name, path.stem) if name in known]
+        return (known.index(named[0]) if named else len(known), path.name)
+
+    paths.sort(key=place)
     for path in paths:
         caption = captions.get(path.name) or captions.get(path.stem) or f"{path.stem.replace('_', ' ').capitalize()}."
         try:

@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,13 @@ class Record:
         self.manifest: dict[str, Any] = _read(run / "manifest.json")
         self.results: dict[str, Any] = _read(run / "results.json")
         self.members: list[dict[str, Any]] = _read(run / "members.json") or []
-        # Of many runs at once, the curves are of the one whose checkpoint is kept.
-        kept = self.results.get("checkpoint_of", 0)
-        self.metrics = [row for row in read_metrics(run) if row.get("member", kept) == kept]
         self.facts: dict[str, Any] = {**NO_FACTS, **self.manifest.get("report", {})}
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The logged rows; of many runs at once, of the one whose checkpoint is kept."""
+        kept = self.results.get("checkpoint_of", 0)
+        return [row for row in read_metrics(self.run) if row.get("member", kept) == kept]
 
     @property
     def searched(self) -> bool:
