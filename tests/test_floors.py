@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "jaxrec"
 FLOORS = (
-    ("errors", "files"),
+    ("errors", "files", "waiting"),
     ("settings",),
     ("data",),
     ("augment", "losses", "metrics", "models", "optimizers", "parallel"),

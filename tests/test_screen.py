@@ -1,11 +1,18 @@
 """What the terminal shows: the bar's line at any width, rates over the last seconds, the table at the end."""
 
 import io
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from jaxrec.run.show.screen import Pace, figures, open_bar, told
+from jaxrec.run import judge
+from jaxrec.run.introduction import changed_schedule
+from jaxrec.run.show import screen
+from jaxrec.run.show.screen import Pace, Waiting, figures, open_bar, told
+from jaxrec.settings import Optimizer
+from jaxrec.waiting import counted, listening
 
 GAN = {
     "discriminator_gradient_norm": 0.4,
@@ -58,3 +65,55 @@ def test_many_figures_of_one_kind_share_a_line():
         "  kernel_distance             1",
         "  kernel_distance_train_test  2",
     ]
+
+
+def test_long_work_is_counted_and_silent_without_a_listener(monkeypatch):
+    monkeypatch.setattr(screen, "WAITING_SECONDS", 0)
+    said: list[str] = []
+    with listening(Waiting(Console(file=io.StringIO()), said.append)):
+        assert list(counted("abc", "reading headers", 5, each=2)) == ["a", "b", "c"]
+    assert said == [f"reading headers: {done} of 5" for done in (0, 2, 4, 5, 5)]
+    assert list(counted("abc", "reading headers", 3)) == ["a", "b", "c"]
+    assert len(said) == 5
+
+
+def test_a_terminal_shows_a_count_that_vanishes():
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=True, color_system=None, width=80)
+    waiting = Waiting(console, print)
+    waiting("training the judge", 3, 400)
+    assert waiting.line is not None
+    waiting.line.refresh()
+    assert "training the judge" in shown.getvalue() and "3/400" in shown.getvalue()
+    waiting("training the judge", 400, 400)
+    assert waiting.line is None
+
+
+def budget(examples: int, side: int) -> tuple[int, int]:
+    features = {"image": SimpleNamespace(kind="image", shape=(side, side, 3), dtype="uint8")}
+    data: Any = SimpleNamespace(train=range(examples), dataset=SimpleNamespace(features=features))
+    return judge._budget(SimpleNamespace(judge_steps=None), data), judge._batch(data)
+
+
+def test_the_judge_follows_the_data():
+    """Usual sets keep the recipe; few or large images are looked at less."""
+    assert budget(54000, 28) == (3 * 54000 // 128, 128)
+    assert budget(1293, 8) == (400, 128)
+    assert budget(72, 96) == (50, 72)
+    for examples, side in ((72, 96), (50_000, 224), (10**6, 512)):
+        steps, batch = budget(examples, side)
+        assert steps >= 1 and steps * batch <= 50 * examples and steps * batch * side**2 <= 2e8
+
+
+def test_a_longer_schedule_is_said():
+    made_with = [[0, {"steps": 1000}], [1000, {"steps": 2000}]]
+    optimizer = Optimizer(lr=1e-3, schedule="cosine", warmup=0, steps=2000)
+    session: Any = SimpleNamespace(
+        progress=SimpleNamespace(made_with=made_with, step=1000),
+        config=SimpleNamespace(steps=2000, task=SimpleNamespace(optimizer=optimizer)),
+    )
+    state: Any = SimpleNamespace(hyper={"lr": 1e-3})
+    said = changed_schedule(session, state)
+    assert "step 2000, not 1000" in said and "0.0005" in said  # half of a cosine
+    made_with[1][1]["steps"] = session.config.steps = 1000
+    assert changed_schedule(session, state) == ""

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxrec.data.features import Features, blank, nbytes, record
 from jaxrec.files import open_atomically, write_atomically
+from jaxrec.waiting import counted
 
 LIMIT = 4 * 2**30
 """Bytes of decoded examples of all sets together above which the least recently used sets are removed."""
@@ -78,7 +79,9 @@ class Decoded:
         """What reads the given rows from the files, after writing those that are missing or damaged with ``read``."""
         numbers = np.unique(rows // self._size).tolist()
         with decoding_threads(self.features) as pool:
-            blocks = dict(zip(numbers, pool.map(lambda number: self._block(read, number), numbers), strict=True))
+            found = pool.map(lambda number: self._block(read, number), numbers)
+            counts = counted(found, "decoding", len(numbers) * self._size, self._size)
+            blocks = dict(zip(numbers, counts, strict=True))
         with contextlib.suppress(OSError):
             if self.name:
                 write_atomically(self.folder / NAME, os.fsencode(self.name))

@@ -21,6 +21,7 @@ from jaxrec.data.sizes import Size, told
 from jaxrec.data.splits import Read, Source, from_arrays, same_split
 from jaxrec.data.walk import UNREADABLE, LeftOut
 from jaxrec.errors import UserError
+from jaxrec.waiting import counted
 
 HELD = 2**30
 """Bytes of decoded examples up to which a set of files is held in memory."""
@@ -98,7 +99,8 @@ def open_files(
         UserError: A file cannot be read; ``skip_bad`` leaves such files out instead.
     """
     with strict_pillow(), ThreadPoolExecutor() as pool:
-        headers, files, left_out = readable(pool.map(attempt(probe_file), _images(found)), found, options.skip_bad)
+        probed = counted(pool.map(attempt(probe_file), _images(found)), "reading headers", len(found))
+        headers, files, left_out = readable(probed, found, options.skip_bad)
         shape, dtype = _image_format(files, headers, options.size)
         levels = _levels(pool, files, headers)
         remarks = _remarks(headers, shape, dtype, options.resize) + levels.remarks

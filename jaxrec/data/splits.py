@@ -9,6 +9,7 @@ from jaxrec.data.decoded import Decoded, decoding_threads
 from jaxrec.data.features import Features, blank, nbytes
 from jaxrec.data.walk import LeftOut
 from jaxrec.errors import UserError
+from jaxrec.waiting import counted
 
 SAME_SPLIT = (("train", "training"), ("validation", "val", "valid"), ("test", "testing"))
 """Names that mean one split, in small or capital letters."""
@@ -87,7 +88,8 @@ class Split:
         whole = blank(self.features, len(self))
         pieces = self.pieces(np.arange(len(self)))
         with decoding_threads(self.features) as pool:
-            for piece, examples in zip(pieces, pool.map(self.read, pieces), strict=True):
+            found = counted(pool.map(self.read, pieces), "decoding", len(self), len(pieces[0]) if pieces else 1)
+            for piece, examples in zip(pieces, found, strict=True):
                 for name, values in examples.items():
                     whole[name][piece] = values
         return whole
@@ -114,7 +116,9 @@ class Split:
 
     def values(self, name: str, indices: np.ndarray) -> Iterator[np.ndarray]:
         """One feature of the examples at int indices, a piece at a time: [n, ...] with n at most 1000."""
-        return (self.read(piece)[name] for piece in self.pieces(indices))
+        pieces = self.pieces(indices)
+        read = counted(pieces, f"reading {name}", len(indices), len(pieces[0]) if pieces else 1)
+        return (self.read(piece)[name] for piece in read)
 
 
 def cut_validation(split: Split, share: float, seed: int = 0) -> tuple[Split, Split]:

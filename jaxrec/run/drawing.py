@@ -20,6 +20,7 @@ from jaxrec.run.show.gallery import MISTAKES
 from jaxrec.run.show.pictures import save_artifacts
 from jaxrec.run.world import processes
 from jaxrec.tasks.state import State
+from jaxrec.waiting import tell
 
 PICTURE_SECONDS = 10
 """Pictures that the next evaluation draws again are written at most this often."""
@@ -56,6 +57,7 @@ class Pictures:
         if recent and not self.evolving:
             return
         split = self.session.data.validation or self.session.data.train
+        tell("drawing pictures", 0, 1)
         pictures = self._drawn(state, split)
         self.evolving = tuple(name for name in self.evolving if name in pictures)
         if recent:
@@ -64,11 +66,14 @@ class Pictures:
             pictures |= self._worst(state, split, worst) | self._batch(state, step)
             self.written = time.monotonic()
         self._write(pictures, step)
+        tell("drawing pictures", 1, 1)
 
     def last(self, state: State, worst: np.ndarray | None) -> None:
         """The pictures of the test split, and a table of its worst examples."""
         split = self.session.data.test
+        tell("drawing pictures", 0, 1)
         self._write({**self._drawn(state, split), **self._worst(state, split, worst)}, None)
+        tell("drawing pictures", 1, 1)
         if worst is not None:
             table = mistakes_table(self._told(state, split, worst))
             if processes.first():

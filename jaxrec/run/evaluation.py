@@ -13,6 +13,7 @@ from jaxrec.run.world.devices import Devices
 from jaxrec.settings import Task
 from jaxrec.tasks.state import State
 from jaxrec.tasks.system import System
+from jaxrec.waiting import counted
 
 MOST = 500
 """Most examples that are evaluated at once."""
@@ -53,7 +54,8 @@ class Evaluator:
         size = self.devices.round_up(size)
 
         def metrics() -> Iterator[dict[str, Any]]:
-            for batch in eval_batches(split, size, processes.share()):
+            batches = eval_batches(split, size, processes.share())
+            for batch in counted(batches, "evaluating", len(split), size):
                 if stopped():
                     raise Interrupted
                 yield self.devices.finish(self.step(state, self.devices.share(batch)))

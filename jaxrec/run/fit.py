@@ -21,6 +21,7 @@ from jaxrec.run.steps import CompiledStep, compile_step, run_steps, unharmed
 from jaxrec.run.world.devices import Devices
 from jaxrec.settings import Sweep, Train
 from jaxrec.tasks.system import System
+from jaxrec.waiting import tell
 
 
 @dataclass
@@ -122,8 +123,10 @@ def prepare(
     feed = open_feed(config, data, devices, config.seed)
     example = first_call(feed, start)
     loaded = time.perf_counter()
+    tell("compiling the step", 0, 1)
     skip = config.on_nonfinite == "skip"
     step = compile_step(system, feed, devices, state, unharmed(devices, state), example, skip=skip)
+    tell("compiling the step", 1, 1)
     return feed, step, {"load": loaded - began, "compile": time.perf_counter() - loaded}
 
 

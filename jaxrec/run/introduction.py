@@ -1,11 +1,16 @@
 """What a run says of itself before its first step, and writes into its manifest."""
 
+import math
+from dataclasses import replace
 from typing import Any
+
+import jax.numpy as jnp
 
 from jaxrec.data import class_names
 from jaxrec.data.features import image_shape, to_json
 from jaxrec.data.walk import counted
 from jaxrec.metrics.meanings import MEANINGS
+from jaxrec.optimizers import schedule
 from jaxrec.run.data import Data
 from jaxrec.run.initial import count_parameters
 from jaxrec.run.session import Session
@@ -38,6 +43,28 @@ def introduce(session: Session, log: Log, state: State) -> None:
     for note in data_notes(session):
         log.say(note)
     log.say(f"run folder {session.folder}")
+    changed = changed_schedule(session, state)
+    if changed:
+        log.say(changed)
+
+
+def changed_schedule(session: Session, state: State) -> str:
+    """Says that a resumed run of another length goes on with another learning rate; "" if it does not."""
+    noted, step = session.progress.made_with, session.progress.step
+    if len(noted) < 2 or noted[-1][0] != step:
+        return ""
+    before, now = noted[-2][1]["steps"], session.config.steps
+    optimizer = session.config.task.optimizer
+    rates = []
+    for steps in (before, now):
+        share = schedule(replace(optimizer, steps=steps), jnp.asarray(step, jnp.int32))
+        rates.append(float(state.hyper["lr"] * share))
+    if before == now or math.isclose(*rates, rel_tol=1e-3):
+        return ""
+    return (
+        f"the schedule '{optimizer.schedule}' now ends at step {now}, not {before}: the learning rate goes on at "
+        f"{rates[1]:.3g}, where it was {rates[0]:.3g}"
+    )
 
 
 def describe(data: Data) -> dict[str, Any]:

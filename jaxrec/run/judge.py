@@ -26,10 +26,15 @@ from jaxrec.run.generated import generated
 from jaxrec.settings import Augment, Optimizer, Task, preset
 from jaxrec.tasks.state import State
 from jaxrec.tasks.system import System, system_of, with_known
+from jaxrec.waiting import counted, tell
 
 VERSION = "judge-v1"
 MODEL = "cnn"
 EPOCHS, LEAST_STEPS, MOST_STEPS, BATCH = 3, 400, 1500, 128
+MOST_EPOCHS = 50
+"""Passes that a small set is trained on at most: from more, nothing is learned that helps."""
+MOST_PIXELS = 2 * 10**8
+"""Pixels that the judge is trained on at most: 1500 steps of 128 images of 32x32 pixels."""
 IMAGES = 10_000
 """Most generated images, and as many real ones, that the metrics are taken on."""
 NEIGHBORS = 5_000
@@ -50,23 +55,25 @@ def judge(system: System, state: State, data: Data) -> dict[str, Any]:
     """
     if "label" not in data.dataset.features or len(class_names(data.dataset.features)) < 2:
         return {}
-    network, name = trained_judge(data, _budget(state.config, len(data.train)))
+    network, name = trained_judge(data, _budget(state.config, data))
     look = jax.jit(partial(system_of(network.config).predict, jax.device_get(network)))
     count = min(IMAGES, len(data.test), len(data.train))
     spread = np.linspace(0, len(data.train) - 1, count).astype(int)
     real = _seen(look, data.train, spread)["features"]
     test = _seen(look, data.test, np.arange(count))["features"]
-    seen = _seen_in_generated(look, generated(system, state, count, 0, image_shape(data.dataset.features)))
+    seen = _seen_in_generated(look, generated(system, state, count, 0, image_shape(data.dataset.features)), count)
+    tell("comparing what the judge sees", 0, 1)
     found = {
         **metrics.class_statistics(seen["probabilities"], seen.get("label")),
         "judge": name,
         "generated": count,
     }
     if count <= NEAREST:
+        tell("comparing what the judge sees", 1, 1)
         # Too few points for distances between distributions.
         return found
     fake, few = seen["features"], slice(None, NEIGHBORS)
-    return {
+    found = {
         "frechet_distance": metrics.frechet_distance(real, fake),
         "frechet_distance_train_test": metrics.frechet_distance(real, test),
         "kernel_distance": metrics.kernel_distance(real, fake),
@@ -74,14 +81,27 @@ def judge(system: System, state: State, data: Data) -> dict[str, Any]:
         **metrics.coverage_statistics(real[few], fake[few], NEAREST),
         **found,
     }
+    tell("comparing what the judge sees", 1, 1)
+    return found
 
 
-def _budget(config: Task, examples: int) -> int:
-    """The steps that the judge is trained for: those that the settings name, or three passes."""
+def _budget(config: Task, data: Data) -> int:
+    """The steps that the judge is trained for: those that the settings name, or what its images allow.
+
+    That is three passes and at least 400 steps, but no more passes and pixels than ``MOST_EPOCHS`` and ``MOST_PIXELS``.
+    """
     asked = getattr(config, "judge_steps", None)
     if asked is not None:
         return asked
-    return min(max(LEAST_STEPS, EPOCHS * examples // BATCH), MOST_STEPS)
+    batch, examples = _batch(data), len(data.train)
+    height, width, _ = image_shape(data.dataset.features)
+    usual = min(max(LEAST_STEPS, EPOCHS * examples // batch), MOST_STEPS)
+    return max(1, min(usual, MOST_EPOCHS * examples // batch, MOST_PIXELS // (batch * height * width)))
+
+
+def _batch(data: Data) -> int:
+    """Images in a step of the judge's training."""
+    return min(at_once(BATCH, image_shape(data.dataset.features)), len(data.train))
 
 
 def trained_judge(data: Data, steps: int) -> tuple[State, str]:
@@ -95,7 +115,7 @@ def trained_judge(data: Data, steps: int) -> tuple[State, str]:
     content = f"{VERSION} {config} {data.dataset.fingerprint} {len(data.train)}"
     path = cache_dir() / "judges" / f"{hashlib.sha256(content.encode()).hexdigest()[:16]}.npz"
     if not path.exists():
-        _train(system, state, data.train, steps, path)
+        _train(system, state, data.train, _batch(data), steps, path)
     with np.load(path) as saved:
         average = traverse_util.unflatten_dict({name: jnp.asarray(saved[name]) for name in saved.files}, sep="/")
     checksum = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
@@ -115,11 +135,10 @@ def _settings(data: Data, steps: int) -> Task:
     )
 
 
-def _train(system: System, state: State, train: Split, steps: int, path: Path) -> None:
+def _train(system: System, state: State, train: Split, batch: int, steps: int, path: Path) -> None:
     step = jax.jit(system.train_step)
-    size = at_once(BATCH, image_shape(train.features))
-    for number in range(steps):
-        index, epoch = batch_indices(0, number, size, len(train))
+    for number in counted(range(steps), "training the judge", steps):
+        index, epoch = batch_indices(0, number, batch, len(train))
         state, _ = step(state, {**train.read(index), "index": index, "epoch": epoch})
     flat: Any = traverse_util.flatten_dict(jax.device_get(state.player.average), sep="/")
     try:
@@ -138,10 +157,12 @@ def _seen(look: Any, split: Split, indices: np.ndarray) -> dict[str, np.ndarray]
     return _joined([_looked(look, images) for images in split.values("image", indices)])
 
 
-def _seen_in_generated(look: Any, parts: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _seen_in_generated(look: Any, parts: Iterable[dict[str, np.ndarray]], count: int) -> dict[str, np.ndarray]:
     """What the judge sees in generated images, with the classes that they were meant to be, if they are known."""
-    seen = []
+    seen, done = [], 0
     for part in parts:
+        done += len(part["image"])
+        tell("judging generated images", done, count)
         looked = _looked(look, np.round(part["image"] * 255).astype(np.uint8))
         if "label" in part:
             looked["label"] = part["label"]

@@ -26,6 +26,7 @@ from jaxrec.run.store import folder
 from jaxrec.settings import Sweep, Train, to_dict, with_values
 from jaxrec.settings.draws import draws
 from jaxrec.tasks.system import system_of
+from jaxrec.waiting import tell
 
 
 def fit_members(
@@ -107,7 +108,9 @@ def _prepare(members: Members, stacks: list[Any]) -> tuple[MembersFeed, Compiled
     began = time.perf_counter()
     feed = MembersFeed(members)
     loaded = time.perf_counter()
+    tell("compiling the step", 0, 1)
     step = members_step(members, feed, stacks)
+    tell("compiling the step", 1, 1)
     return feed, step, {"load": loaded - began, "compile": time.perf_counter() - loaded}
 
 

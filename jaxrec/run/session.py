@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from rich.console import Console
 
 from jaxrec.data import cache_dir
 from jaxrec.data.datasets import ARRAYS
 from jaxrec.errors import TRAINING_MEMORY, UserError, memory_errors
 from jaxrec.host import keep_programs
 from jaxrec.run.data import Data, check_same_data, complete, open_data
+from jaxrec.run.show.screen import Waiting
 from jaxrec.run.show.trackers import check_trackers
 from jaxrec.run.store import folder
 from jaxrec.run.store.checkpoints import Checkpoints
@@ -27,6 +29,7 @@ from jaxrec.run.world.devices import Devices
 from jaxrec.run.world.stop import Stop
 from jaxrec.settings import Train, registry
 from jaxrec.tasks.system import System, system_of
+from jaxrec.waiting import listening
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 """Errors of a disk that is full, broken or may not be written."""
@@ -104,8 +107,14 @@ def open_session(config: Train, dataset: Any = None, *, members: bool = False) -
     """
     began = time.perf_counter()
     processes.join(config)
-    with processes.together(members), _session(config, dataset, began) as session:
-        yield session
+    console = Console(highlight=False, quiet=not processes.first())
+    waiting = Waiting(console, console.print)
+    try:
+        with listening(waiting), processes.together(members), _session(config, dataset, began) as session:
+            waiting.close()
+            yield session
+    finally:
+        waiting.close()
 
 
 @contextlib.contextmanager

@@ -15,11 +15,12 @@ import jax
 from rich.console import Console
 
 from jaxrec.files import write_atomically
-from jaxrec.run.show.screen import Pace, clock, figures, open_bar, told
+from jaxrec.run.show.screen import Pace, Waiting, clock, figures, open_bar, told
 from jaxrec.run.show.trackers import new_pictures, numbers_in, open_trackers
 from jaxrec.run.store.folder import resume_command
 from jaxrec.run.world import processes
 from jaxrec.settings import Train, registry
+from jaxrec.waiting import listening
 
 SCREEN_METRICS = 3
 """Metrics of a row that a line shows."""
@@ -61,6 +62,7 @@ class Log:
         self.console = Console(highlight=False, quiet=not first)
         self._drop_after(start, unevaluated)
         self._file = self.path.open("a", encoding="utf-8")
+        self._waiting = Waiting(self.console, self.say)
         self._bar = None
         self._shown, self._shown_at, self._ticked = start, time.perf_counter(), 0.0
         self._validated: list[str] = []
@@ -87,16 +89,29 @@ class Log:
         write_atomically(self.path, "".join(kept).encode())
 
     def __enter__(self) -> "Log":
-        if self.console.is_terminal:
+        self._listening = listening(self._wait)
+        self._listening.__enter__()
+        return self
+
+    def _wait(self, text: str, done: int, total: int) -> None:
+        """Shows how far long work is; while the bar is there, its line says what is done."""
+        if self._bar is None:
+            self._waiting(text, done, total)
+        else:
+            self._bar.update(self._task, doing=text if done < total else "")
+
+    def _start_bar(self) -> None:
+        if self.console.is_terminal and self._bar is None:
             self._bar = open_bar(self.console)
             self._task = self._bar.add_task(
                 "training", total=self.steps, completed=self.start, needed=[self._epoch(self.start)], wished=[]
             )
             self._bar.start()
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.stop_bar()
+        self._waiting.close()
+        self._listening.__exit__(None, None, None)
         for tracker in self._trackers:
             tracker.close(self._results)
         self._file.close()
@@ -112,6 +127,7 @@ class Log:
         """Rates and the time left count from here, after ``step``; from now on so many runs train at once."""
         self._members, self._paused = members, 0.0
         self._pace = Pace(step, time.perf_counter())
+        self._start_bar()
 
     @contextmanager
     def pause(self) -> Iterator[None]:

@@ -1,15 +1,26 @@
 """What the terminal shows while a run trains: the bar's line, rates over the last seconds, and a table of figures."""
 
+import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TimeElapsedColumn,
+)
 from rich.text import Text
 
 RATE_SECONDS = 10.0
 """Rates are means over so many seconds."""
+WAITING_SECONDS = 10.0
+"""Seconds between two lines about long work, if the screen is no terminal."""
 BAR = 10
 """Width of the bar itself, in characters."""
 SHARED = 3
@@ -65,8 +76,10 @@ class Line(ProgressColumn):
         self.console = console
 
     def render(self, task: Task) -> Text:
-        """The line as it is now."""
+        """The line as it is now; what is done between two steps, such as evaluating, stands first."""
         step = f"step {int(task.completed)}/{int(task.total or 0)}"
+        if task.fields.get("doing"):
+            step += f", {task.fields['doing']}"
         needed, wished = task.fields["needed"], task.fields["wished"]
         text = fitted([step, *needed], wished, self.console.width - BAR - 1)
         return Text(text, no_wrap=True, overflow="ellipsis")
@@ -97,3 +110,45 @@ def figures(values: Mapping[str, str]) -> list[str]:
             rows.append(("" if first else word, "   ".join(cells[first : first + SHARED])))
     width = max((len(label) for label, _ in rows), default=0)
     return [f"  {label:<{width}}  {text}" for label, text in rows]
+
+
+class Waiting:
+    """Shows how far long work is: on a terminal in a line that vanishes, elsewhere in a line now and then."""
+
+    def __init__(self, console: Console, say: Callable[[str], None]) -> None:
+        self.console, self.say = console, say
+        self.text, self.said_at = "", 0.0
+        self.line: Progress | None = None
+        self.told: set[str] = set()
+
+    def __call__(self, text: str, done: int, total: int) -> None:
+        """Takes how far the work is; it ends when all is done."""
+        if text != self.text:
+            self.close()
+            self.text, self.said_at = text, time.monotonic()
+            self._begin(total)
+        if self.line is not None:
+            self.line.update(self.line.task_ids[0], completed=done)
+        elif time.monotonic() - self.said_at >= WAITING_SECONDS:
+            self.said_at = time.monotonic()
+            self.say(f"{text}: {done:,} of {total:,}")
+        if done >= total:
+            self.close()
+
+    def _begin(self, total: int) -> None:
+        if self.console.is_terminal:
+            counts = [MofNCompleteColumn()] if total > 1 else []
+            columns = (SpinnerColumn(), "{task.description}", *counts, TimeElapsedColumn())
+            self.line = Progress(*columns, console=self.console, transient=True)
+            self.line.add_task(self.text, total=total)
+            self.line.start()
+        elif total == 1 and self.text not in self.told:
+            # Nothing is heard of it before it ends.
+            self.told.add(self.text)
+            self.say(self.text)
+
+    def close(self) -> None:
+        """Takes the line away."""
+        if self.line is not None:
+            self.line.stop()
+        self.line, self.text = None, ""
