@@ -25,7 +25,7 @@ from jaxrec.data import (
     streamed,
 )
 from jaxrec.data.features import Feature
-from jaxrec.data.splits import Split, from_arrays
+from jaxrec.data.splits import Split, from_arrays, quotas
 from jaxrec.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -351,3 +351,14 @@ def test_a_folder_or_file_of_the_name_is_suggested(tmp_path, monkeypatch, made, 
     with pytest.raises(UserError) as caught:
         open_dataset(made, data_dir=str(tmp_path / "none"))
     assert str(caught.value).endswith(f"did you mean {named}?")
+
+
+def test_quotas_keep_a_rare_class_on_both_sides():
+    counts = np.array([100, 50, 7, 2, 1, 0])
+    assert quotas(counts, 0.1).tolist() == [10, 5, 1, 1, 0, 0]
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        counts, share = rng.integers(0, 40, 6), rng.uniform(0.05, 0.5)
+        got = quotas(counts, share)
+        assert (got <= np.maximum(0, counts - 1)).all() and (got[counts >= 2] >= 1).all()
+        assert (np.abs(got - share * counts) <= 1).all()

@@ -12,6 +12,9 @@ from jaxrec.data.files import Options
 from jaxrec.data.folder import open_folder
 from jaxrec.data.walk import walk
 from jaxrec.errors import UserError
+from jaxrec.run.data import open_data
+from jaxrec.settings import Train
+from jaxrec.tasks.system import system_of
 
 
 def solid(path, colour=(200, 10, 30), size=(8, 8), mode="RGB", **options):
@@ -308,11 +311,6 @@ def test_fingerprint_follows_the_content(tmp_path):
             lambda root: classes(root, ("cat",)),
             "folder {root} holds one class only, 'cat': expected at least two class folders",
         ),
-        (
-            lambda root: (classes(root), solid(root / "emu" / "a.png")),
-            "folder {root} has a single image of class 'emu': expected two or more, "
-            "one for training and one for the test; add some or give train and test folders",
-        ),
     ],
 )
 def test_folders_that_are_no_sets(tmp_path, build, message):
@@ -459,3 +457,47 @@ def test_all_bad_files_are_named(tmp_path):
         (root / "dog" / f"bad{number}.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"bad0.*--skip-bad.*2 more.*bad1.*bad2"):
         opened(root)
+
+
+def test_a_single_image_of_a_class_is_trained_on_and_said(tmp_path):
+    classes(tmp_path)
+    solid(tmp_path / "emu" / "a.png")
+    data = opened(tmp_path)
+    assert np.bincount(data.splits["train"].load()["label"]).tolist() == [4, 4, 1]
+    assert any("test" in remark and "emu" in remark for remark in data.remarks)
+
+
+def cut(root, **settings):
+    return open_data(Train(dataset=f"folder:{root}", batch_size=4, **settings), system_of(Train().task))
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "Validation"])
+def test_the_own_validation_split_is_used(tmp_path, name):
+    for split, count in (("train", 5), (name, 2), ("test", 1), ("extra", 3)):
+        classes(tmp_path / split, count=count)
+    data = opened(tmp_path)
+    sizes = {split: len(examples) for split, examples in data.splits.items()}
+    assert sizes == {"train": 10, "test": 2, "validation": 4}
+    assert any("extra (6)" in remark for remark in data.remarks)
+    assert set(opened(tmp_path, train_split="train+val").splits) == {"train", "test"}
+    own, held = cut(tmp_path), cut(tmp_path, validation=0.2)
+    assert own.validation is not None and held.validation is not None
+    assert (len(own.train), len(own.validation)) == (10, 4)
+    assert any("test split has 2" in remark for remark in own.remarks)
+    assert (len(held.train), len(held.validation)) == (8, 2)
+    assert any("validation split of 4" in remark for remark in held.remarks)
+    with pytest.raises(UserError, match="--validation-split"):
+        cut(tmp_path, validation=0.2, validation_split="val")
+
+
+def test_the_validation_cut_keeps_rare_classes(tmp_path):
+    for name, count in (("bars", 58), ("rows", 20), ("zebra", 2), ("yak", 1)):
+        classes(tmp_path / "train", (name,), count)
+        classes(tmp_path / "test", (name,), 1)
+    data = cut(tmp_path)
+    assert data.validation is not None
+    train, validation = data.train.load()["label"], data.validation.load()["label"]
+    # bars, rows, yak, zebra
+    assert np.bincount(train, minlength=4).tolist() == [53, 18, 1, 1]
+    assert np.bincount(validation, minlength=4).tolist() == [5, 2, 0, 1]
+    assert any("validation" in remark and "yak" in remark and "zebra" not in remark for remark in data.remarks)

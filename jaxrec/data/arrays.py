@@ -11,7 +11,7 @@ import numpy as np
 from jaxrec.data.features import KINDS, Feature
 from jaxrec.data.masks import mask_classes
 from jaxrec.data.reads import Reads, alternatives, choose
-from jaxrec.data.splits import Source, from_arrays
+from jaxrec.data.splits import Source, cut, from_arrays
 from jaxrec.errors import UserError
 
 Arrays = Mapping[str, Any]
@@ -251,22 +251,12 @@ def _names(what: str, names: Sequence[str] | None, least: int) -> tuple[str, ...
 
 def _cut(name: str, features: Mapping[str, Feature], whole: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The rows of train and test: a seeded cut, with equal shares of each class if there are classes."""
-    from sklearn.model_selection import train_test_split
-
     count = len(next(iter(whole.values())))
     if count < 2:
         raise UserError(f"{name} has {count} example: expected two or more, or a mapping for each of train and test")
-    labels = None
-    for each, feature in features.items():
-        if feature.kind == "class":
-            labels = whole[each]
-    rows = np.random.default_rng(0).permutation(count)
-    if labels is None or np.bincount(labels)[np.unique(labels)].min() < 2:
-        size = max(1, round(0.2 * count))
-        return {"train": rows[size:], "test": rows[:size]}
-    size = min(max(len(np.unique(labels)), round(0.2 * count)), count - len(np.unique(labels)))
-    cut: Any = train_test_split(rows, test_size=size, random_state=0, stratify=labels[rows])
-    return {"train": cut[0], "test": cut[1]}
+    labels = [whole[each] for each, feature in features.items() if feature.kind == "class"]
+    train, test = cut(np.random.default_rng(0).permutation(count), 0.2, labels[0] if labels else None)
+    return {"train": train, "test": test}
 
 
 def _identity(whole: Mapping[str, np.ndarray], features: Mapping[str, Feature], sizes: Mapping[str, int]) -> str:

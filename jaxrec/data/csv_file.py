@@ -54,11 +54,11 @@ def open_csv(name: str, reads: Reads, options: Options) -> Source:
     labels = [each for each, feature in features.items() if feature.kind == "class"]
     if labels:
         check_trained(where, opened.files, labels[0], features[labels[0]].names)
-        splits = arrange(where, opened.files, labels[0], features[labels[0]].names)
+        arranged = arrange(where, opened.files, labels[0], features[labels[0]].names)
     else:
-        splits = arrange(where, opened.files, None)
+        arranged = arrange(where, opened.files, None)
     also = repr([{each: np.asarray(value).tolist() for each, value in file.values.items()} for file in opened.files])
-    return to_source(table.path.parent, opened, splits, also=also)
+    return to_source(table.path.parent, opened, arranged, also=also)
 
 
 def _read(path: Path) -> Table:

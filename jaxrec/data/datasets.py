@@ -34,7 +34,7 @@ class Dataset:
     features: Features
     """What an example is made of."""
     splits: dict[str, Split]
-    """``train`` and ``test``."""
+    """``train``, ``test`` and, if the set has one of its own, ``validation``."""
     fingerprint: str
     """Hexadecimal SHA-256 that differs if the set's files, its classes, image shape or training split differ.
 
@@ -53,6 +53,7 @@ def open_dataset(
     data_dir: str | None = None,
     train_split: str = "train",
     test_split: str = "test",
+    validation_split: str | None = None,
     image_size: int | str | tuple[int, int] | None = None,
     resize: str = "crop",
     image_key: str | None = None,
@@ -68,6 +69,8 @@ def open_dataset(
         data_dir: Where prepared sets lie, or the original files of MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100.
         train_split: What ``train`` is, in TFDS's slicing, such as ``train[:80%]``; on every kind of set.
         test_split: What ``test`` is.
+        validation_split: What ``validation`` is. Default: the set's split called validation, val or valid, unless that
+            is in ``train`` or ``test``.
         image_size: Resizes images, and masks with them: to a square of this side, or to height x width, ``"224x160"``
             or ``(224, 160)``. Default: the images' own size or, if they differ, that of the first one.
         resize: How images of another shape are brought to that size: ``crop``, ``pad`` or ``stretch``.
@@ -85,13 +88,37 @@ def open_dataset(
     else:
         name, source = ARRAYS, _arrays(data, reads, options)
     check(source.features)
+    specs = {"train": train_split, "test": test_split}
+    own = validation_split or _own_validation(specs, source.sizes)
+    if own is not None:
+        specs["validation"] = own
     splits = {}
-    for role, spec in (("train", train_split), ("test", test_split)):
+    for role, spec in specs.items():
         rows = _rows(name, spec, role, source.sizes)
-        splits[role] = Split(source.read, rows, source.features, _kept(name, source, rows), source.files)
+        kept = _kept(name, source, rows)
+        splits[role] = Split(source.read, rows, source.features, kept, source.files, source.classes)
     content = (source.identity, to_json(source.features), train_split)
     fingerprint = hashlib.sha256(repr(content).encode()).hexdigest()
-    return Dataset(name, source.features, splits, fingerprint, source.left_out, source.remarks)
+    remarks = (*source.remarks, *_unused(specs, source.sizes))
+    return Dataset(name, source.features, splits, fingerprint, source.left_out, remarks)
+
+
+def _own_validation(specs: Mapping[str, str], sizes: Mapping[str, int]) -> str | None:
+    """The name of the set's own validation split, unless another role takes it."""
+    found = named_split("validation", sizes)
+    return None if found is None or found in _used(specs, sizes) else found
+
+
+def _used(specs: Mapping[str, str], sizes: Mapping[str, int]) -> set[str | None]:
+    """The splits of which the roles take something."""
+    asked = [part.partition("[")[0].strip() for spec in specs.values() for part in spec.split("+")]
+    return {named_split(split, sizes) for split in asked}
+
+
+def _unused(specs: Mapping[str, str], sizes: Mapping[str, int]) -> tuple[str, ...]:
+    """The sentence that says which splits are not used at all; none if all are."""
+    unused = [f"{split} ({size:,})" for split, size in sizes.items() if split not in _used(specs, sizes)]
+    return (f"splits that are not used, with their examples: {', '.join(unused)}",) if unused else ()
 
 
 def _arrays(data: Any, reads: Reads, options: Options) -> Source:

@@ -18,7 +18,7 @@ from jaxrec.data.images import Header, decode_file, open_image, probe_file, stri
 from jaxrec.data.levels import Extent, Levels, extent, find_levels
 from jaxrec.data.masks import MaskClasses, decode_mask
 from jaxrec.data.sizes import Size, told
-from jaxrec.data.splits import Read, Source, from_arrays, same_split
+from jaxrec.data.splits import Read, Source, cut, from_arrays, not_kept, same_split
 from jaxrec.data.walk import UNREADABLE, LeftOut
 from jaxrec.errors import UserError
 from jaxrec.waiting import counted
@@ -266,36 +266,31 @@ def _others(bad: Sequence[LeftOut]) -> str:
     return f"; {len(bad)} more cannot be read: {named}{more}"
 
 
-def arrange(where: str, files: Sequence[File], label: str | None, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
+class Arranged(NamedTuple):
+    """Files in splits."""
+
+    splits: dict[str, np.ndarray]
+    """The rows of each."""
+    classes: np.ndarray | None = None
+    """int [N], the class of each file."""
+    remarks: tuple[str, ...] = ()
+
+
+def arrange(where: str, files: Sequence[File], label: str | None, names: Sequence[str] = ()) -> Arranged:
     """The rows of each split in a seeded order, so that a slice of a split holds every class.
 
     Files that state no split are cut 80/20 into train and test, with equal shares of each class if ``label`` names one.
     """
     rows = np.random.default_rng(0).permutation(len(files))
+    labels = None if label is None else np.array([file.values[label] for file in files], np.int32)
     split_of = np.array([file.split for file in files])
     if split_of[0]:
-        return {split: rows[split_of[rows] == split] for split in sorted(set(split_of.tolist()))}
+        return Arranged({split: rows[split_of[rows] == split] for split in sorted(set(split_of.tolist()))}, labels)
     if len(files) < 2:
         raise UserError(f"{where} holds a single image: expected two or more, one for training and one for the test")
-    if label is None:
-        count = max(1, round(0.2 * len(files)))
-        return {"train": rows[count:], "test": rows[:count]}
-    labels = np.array([file.values[label] for file in files], np.int32)
-    return _stratified(where, rows, labels, names)
-
-
-def _stratified(where: str, rows: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
-    from sklearn.model_selection import train_test_split
-
-    counts = np.bincount(labels, minlength=len(names))
-    if counts.min() < 2:
-        raise UserError(
-            f"{where} has a single image of class '{names[int(counts.argmin())]}': "
-            "expected two or more, one for training and one for the test; add some or give train and test folders"
-        )
-    test_size = max(len(counts), round(0.2 * len(rows)))
-    cut: Any = train_test_split(rows, test_size=test_size, random_state=0, stratify=labels[rows])
-    return {"train": cut[0], "test": cut[1]}
+    train, test = cut(rows, 0.2, labels)
+    remarks = () if labels is None else not_kept("the test split", names, labels[train], labels[test])
+    return Arranged({"train": train, "test": test}, labels, remarks)
 
 
 def check_trained(where: str, files: Sequence[File], label: str, names: Sequence[str]) -> None:
@@ -312,7 +307,7 @@ def check_trained(where: str, files: Sequence[File], label: str, names: Sequence
 def to_source(
     root: Path,
     opened: Readable,
-    splits: Mapping[str, np.ndarray],
+    arranged: Arranged,
     left_out: Iterable[LeftOut] = (),
     remarks: tuple[str, ...] = (),
     also: str = "",
@@ -322,12 +317,12 @@ def to_source(
     Args:
         root: What the files' names are relative to.
         opened: The files.
-        splits: The rows of each split.
+        arranged: The rows of each split.
         left_out: What was left out before the files were opened.
         remarks: What a user should know of how the set was taken.
         also: What else belongs to the set's identity.
     """
-    order = np.concatenate(list(splits.values()))
+    order = np.concatenate(list(arranged.splits.values()))
     digest = hashlib.sha256(also.encode("utf-8", "surrogateescape"))
     for place, file in enumerate(opened.files):
         for path in filter(None, (file.image, file.mask)):
@@ -337,11 +332,12 @@ def to_source(
                 digest.update(path.read_bytes())
     return Source(
         read=lambda rows: opened.read(order[rows]),
-        sizes={split: len(rows) for split, rows in splits.items()},
+        sizes={split: len(rows) for split, rows in arranged.splits.items()},
         features=opened.features,
         identity=digest.hexdigest(),
         left_out=(*left_out, *opened.left_out),
-        remarks=(*remarks, *opened.remarks),
+        remarks=(*remarks, *arranged.remarks, *opened.remarks),
+        classes=None if arranged.classes is None else arranged.classes[order],
         files=tuple(str(_within(root, opened.files[row].image)) for row in order.tolist()),
     )
 

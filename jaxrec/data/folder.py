@@ -56,8 +56,8 @@ def open_folder(path: str, reads: Reads, options: Options) -> Source:
     if not placed:
         raise UserError(f"folder {root} holds no images: add {IMAGES}")
     opened = open_files([File(each.path, each.split) for each in placed], image, {}, options)
-    splits = arrange(f"folder {root}", opened.files, None)
-    return to_source(tree.root, opened, splits, left_out, tree.remarks)
+    arranged = arrange(f"folder {root}", opened.files, None)
+    return to_source(tree.root, opened, arranged, left_out, tree.remarks)
 
 
 def _open_classes(tree: Tree, placed: list[Placed], left_out: list[LeftOut], reads: Reads, options: Options) -> Source:
@@ -76,8 +76,8 @@ def _open_classes(tree: Tree, placed: list[Placed], left_out: list[LeftOut], rea
         files.append(File(each.path, each.split, {label: names.index(class_name(each.folder))}))
     opened = open_files(files, image, {label: Feature("class", (), "int32", tuple(names))}, options)
     check_trained(f"folder {root}", opened.files, label, names)
-    splits = arrange(f"folder {root}", opened.files, label, names)
-    return to_source(root, opened, splits, left_out, tree.remarks)
+    arranged = arrange(f"folder {root}", opened.files, label, names)
+    return to_source(root, opened, arranged, left_out, tree.remarks)
 
 
 def _tree(root: Path, classes: bool) -> Tree:

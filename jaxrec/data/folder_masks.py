@@ -45,12 +45,12 @@ def open_folder_masks(root: Path, reads: Reads, options: Options, remarks: tuple
         values, files, left_out = readable(pool.map(attempt(_values), found), found, options.skip_bad)
     classes = _classes(root, values, files, listed)
     opened = open_files(files, image, {}, options, (mask, classes))
-    splits = arrange(f"folder {root}", opened.files, None)
+    arranged = arrange(f"folder {root}", opened.files, None)
     taken = {path for file in found for path in (file.image, file.mask)}
     below = walk(root)
     left_out += [each for each in below.left_out if each.path != root / CLASSES]
     left_out += [LeftOut(path, "beside images/ and masks/", BESIDE) for path in below.images if path not in taken]
-    return to_source(root, opened, splits, left_out, remarks, also=repr(listed))
+    return to_source(root, opened, arranged, left_out, remarks, also=repr(listed))
 
 
 def _find(root: Path) -> list[File]:

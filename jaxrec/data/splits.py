@@ -1,6 +1,6 @@
 """A source of examples, and a split of it: the rows that a run trains or tests on."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,9 @@ from jaxrec.waiting import counted
 
 SAME_SPLIT = (("train", "training"), ("validation", "val", "valid"), ("test", "testing"))
 """Names that mean one split, in small or capital letters."""
+
+TOLD = 10
+"""Classes that a sentence names."""
 
 Read = Callable[[np.ndarray], dict[str, np.ndarray]]
 
@@ -34,6 +37,8 @@ class Source:
     """What a user should know of how the examples are read, a sentence each."""
     files: tuple[str, ...] = ()
     """The file of each row, as a person would name it; empty if examples are not in files of their own."""
+    classes: np.ndarray | None = None
+    """int [N], the class of each row, if it is known without decoding."""
     version: str = ""
     """Differs if the files or their decoder may have changed; empty if decoded examples are not to be kept on disk."""
 
@@ -70,6 +75,8 @@ class Split:
     """The files in which decoded examples stay from one run to the next."""
     files: tuple[str, ...] = ()
     """The file of each row of the source, if examples are in files of their own."""
+    classes: np.ndarray | None = None
+    """int [N], the class of each row of the source, if it is known without decoding."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -98,12 +105,14 @@ class Split:
         """The same split decoded: held in memory or, with ``kept``, mapped from files that an earlier run wrote."""
         if self.kept is None:
             files = tuple(self.files[row] for row in self.rows.tolist()) if self.files else ()
-            return Split(from_arrays(self.load()), np.arange(len(self)), self.features, files=files)
-        return Split(self.kept.open(self.source, self.rows), self.rows, self.features, files=self.files)
+            classes = None if self.classes is None else self.classes[self.rows]
+            return Split(from_arrays(self.load()), np.arange(len(self)), self.features, files=files, classes=classes)
+        source = self.kept.open(self.source, self.rows)
+        return Split(source, self.rows, self.features, files=self.files, classes=self.classes)
 
     def subset(self, indices: np.ndarray) -> "Split":
         """The split of the examples at int indices [n]."""
-        return Split(self.source, self.rows[indices], self.features, files=self.files)
+        return Split(self.source, self.rows[indices], self.features, files=self.files, classes=self.classes)
 
     def file(self, index: int) -> str:
         """The file of an example, as a person would name it; empty if examples are not in files of their own."""
@@ -121,16 +130,63 @@ class Split:
         return (self.read(piece)[name] for piece in read)
 
 
-def cut_validation(split: Split, share: float, seed: int = 0) -> tuple[Split, Split]:
+def cut_validation(split: Split, share: float, seed: int = 0, labels: np.ndarray | None = None) -> tuple[Split, Split]:
     """Cuts a split into (train, validation); validation gets the rounded share, at least one example.
 
-    The cut depends on the seed and the number of examples alone. Raises UserError if nothing would be left to train on.
+    The cut depends on the seed, the number of examples and their classes, int [N], alone. If ``labels`` are given, both
+    parts get their share of each class (see ``quotas``). Raises UserError if nothing would be left to train on.
     """
-    count = max(1, round(share * len(split)))
-    if not 0 < share < 1 or count >= len(split):
+    if not 0 < share < 1 or max(1, round(share * len(split))) >= len(split):
         raise UserError(
             f"validation share {share} of {len(split)} examples cannot be cut: "
             "expected a number between 0 and 1 that leaves at least one training example; change --validation"
         )
-    order = np.random.default_rng(seed).permutation(len(split))
-    return split.subset(np.sort(order[count:])), split.subset(np.sort(order[:count]))
+    rest, part = cut(np.random.default_rng(seed).permutation(len(split)), share, labels)
+    return split.subset(np.sort(rest)), split.subset(np.sort(part))
+
+
+def cut(order: np.ndarray, share: float, labels: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts rows in two, (the rest, the share), each in the given order; the share has at least one row.
+
+    Args:
+        order: int [N], the rows 0 to N - 1 in a random order.
+        share: Between 0 and 1.
+        labels: int [N], the class of each row: the share is then taken from each class by ``quotas``.
+    """
+    taken = np.zeros(len(order), bool)
+    if labels is not None:
+        for number, quota in enumerate(quotas(np.bincount(labels), share).tolist()):
+            taken[order[labels[order] == number][:quota]] = True
+    if not taken.any():
+        taken[order[: max(1, round(share * len(order)))]] = True
+    return order[~taken[order]], order[taken[order]]
+
+
+def quotas(counts: np.ndarray, share: float) -> np.ndarray:
+    """How many examples of each class, of which there are ``counts`` int [C], a share gets: int [C].
+
+    At least one of two or more, and never the last one; else the rounded share, so that the sum is rounded, too.
+    """
+    exact = share * counts
+    least, most = (counts >= 2).astype(int), np.maximum(0, counts - 1)
+    quota = np.clip(np.floor(exact).astype(int), least, most)
+    wanted = round(share * int(counts.sum()))
+    # What rounding down took away goes to the classes that lost most.
+    for number in np.argsort(quota - exact, kind="stable").tolist():
+        if quota.sum() >= wanted:
+            break
+        quota[number] = min(quota[number] + 1, most[number])
+    return quota
+
+
+def not_kept(part: str, names: Sequence[str], rest: np.ndarray, taken: np.ndarray) -> tuple[str, ...]:
+    """The sentence that says which classes a cut could not put into both parts; none if it could.
+
+    ``rest`` and ``taken`` are the classes, int [n], of the examples of each.
+    """
+    missing: list[int] = sorted(set(rest.tolist()) - set(taken.tolist()))
+    if not missing:
+        return ()
+    told = ", ".join(names[number] for number in missing[:TOLD])
+    more = f" and {len(missing) - TOLD} more" if len(missing) > TOLD else ""
+    return (f"{part} has no example of {len(missing)} of {len(names)} classes, which have only one: {told}{more}",)

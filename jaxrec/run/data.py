@@ -14,13 +14,16 @@ from jaxrec.data import (
     Order,
     Split,
     class_counts,
+    class_names,
     class_numbers,
     cut_validation,
     open_dataset,
     shuffled,
     statistics,
 )
+from jaxrec.data.datasets import KEPT
 from jaxrec.data.reads import alternatives
+from jaxrec.data.splits import not_kept
 from jaxrec.errors import UserError
 from jaxrec.run.world import processes
 from jaxrec.settings import Train
@@ -30,6 +33,10 @@ DEFAULT_STEPS = 2000
 """Length of a run that is given neither steps nor epochs."""
 EVALUATIONS = 10
 """Evaluations in a run that is not told how often to evaluate."""
+SHARE = 0.1
+"""Share of the training split that is held out for validation if nothing else is said."""
+FEW = 30
+"""Examples of a split below which its figures are no measure."""
 SAMPLED_BYTES = 2**30
 """Decoded size from which statistics are taken over a sample of the training split."""
 
@@ -46,10 +53,12 @@ class Data:
     """Whether the training examples live on the devices."""
     order: Order
     """Which training examples each step takes."""
+    remarks: tuple[str, ...] = ()
+    """What a user should know of how the set was cut, a sentence each."""
 
 
 def open_data(config: Train, system: System, dataset: Any = None, *, trains: bool = False) -> Data:
-    """Opens the configured data set, or the given one, and cuts its validation split from the training split.
+    """Opens the configured data set, or the given one, with its validation split or one cut from the training split.
 
     Args:
         config: the settings; those of a run may be incomplete.
@@ -62,21 +71,68 @@ def open_data(config: Train, system: System, dataset: Any = None, *, trains: boo
     """
     opened = _open(config, system, dataset)
     _check_features(opened, system, config)
-    train, validation = opened.splits["train"], None
+    train = opened.splits["train"]
     # If several processes train, each reads its part of every batch and no more.
     alone = processes.share()[1] == 1
     resident = trains and alone and train.nbytes <= config.memory_mb * 2**20
     if resident or (trains and alone and train.kept):
         train = train.cached()
-    if config.validation:
-        train, validation = cut_validation(train, config.validation)
+    train, validation, remarks = _with_validation(config, opened, train)
     if len(train) < config.batch_size:
         raise UserError(
             f"batch size {config.batch_size} is larger than the training split of {len(train)} examples; "
             f"choose at most {len(train)} with --batch-size"
         )
+    test = opened.splits["test"]
+    few = {"validation": 0 if validation is None else len(validation), "test": len(test)}
     order = _order(config, train) if trains else shuffled(len(train))
-    return Data(opened, train, validation, opened.splits["test"], resident, order)
+    return Data(opened, train, validation, test, resident, order, remarks + _few(few))
+
+
+def _with_validation(config: Train, opened: Dataset, train: Split) -> tuple[Split, Split | None, tuple[str, ...]]:
+    """The training and the validation split, and what is to be said of them."""
+    own = opened.splits.get("validation")
+    if config.validation_split is not None and config.validation is not None:
+        raise UserError(
+            f"got --validation-split {config.validation_split} and --validation {config.validation}; give one of them"
+        )
+    if own is not None and config.validation is None:
+        return train, own, (f"the set's own validation split is used: {len(own):,} examples",)
+    unused = () if own is None else (f"the set's own validation split of {len(own):,} examples is not used",)
+    share = SHARE if config.validation is None else config.validation
+    if not share:
+        return train, None, unused
+    labels = _classes(train)
+    if labels is None:
+        return *cut_validation(train, share), unused
+    rest, validation = cut_validation(train, share, labels=labels)
+    classes = np.zeros(train.rows.max() + 1, np.int32)
+    classes[train.rows] = labels
+    names = class_names(opened.features)
+    lost = not_kept("the validation split", names, classes[rest.rows], classes[validation.rows])
+    return rest, validation, unused + lost
+
+
+def _classes(split: Split) -> np.ndarray | None:
+    """The class of each example, int [N]; None if there are none, or too many images to look for them."""
+    name = next((name for name, feature in split.features.items() if feature.kind == "class"), None)
+    if name is None:
+        return None
+    if split.classes is not None:
+        return split.classes[split.rows]
+    if split.nbytes > KEPT:
+        return None
+    whole = split if split.kept is None else split.cached()
+    return np.concatenate(list(whole.values(name, np.arange(len(split)))))
+
+
+def _few(sizes: Mapping[str, int]) -> tuple[str, ...]:
+    """The sentences that say which splits are too small to measure anything."""
+    return tuple(
+        f"the {name} split has {size} examples: figures on fewer than {FEW} say little, one example is {1 / size:.0%}"
+        for name, size in sizes.items()
+        if 0 < size < FEW
+    )
 
 
 def _order(config: Train, train: Split) -> Order:
@@ -109,7 +165,8 @@ def _check_features(dataset: Dataset, system: System, config: Train) -> None:
 
 def _open(config: Train, system: System, dataset: Any) -> Dataset:
     if isinstance(dataset, Dataset):
-        for name in ("train_split", "test_split", "image_size", "resize", "image_key", "skip_bad"):
+        apart = ("train_split", "test_split", "validation_split", "image_size", "resize", "image_key", "skip_bad")
+        for name in apart:
             if getattr(config, name) != getattr(Train, name):
                 raise UserError(
                     f"{name} cannot be applied to a data set that is open already; give it to jaxrec.open_dataset"
@@ -122,6 +179,7 @@ def _open(config: Train, system: System, dataset: Any) -> Dataset:
         data_dir=config.data_dir,
         train_split=config.train_split,
         test_split=config.test_split,
+        validation_split=config.validation_split,
         image_size=config.image_size,
         resize=config.resize,
         image_key=config.image_key,

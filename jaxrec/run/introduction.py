@@ -77,7 +77,7 @@ def describe(data: Data) -> dict[str, Any]:
         "image_shape": image_shape(features),
         "class_names": class_names(features),
         "left_out": len(data.dataset.left_out),
-        "remarks": list(data.dataset.remarks),
+        "remarks": [*data.dataset.remarks, *data.remarks],
         "train": len(data.train),
         "validation": 0 if data.validation is None else len(data.validation),
         "test": len(data.test),
@@ -106,7 +106,7 @@ def for_the_report(system: System, task: Task) -> dict[str, Any]:
 def data_notes(session: Session) -> list[str]:
     """What was done to the data; writes the list of what was left out of them."""
     dataset = session.data.dataset
-    notes = list(dataset.remarks)
+    notes = [*dataset.remarks, *session.data.remarks]
     if processes.first():
         write_left_out(session.folder, dataset.left_out)
     if dataset.left_out:

@@ -136,8 +136,6 @@ def _check(config: Train, members: int, halving: int) -> None:
         raise UserError(
             "--halving needs a metric that tells a better run from a worse one, and there is none: remove it"
         )
-    if halving and not config.validation:
-        raise UserError("--halving decides on the validation split, and --validation 0 cuts none; try --validation .1")
     if 2**halving > members:
         raise UserError(
             f"--halving {halving} leaves nobody of {members} members; expected at most {int(math.log2(members))}"
@@ -146,6 +144,8 @@ def _check(config: Train, members: int, halving: int) -> None:
 
 def _check_session(session: Session, halving: int) -> None:
     config = session.config
+    if halving and session.data.validation is None:
+        raise UserError("--halving decides on the validation split, and --validation 0 cuts none; try --validation .1")
     if session.devices.mesh.shape["model"] > 1:
         raise UserError(f"--mesh {config.mesh} cuts a run's state, but each of many runs is held whole; remove model")
     if (config.steps or 0) <= halving:

@@ -26,8 +26,12 @@ class Train:
     """Training split; TFDS slices such as train[:80%] are allowed."""
     test_split: Annotated[str, DATA] = "test"
     """Split for the final metrics; nothing is chosen on it."""
-    validation: Annotated[float, DATA, SHARE_BELOW_ONE] = 0.1
-    """Fraction of the training split held out for evaluation during training and early stopping."""
+    validation_split: Annotated[str | None, DATA] = None
+    """Split for evaluation during training and early stopping. Default: the set's own, called validation, val or valid;
+    without one, --validation cuts it from the training split."""
+    validation: Annotated[float | None, DATA, SHARE_BELOW_ONE] = None
+    """Fraction of the training split held out as the validation split, with equal shares of each class; 0: none.
+    Default: 0.1, unless the set has a validation split of its own."""
     image_size: Annotated[int | str | None, DATA, AT_LEAST_ONE, tyro.conf.arg(metavar="SIZE")] = None
     """Size in pixels to which images are resized: 64 for a square, or height x width, such as 224x160. Default: the
     images' own size or, if they differ, that of the first one."""
