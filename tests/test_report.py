@@ -532,6 +532,11 @@ def test_the_report_is_there_while_the_run_trains(trained_on_photos) -> None:
     _Tags(page)
 
 
+def test_loss_headline_learning_rate_and_rate_are_in_the_open(photos) -> None:
+    opened = (photos.folder / "report.html").read_text("utf-8").partition("more curves</summary>")[0]
+    assert _charts(opened) == ["loss", "accuracy", "lr", "examples per second"]
+
+
 def test_the_runs_of_a_folder_are_listed(photos, tmp_path) -> None:
     assert (photos.folder.parent / "index.html").is_file()
     _run(tmp_path)

@@ -36,7 +36,8 @@ def curves_of(metrics: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) ->
         return '<p class="note">No metrics have been logged.</p>'
     score = (facts["score"] or {}).get("name")
     leading = [key for key in facts["headline"] if key in found][:1]
-    first = [key for key in dict.fromkeys(("loss", score, *leading, *OPEN)) if key in found]
+    rates = sorted(key for key in found if key.endswith("_lr"))  # of a system with several players
+    first = [key for key in dict.fromkeys(("loss", score, *leading, *OPEN, *rates)) if key in found]
     rest = sorted(key for key in found if key not in first)
     figures = {}
     for keys in _without_twins([*first, *rest], found):

@@ -47,9 +47,11 @@ class Record:
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """The logged rows; of many runs at once, of the one whose checkpoint is kept."""
+        """The logged rows, those of rate and memory last; of many runs at once, of the one whose checkpoint is kept."""
         kept = self.results.get("checkpoint_of", 0)
-        return [row for row in read_metrics(self.run) if row.get("member", kept) == kept]
+        logged = read_metrics(self.run)
+        rows = [row for row in logged if row.get("member", kept) == kept]
+        return rows + read_metrics(self.run, clock=True)
 
     @property
     def searched(self) -> bool:
