@@ -109,11 +109,14 @@ def forget_programs() -> Iterator[None]:
     gc.collect()
 
 
-@pytest.fixture(scope="module")
-def compile_quickly() -> Iterator[None]:
-    """For files that compile hundreds of programs of which each runs for milliseconds."""
+@pytest.fixture(scope="module", autouse=True)
+def compile_quickly(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tests compile thousands of programs of which each runs for milliseconds.
+
+    A file whose tests are about compiled programs themselves says ``AS_COMPILED_FOR_USERS = True``.
+    """
     before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", not getattr(request.module, "AS_COMPILED_FOR_USERS", False))
     yield
     jax.config.update("jax_disable_most_optimizations", before)
 

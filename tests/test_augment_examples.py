@@ -12,8 +12,6 @@ from jaxrec.augment import Geometry
 from jaxrec.errors import UserError
 from jaxrec.settings import Augment
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 KEY = jax.random.key(0)
 KINDS = {"image": "image", "mask": "mask", "label": "class"}
 BATCH, SIZE, VOID = 24, (17, 22), 9

@@ -29,6 +29,7 @@ from jaxrec.run.world.devices import Devices
 from jaxrec.settings import Train, preset
 from jaxrec.tasks.system import system_of
 
+AS_COMPILED_FOR_USERS = True
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
 TASKS = {

@@ -26,9 +26,6 @@ each_row = pytest.mark.parametrize("row", [pytest.param(name, marks=SLOW[name]) 
 DRAWING = {registry.name_of(row.config): name for name, row in reversed(ROWS.items()) if row.draws}
 """The first row of each system that draws random numbers."""
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
-
 # One row: its batches, its states and its step, compiled once for all tests.
 
 

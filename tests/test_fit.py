@@ -18,7 +18,7 @@ from jaxrec.run.observers import Moment
 from jaxrec.settings import Classifier, Optimizer, Sweep, Train, preset, registry
 from jaxrec.tasks import classifier
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run_it", "compile_quickly")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run_it")]
 
 TINY = Classifier(model="cnn", width=0.25, optimizer=Optimizer(name="adam", lr=1e-2, schedule="constant"))
 

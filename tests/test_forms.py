@@ -17,8 +17,6 @@ from jaxrec.models import layers
 from jaxrec.settings import preset, registry
 from jaxrec.tasks.system import system_of
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 SYSTEMS = {
     "cnn": replace(preset("cnn"), classes=4, width=0.25),
     "resnet18": replace(preset("resnet18"), classes=4, width=0.1),

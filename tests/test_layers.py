@@ -19,8 +19,6 @@ from jaxrec.models.cpu.forms import plain_forms
 from jaxrec.models.cpu.parts import in_parts
 from jaxrec.models.vit import Projection
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 
 

@@ -17,6 +17,7 @@ from jaxrec.run.world.devices import Devices, bytes_per_device
 from jaxrec.settings import Autoencoder, Optimizer, preset
 from jaxrec.tasks.system import system_of
 
+AS_COMPILED_FOR_USERS = True
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
 SIZES = [784, 128, 128, 10, 128, 128, 784]

@@ -14,8 +14,6 @@ from jaxrec import losses
 from jaxrec.errors import UserError
 from jaxrec.losses.segmentation import OHEM_SHARE, OHEM_THRESHOLD
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 CLASSES, VOID = 4, 4
 WEIGHTS = np.array([0.5, 2.0, 1.0, 3.0], np.float32)
 ALL = (*losses.SEGMENTATION_LOSSES, "cross-entropy+dice", "ohem+dice")

@@ -10,8 +10,6 @@ import pytest
 from jaxrec.models.resunet import ResUNet, double
 from jaxrec.models.unet import UNet
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 KEY = jax.random.key(0)
 MODELS = {
     "unet": functools.partial(UNet, 5, width=4, depth=2),

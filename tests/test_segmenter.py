@@ -20,7 +20,6 @@ from jaxrec.settings import Augment, Optimizer, Segmenter
 from jaxrec.tasks import palette, segmenter
 from jaxrec.tasks.system import system_of
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 CONFIG = Segmenter(
     width=4, depth=2, classes=3, void=9, average=0.0, mean=(0.5,), std=(0.25,), optimizer=Optimizer(name="sgd", lr=0.1)
 )

@@ -35,14 +35,6 @@ tiny_gan = partial(
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def examples(count, seed=0):
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (count, 8, 8, 1)).astype(np.uint8)
