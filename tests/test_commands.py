@@ -242,7 +242,7 @@ def test_predict_converts_images_as_training_does(cnn, tmp_path, capsys):
     np.testing.assert_array_equal(np.float32(written), expected)
     # The least likely class of each image: the loss by the file is that of an evaluation.
     label = expected.argmin(1)
-    (evaluated,) = trained.system.eval_step(trained.state, {"image": inputs, "label": label}).values()
+    evaluated = trained.system.eval_step(trained.state, {"image": inputs, "label": label})["classification"]
     loss = -np.log(written[np.arange(4), label]).mean()
     assert loss == pytest.approx(evaluated.compute()["loss"], rel=1e-6)
     assert [row["prediction"] for row in rows] == [str(best) for best in expected.argmax(1)]
