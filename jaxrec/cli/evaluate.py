@@ -1,7 +1,8 @@
 """jaxrec evaluate RUN: the metrics of a trained run on its test split."""
 
 import json
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "jaxrec evaluate runs/cnn-mnist-1",
     "jaxrec evaluate runs/cnn-mnist-1 --split train --json",
+    "jaxrec evaluate runs/cnn-photos-1 --dataset folder:new --split test",
     "jaxrec evaluate runs/cnn-mnist-1 --split 'test[:1000]' --checkpoint best",
 )
 
@@ -24,6 +26,11 @@ class Evaluate(OpenedModel):
 
     test_split: Annotated[str | None, tyro.conf.arg(aliases=["--split"])] = None
     """Split to evaluate on; TFDS slices such as test[:50%] are allowed. Default: the run's own."""
+    dataset: str | None = None
+    """Data set to evaluate on: the run's own in another place, or another one of the same classes, such as
+    folder:PATH. Default: the run's own."""
+    skip_bad: bool = False
+    """Leave out unreadable images instead of stopping."""
     json: bool = False
     """Print one JSON object instead of a table."""
 
@@ -36,11 +43,18 @@ def main(argv: list[str]) -> None:
 
     tune_cpu()
     trained = load(options.run, checkpoint=options.checkpoint)
-    results = trained.evaluate(options.test_split)
+    if options.skip_bad:
+        trained.config = replace(trained.config, skip_bad=True)
+    results = trained.evaluate(options.test_split, options.dataset, tell)
     if options.json:
         print(json.dumps(results))
     else:
         _print(results, f"{trained.folder.name}, split {results['split']}, {_checkpoint(trained)}")
+
+
+def tell(remark: str) -> None:
+    """Says a sentence beside the figures, which may be read by a program."""
+    print(remark, file=sys.stderr)
 
 
 def _checkpoint(trained: "Trained") -> str:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxrec.data.features import Feature
-from jaxrec.data.files import File, Options, arrange, check_trained, open_files, to_source
+from jaxrec.data.files import File, Options, arrange, check_trained, known_names, numbered, open_files, to_source
 from jaxrec.data.reads import Reads, choose
 from jaxrec.data.splits import Source
 from jaxrec.errors import UserError
@@ -44,21 +44,23 @@ def open_csv(name: str, reads: Reads, options: Options) -> Source:
     for each, column in chosen.items():
         if there[column] == "image":
             continue
-        features[each], found = _column(table, column, there[column])
+        features[each], found = _column(table, column, there[column], known_names(options.known, each))
         for row, value in zip(values, found, strict=True):
             row[each] = value
     files = [File(_image(table, place), _split(table, place), values[place]) for place in range(len(table.rows))]
     (image,) = [each for each in chosen if there[chosen[each]] == "image"]
     opened = open_files(files, image, features, options)
+    root = table.path.parent
     where = f"csv file {table.path}"
     labels = [each for each, feature in features.items() if feature.kind == "class"]
     if labels:
-        check_trained(where, opened.files, labels[0], features[labels[0]].names)
-        arranged = arrange(where, opened.files, labels[0], features[labels[0]].names)
+        if options.known is None:
+            check_trained(where, opened.files, labels[0], features[labels[0]].names)
+        arranged = arrange(root, opened.files, options.known, labels[0], features[labels[0]].names)
     else:
-        arranged = arrange(where, opened.files, None)
+        arranged = arrange(root, opened.files, options.known, None)
     also = repr([{each: np.asarray(value).tolist() for each, value in file.values.items()} for file in opened.files])
-    return to_source(table.path.parent, opened, arranged, also=also)
+    return to_source(root, opened, arranged, also=also)
 
 
 def _read(path: Path) -> Table:
@@ -101,31 +103,31 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _column(table: Table, column: str, kind: str) -> tuple[Feature, list[Any]]:
+def _column(table: Table, column: str, kind: str, known: Sequence[str]) -> tuple[Feature, list[Any]]:
     """The feature in a column and its value in each row."""
     cells = [row[column].strip() for row in table.rows]
     if kind == "class":
-        return _class_column(table, cells)
+        return _class_column(table, cells, known)
     if kind == "classes":
-        return _classes_column(table, cells)
+        return _classes_column(table, cells, known)
     return Feature("number", (), "float32"), [np.float32(cell) for cell in cells]
 
 
-def _class_column(table: Table, cells: list[str]) -> tuple[Feature, list[Any]]:
+def _class_column(table: Table, cells: list[str], known: Sequence[str]) -> tuple[Feature, list[Any]]:
     if "" in cells:
         line = table.lines[cells.index("")]
         raise UserError(f"line {line} of csv file {table.path} has no label: add one or remove the line")
-    names = _sorted(set(cells))
+    names = numbered(f"csv file {table.path}", _sorted(set(cells)), known)
     if len(names) < 2:
         raise UserError(f"csv file {table.path} holds one class only, '{cells[0]}': expected at least two")
     number = {name: place for place, name in enumerate(names)}
     return Feature("class", (), "int32", names), [number[cell] for cell in cells]
 
 
-def _classes_column(table: Table, cells: list[str]) -> tuple[Feature, list[Any]]:
+def _classes_column(table: Table, cells: list[str], known: Sequence[str]) -> tuple[Feature, list[Any]]:
     # Split at runs of semicolons and spaces; at the ends of a cell that leaves empty names, which are none.
     lists = [set(re.split(r"[;\s]+", cell)) - {""} for cell in cells]
-    names = _sorted(set().union(*lists))
+    names = numbered(f"csv file {table.path}", _sorted(set().union(*lists)), known)
     if not names:
         raise UserError(f"csv file {table.path} has no class in its column 'labels': add some")
     rows = [np.array([name in found for name in names], np.int32) for found in lists]

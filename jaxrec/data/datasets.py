@@ -1,8 +1,10 @@
 """Opens the set that a name stands for, and cuts its splits."""
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import numpy as np
 from jaxrec.data.cache import cache_dir
 from jaxrec.data.decoded import Decoded
 from jaxrec.data.features import Features, check, nbytes, to_json
-from jaxrec.data.files import Options
+from jaxrec.data.files import Known, Options
 from jaxrec.data.reads import Reads, check_reads
 from jaxrec.data.sizes import check_resize, parse_size
 from jaxrec.data.slices import parse_slices
@@ -42,6 +44,12 @@ class Dataset:
     """
     left_out: tuple[LeftOut, ...] = ()
     """Files that are not read."""
+    files: tuple[str, ...] = ()
+    """The file of each row of the set's source, its path from the folder of the set; empty if there are none."""
+    digests: tuple[str, ...] = ()
+    """What tells the content of each of these files apart."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Number of rows in each split of the source, one after the other."""
     remarks: tuple[str, ...] = ()
     """What a user should know of how the images are read, a sentence each."""
 
@@ -58,6 +66,8 @@ def open_dataset(
     resize: str = "crop",
     image_key: str | None = None,
     skip_bad: bool = False,
+    known: Known | None = None,
+    only_test: bool = False,
 ) -> Dataset:
     """Opens a set by its name, or arrays.
 
@@ -76,22 +86,26 @@ def open_dataset(
         resize: How images of another shape are brought to that size: ``crop``, ``pad`` or ``stretch``.
         image_key: The feature of a prepared set that is the image, if it has several.
         skip_bad: Leaves out files that cannot be read, instead of stopping there.
+        known: What a run knows of the set that it was trained on: classes keep their numbers, images their form, and
+            files their split.
+        only_test: Opens ``test`` alone; no other split need be there.
 
     Raises:
         UserError: The set is not there, has not what is read, or cannot be read.
     """
     check_resize(resize)
-    options = Options(parse_size(image_size), resize, skip_bad, image_key)
+    options = Options(parse_size(image_size), resize, skip_bad, image_key, known=known)
     check_reads(reads)
     if isinstance(data, str):
         name, source = data, _open_source(data, reads, data_dir, options)
     else:
         name, source = ARRAYS, _arrays(data, reads, options)
     check(source.features)
-    specs = {"train": train_split, "test": test_split}
-    own = validation_split or _own_validation(specs, source.sizes)
-    if own is not None:
-        specs["validation"] = own
+    specs = {"test": test_split}
+    if not only_test:
+        specs = {"train": train_split, **specs}
+        own = validation_split or _own_validation(specs, source.sizes)
+        specs |= {} if own is None else {"validation": own}
     splits = {}
     for role, spec in specs.items():
         rows = _rows(name, spec, role, source.sizes)
@@ -99,8 +113,26 @@ def open_dataset(
         splits[role] = Split(source.read, rows, source.features, kept, source.files, source.classes)
     content = (source.identity, to_json(source.features), train_split)
     fingerprint = hashlib.sha256(repr(content).encode()).hexdigest()
-    remarks = (*source.remarks, *_unused(specs, source.sizes))
-    return Dataset(name, source.features, splits, fingerprint, source.left_out, remarks)
+    remarks = source.remarks if only_test else (*source.remarks, *_unused(specs, source.sizes))
+    return Dataset(
+        name,
+        source.features,
+        splits,
+        fingerprint,
+        source.left_out,
+        source.files,
+        source.digests,
+        source.sizes,
+        remarks,
+    )
+
+
+def absolute_name(name: str) -> str:
+    """The name of a set with a path that holds in every working directory."""
+    kind, colon, path = name.partition(":")
+    if colon and kind in PATHS:
+        return f"{kind}:{os.path.abspath(Path(path).expanduser())}"
+    return name
 
 
 def _own_validation(specs: Mapping[str, str], sizes: Mapping[str, int]) -> str | None:

@@ -29,8 +29,8 @@ HELD = 2**30
 LARGE = 1024
 """Pixels along a side from which an image's size is not given to all others unless asked for."""
 
-HASHED = 100
-"""Files whose content is part of the set's identity; of the others, name and size are."""
+EDGE = 2**14
+"""Bytes at the beginning and at the end of a file by which its content is told."""
 
 NAMED = 10
 """Unreadable files that an error names."""
@@ -62,6 +62,17 @@ class Readable(NamedTuple):
     """What a user should know of how they are read."""
 
 
+class Known(NamedTuple):
+    """What a run knows of the set that it was trained on."""
+
+    features: Features
+    """What its examples are made of: classes keep their numbers, and images their form."""
+    splits: Mapping[str, str] = {}
+    """The split of each file, by the file's name and by the digest of its content."""
+    unknown: str = "train"
+    """The split of other files, if the set states none."""
+
+
 class Options(NamedTuple):
     """How the files of a set are read."""
 
@@ -72,6 +83,7 @@ class Options(NamedTuple):
     image_key: str | None = None
     """The feature of a prepared set that is the image; None: the one of the usual name."""
     held: int = HELD
+    known: Known | None = None
 
 
 PLAIN = Options()
@@ -101,13 +113,18 @@ def open_files(
     with strict_pillow(), ThreadPoolExecutor() as pool:
         probed = counted(pool.map(attempt(probe_file), _images(found)), "reading headers", len(found))
         headers, files, left_out = readable(probed, found, options.skip_bad)
-        shape, dtype = _image_format(files, headers, options.size)
-        levels = _levels(pool, files, headers)
-        remarks = _remarks(headers, shape, dtype, options.resize) + levels.remarks
-        features = {image: Feature("image", shape, dtype, resize=options.resize, levels=levels.values), **values}
+        if options.known is None:
+            shape, dtype = _image_format(files, headers, options.size)
+            levels = _levels(pool, files, headers)
+            feature = Feature("image", shape, dtype, resize=options.resize, levels=levels.values)
+        else:
+            levels, feature = Levels(), options.known.features[image]
+        height, width, channels = feature.shape
+        remarks = _remarks(headers, (height, width, channels), feature.dtype, feature.resize) + levels.remarks
+        features = {image: feature, **values}
         if mask is not None:
-            mask = (mask[0], mask[1].bordered(options.resize))
-            features[mask[0]] = mask[1].feature(shape[:2], options.resize)
+            mask = (mask[0], mask[1].bordered(feature.resize))
+            features[mask[0]] = mask[1].feature((height, width), feature.resize)
         decode = partial(_decode, features=features, image=image, mask=mask)
         held = len(files) * nbytes(features) <= options.held
         if held:
@@ -164,7 +181,7 @@ def _images(files: Iterable[File]) -> list[Path]:
 def _levels(pool: ThreadPoolExecutor, files: Sequence[File], headers: Sequence[Header]) -> Levels:
     """Black and white of a set's images of more than 8 bits, by those of the training split."""
     deep = [file for file, header in zip(files, headers, strict=True) if header.dtype != "uint8"]
-    training = [file for file in deep if file.split in ("", "train")]
+    training = [file for file in deep if not file.split or same_split(file.split, "train")]
     found = pool.map(attempt(extent), _images(training or deep))
     # A file that cannot be decoded is named when all are.
     return find_levels([each for each in found if isinstance(each, Extent)])
@@ -276,21 +293,79 @@ class Arranged(NamedTuple):
     remarks: tuple[str, ...] = ()
 
 
-def arrange(where: str, files: Sequence[File], label: str | None, names: Sequence[str] = ()) -> Arranged:
+def arrange(
+    root: Path, files: Sequence[File], known: Known | None, label: str | None, names: Sequence[str] = ()
+) -> Arranged:
     """The rows of each split in a seeded order, so that a slice of a split holds every class.
 
-    Files that state no split are cut 80/20 into train and test, with equal shares of each class if ``label`` names one.
+    Files that state no split are cut 80/20 into train and test, with equal shares of each class if ``label`` names one;
+    but what a run knows already keeps its split.
     """
     rows = np.random.default_rng(0).permutation(len(files))
     labels = None if label is None else np.array([file.values[label] for file in files], np.int32)
     split_of = np.array([file.split for file in files])
     if split_of[0]:
         return Arranged({split: rows[split_of[rows] == split] for split in sorted(set(split_of.tolist()))}, labels)
+    dealt = _dealt(root, files, known)
+    if dealt is not None:
+        return Arranged({split: rows[dealt[rows] == split] for split in sorted(set(dealt.tolist()))}, labels)
     if len(files) < 2:
-        raise UserError(f"{where} holds a single image: expected two or more, one for training and one for the test")
+        raise UserError(f"{root} holds a single image: expected two or more, one for training and one for the test")
     train, test = cut(rows, 0.2, labels)
     remarks = () if labels is None else not_kept("the test split", names, labels[train], labels[test])
     return Arranged({"train": train, "test": test}, labels, remarks)
+
+
+def _dealt(root: Path, files: Sequence[File], known: Known | None) -> np.ndarray | None:
+    """The split of each file as a run has dealt them; None if it knows none of them, and deals them itself."""
+    if known is None:
+        return None
+    found = [known.splits.get(digest_of(file)) for file in files]
+    if not any(found):
+        # Another set: names alone, such as 001.png, say nothing.
+        return None if known.unknown == "train" else np.array([known.unknown] * len(files))
+    names = [name_of(root, file) for file in files]
+    splits = [split or known.splits.get(name, known.unknown) for split, name in zip(found, names, strict=True)]
+    return np.array(splits)
+
+
+def name_of(root: Path, file: File) -> str:
+    """The path of an example's image from the folder of the set, or the whole one if it lies elsewhere."""
+    return str(_within(root, file.image))
+
+
+def digest_of(file: File) -> str:
+    """What tells an example's files apart from others: hexadecimal SHA-256 of sizes, beginnings and ends."""
+    digest = hashlib.sha256()
+    for path in filter(None, (file.image, file.mask)):
+        size = path.stat().st_size
+        digest.update(f"{size} ".encode())
+        with path.open("rb") as opened:
+            digest.update(opened.read(EDGE))
+            opened.seek(max(0, size - EDGE))
+            digest.update(opened.read(EDGE))
+    return digest.hexdigest()[:32]
+
+
+def known_names(known: Known | None, name: str) -> tuple[str, ...]:
+    """The classes of a feature, as a run knows them; none if there is no run."""
+    return known.features[name].names if known is not None and name in known.features else ()
+
+
+def numbered(where: str, found: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """The names of classes in the order of their numbers: as a run knows them, or as found.
+
+    Raises UserError if a class was found that the run does not know.
+    """
+    if not known:
+        return tuple(found)
+    unknown = [name for name in found if name not in known]
+    if unknown:
+        raise UserError(
+            f"{where} has the class '{unknown[0]}', and the run knows only {', '.join(known[:10])}"
+            f"{' and others' if len(known) > 10 else ''}: give a set of the run's classes"
+        )
+    return tuple(known)
 
 
 def check_trained(where: str, files: Sequence[File], label: str, names: Sequence[str]) -> None:
@@ -323,22 +398,21 @@ def to_source(
         also: What else belongs to the set's identity.
     """
     order = np.concatenate(list(arranged.splits.values()))
-    digest = hashlib.sha256(also.encode("utf-8", "surrogateescape"))
-    for place, file in enumerate(opened.files):
-        for path in filter(None, (file.image, file.mask)):
-            name = _within(root, path)
-            digest.update(os.fsencode(name) + f" {path.stat().st_size}\n".encode())
-            if place < HASHED:
-                digest.update(path.read_bytes())
+    identity = hashlib.sha256(also.encode("utf-8", "surrogateescape"))
+    with ThreadPoolExecutor() as pool:
+        digests = list(pool.map(digest_of, opened.files))
+    for file, digest in zip(opened.files, digests, strict=True):
+        identity.update(os.fsencode(name_of(root, file)) + f" {digest}\n".encode())
     return Source(
         read=lambda rows: opened.read(order[rows]),
         sizes={split: len(rows) for split, rows in arranged.splits.items()},
         features=opened.features,
-        identity=digest.hexdigest(),
+        identity=identity.hexdigest(),
         left_out=(*left_out, *opened.left_out),
         remarks=(*remarks, *arranged.remarks, *opened.remarks),
         classes=None if arranged.classes is None else arranged.classes[order],
-        files=tuple(str(_within(root, opened.files[row].image)) for row in order.tolist()),
+        files=tuple(name_of(root, opened.files[row]) for row in order.tolist()),
+        digests=tuple(digests[row] for row in order.tolist()),
     )
 
 

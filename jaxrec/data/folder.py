@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxrec.data.features import Feature
-from jaxrec.data.files import File, Options, arrange, check_trained, open_files, to_source
+from jaxrec.data.files import File, Options, arrange, check_trained, known_names, numbered, open_files, to_source
 from jaxrec.data.folder_masks import open_folder_masks
 from jaxrec.data.reads import Reads, choose, needs, wants
 from jaxrec.data.splits import SAME_SPLIT, Source, same_split
@@ -45,7 +45,8 @@ def open_folder(path: str, reads: Reads, options: Options) -> Source:
     """
     root = Path(os.path.expanduser(path))
     if not root.is_dir():
-        raise UserError(f"folder {root} does not exist: expected a folder of images")
+        moved = "" if options.known is None else "; if it was moved, name it with --dataset folder:PATH"
+        raise UserError(f"folder {root} does not exist: expected a folder of images{moved}")
     tree = _tree(root, wants(reads, "class"))
     if wants(reads, "mask"):
         return open_folder_masks(tree.root, reads, options, tree.remarks)
@@ -56,7 +57,7 @@ def open_folder(path: str, reads: Reads, options: Options) -> Source:
     if not placed:
         raise UserError(f"folder {root} holds no images: add {IMAGES}")
     opened = open_files([File(each.path, each.split) for each in placed], image, {}, options)
-    arranged = arrange(f"folder {root}", opened.files, None)
+    arranged = arrange(tree.root, opened.files, options.known, None)
     return to_source(tree.root, opened, arranged, left_out, tree.remarks)
 
 
@@ -68,15 +69,21 @@ def _open_classes(tree: Tree, placed: list[Placed], left_out: list[LeftOut], rea
     found = [each for each in placed if each.folder]
     outside = [each for each in placed if not each.folder]
     left_out += [LeftOut(each.path, "outside the class folders", "it lies in no class folder") for each in outside]
-    names = sorted({class_name(each.folder) for each in found})
+    if not found:
+        raise UserError(f"folder {root} holds no images in class folders: add {IMAGES}")
+    where = f"folder {root}"
+    names = numbered(where, sorted({class_name(each.folder) for each in found}), known_names(options.known, label))
     if len(names) < 2:
-        raise UserError(f"folder {root} holds one class only, '{names[0]}': expected at least two class folders")
+        raise UserError(
+            f"folder {root} holds one class only, '{', '.join(names)}': expected at least two class folders"
+        )
     files = []
     for each in found:
         files.append(File(each.path, each.split, {label: names.index(class_name(each.folder))}))
     opened = open_files(files, image, {label: Feature("class", (), "int32", tuple(names))}, options)
-    check_trained(f"folder {root}", opened.files, label, names)
-    arranged = arrange(f"folder {root}", opened.files, label, names)
+    if options.known is None:
+        check_trained(where, opened.files, label, names)
+    arranged = arrange(root, opened.files, options.known, label, names)
     return to_source(root, opened, arranged, left_out, tree.remarks)
 
 

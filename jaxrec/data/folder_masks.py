@@ -41,11 +41,14 @@ def open_folder_masks(root: Path, reads: Reads, options: Options, remarks: tuple
     image, mask = sorted(chosen, key=lambda name: chosen[name])
     found = _find(root)
     listed = _read_classes(root / CLASSES)
+    if options.known is not None:
+        feature = options.known.features[mask]
+        listed = ClassList(feature.names, feature.void)
     with strict_pillow(), ThreadPoolExecutor() as pool:
         values, files, left_out = readable(pool.map(attempt(_values), found), found, options.skip_bad)
     classes = _classes(root, values, files, listed)
     opened = open_files(files, image, {}, options, (mask, classes))
-    arranged = arrange(f"folder {root}", opened.files, None)
+    arranged = arrange(root, opened.files, options.known, None)
     taken = {path for file in found for path in (file.image, file.mask)}
     below = walk(root)
     left_out += [each for each in below.left_out if each.path != root / CLASSES]
@@ -58,7 +61,7 @@ def _find(root: Path) -> list[File]:
     if (root / "images").is_dir():
         return list(_pairs(root, ""))
     splits = [path for path in folders(root) if (path / "images").is_dir()]
-    if not any(same_split(path.name, "train") for path in splits):
+    if not any(same_split(path.name, split) for path in splits for split in ("train", "test")):
         raise UserError(
             f"folder {root} holds no images with masks: expected {root}/images/ and {root}/masks/, "
             "or both of them in train/ and test/"

@@ -37,6 +37,8 @@ class Source:
     """What a user should know of how the examples are read, a sentence each."""
     files: tuple[str, ...] = ()
     """The file of each row, as a person would name it; empty if examples are not in files of their own."""
+    digests: tuple[str, ...] = ()
+    """What tells the content of each row's file apart; empty if examples are not in files of their own."""
     classes: np.ndarray | None = None
     """int [N], the class of each row, if it is known without decoding."""
     version: str = ""

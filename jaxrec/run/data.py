@@ -1,8 +1,8 @@
 """The data of a run: opened, cut into splits, and the settings that follow from it."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,11 @@ from jaxrec.data import (
     statistics,
 )
 from jaxrec.data.datasets import KEPT
+from jaxrec.data.files import Known
 from jaxrec.data.reads import alternatives
 from jaxrec.data.splits import not_kept
 from jaxrec.errors import UserError
+from jaxrec.run.known import KnownData
 from jaxrec.run.world import processes
 from jaxrec.settings import Train
 from jaxrec.tasks.system import Facts, System
@@ -55,9 +57,18 @@ class Data:
     """Which training examples each step takes."""
     remarks: tuple[str, ...] = ()
     """What a user should know of how the set was cut, a sentence each."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What the settings were completed with, as JSON data: filled in when a system asks."""
 
 
-def open_data(config: Train, system: System, dataset: Any = None, *, trains: bool = False) -> Data:
+def open_data(
+    config: Train,
+    system: System,
+    dataset: Any = None,
+    *,
+    trains: bool = False,
+    known: KnownData | None = None,
+) -> Data:
     """Opens the configured data set, or the given one, with its validation split or one cut from the training split.
 
     Args:
@@ -65,19 +76,22 @@ def open_data(config: Train, system: System, dataset: Any = None, *, trains: boo
         system: says which features are read.
         dataset: arrays by name, arrays by split and name, or a ``Dataset``; default: the one that the settings name.
         trains: whether training examples will be read many times, so that they are held decoded.
+        known: the data of the run that is to go on. Its examples keep their split, and a remark says what has changed.
 
     Raises:
         UserError: the set is not there or lacks what the system reads, or a batch is larger than the training split.
     """
-    opened = _open(config, system, dataset)
+    opened = _open(config, system, dataset, None if known is None else known.for_opening("train"))
     _check_features(opened, system, config)
+    changes = () if known is None else known.changes(opened)
     train = opened.splits["train"]
     # If several processes train, each reads its part of every batch and no more.
     alone = processes.share()[1] == 1
     resident = trains and alone and train.nbytes <= config.memory_mb * 2**20
     if resident or (trains and alone and train.kept):
         train = train.cached()
-    train, validation, remarks = _with_validation(config, opened, train)
+    held_out = set() if known is None or not changes else known.used("validation")
+    train, validation, remarks = _with_validation(config, opened, train, held_out)
     if len(train) < config.batch_size:
         raise UserError(
             f"batch size {config.batch_size} is larger than the training split of {len(train)} examples; "
@@ -86,11 +100,40 @@ def open_data(config: Train, system: System, dataset: Any = None, *, trains: boo
     test = opened.splits["test"]
     few = {"validation": 0 if validation is None else len(validation), "test": len(test)}
     order = _order(config, train) if trains else shuffled(len(train))
-    return Data(opened, train, validation, test, resident, order, remarks + _few(few))
+    facts = {} if known is None else dict(known.facts)
+    return Data(opened, train, validation, test, resident, order, changes + remarks + _few(few), facts)
 
 
-def _with_validation(config: Train, opened: Dataset, train: Split) -> tuple[Split, Split | None, tuple[str, ...]]:
-    """The training and the validation split, and what is to be said of them."""
+def open_test(config: Train, system: System, dataset: Any, known: KnownData) -> Data:
+    """The test split of a run's data set, or of another one of the same classes; no other split need be there.
+
+    Args:
+        config: the run's settings.
+        system: the run's system.
+        dataset: as for ``open_data``.
+        known: the run's data. Examples that the run does not know are tested on if the set states no splits.
+
+    Raises:
+        UserError: the set is not there, or has other classes or features than the run's.
+    """
+    # A measure compares with what was trained on.
+    opened = _open(config, system, dataset, known.for_opening("test"), only_test=not system.measures)
+    _check_features(opened, system, config)
+    remarks = known.changes(opened)
+    test = opened.splits["test"]
+    train = opened.splits.get("train", test.subset(np.arange(0)))
+    if system.measures:
+        train, _, _ = _with_validation(config, opened, train, known.used("validation") if remarks else set())
+    return Data(opened, train, None, test, False, shuffled(len(train)), remarks + _few({"test": len(test)}))
+
+
+def _with_validation(
+    config: Train, opened: Dataset, train: Split, held_out: Set[str]
+) -> tuple[Split, Split | None, tuple[str, ...]]:
+    """The training and the validation split, and what is to be said of them.
+
+    ``held_out`` are the digests of files that a run has held out already.
+    """
     own = opened.splits.get("validation")
     if config.validation_split is not None and config.validation is not None:
         raise UserError(
@@ -102,6 +145,11 @@ def _with_validation(config: Train, opened: Dataset, train: Split) -> tuple[Spli
     share = SHARE if config.validation is None else config.validation
     if not share:
         return train, None, unused
+    if held_out:
+        digests = [opened.digests[row] for row in opened.splits["train"].rows.tolist()]
+        held = np.isin(digests, list(held_out))
+        if held.any() and not held.all():
+            return train.subset(np.flatnonzero(~held)), train.subset(np.flatnonzero(held)), unused
     labels = _classes(train)
     if labels is None:
         return *cut_validation(train, share), unused
@@ -163,7 +211,7 @@ def _check_features(dataset: Dataset, system: System, config: Train) -> None:
             )
 
 
-def _open(config: Train, system: System, dataset: Any) -> Dataset:
+def _open(config: Train, system: System, dataset: Any, known: Known | None, *, only_test: bool = False) -> Dataset:
     if isinstance(dataset, Dataset):
         apart = ("train_split", "test_split", "validation_split", "image_size", "resize", "image_key", "skip_bad")
         for name in apart:
@@ -184,6 +232,8 @@ def _open(config: Train, system: System, dataset: Any) -> Dataset:
         resize=config.resize,
         image_key=config.image_key,
         skip_bad=config.skip_bad,
+        known=known,
+        only_test=only_test,
     )
 
 
@@ -232,10 +282,18 @@ def _facts(data: Data) -> Facts:
     sample = STATISTICS_SAMPLE if data.train.nbytes > SAMPLED_BYTES else None
     share, merge = processes.share(), processes.summed
 
+    # A run that goes on keeps what it began with, whatever became of its data.
     def moments(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        return statistics(data.train, sample, name=name, share=share, merge=merge)
+        key = f"statistics of {name}"
+        if key not in data.facts:
+            data.facts[key] = statistics(data.train, sample, name=name, share=share, merge=merge)
+        mean, std = data.facts[key]
+        return tuple(mean), tuple(std)
 
     def counts(name: str) -> np.ndarray:
-        return class_counts(data.train, name, share=share, merge=merge)
+        key = f"class counts of {name}"
+        if key not in data.facts:
+            data.facts[key] = class_counts(data.train, name, share=share, merge=merge).tolist()
+        return np.array(data.facts[key], np.int64)
 
     return Facts(data.dataset.features, moments, counts)

@@ -15,7 +15,7 @@ from jaxrec.run.data import Data
 from jaxrec.run.initial import count_parameters
 from jaxrec.run.session import Session
 from jaxrec.run.show.log import Log
-from jaxrec.run.store.listing import LEFT_OUT, write_left_out
+from jaxrec.run.store.listing import LEFT_OUT, Listed, write_examples, write_left_out
 from jaxrec.run.store.manifest import write_manifest
 from jaxrec.run.world import hardware, processes
 from jaxrec.settings import Task, registry
@@ -78,6 +78,7 @@ def describe(data: Data) -> dict[str, Any]:
         "class_names": class_names(features),
         "left_out": len(data.dataset.left_out),
         "remarks": [*data.dataset.remarks, *data.remarks],
+        "facts": data.facts,
         "train": len(data.train),
         "validation": 0 if data.validation is None else len(data.validation),
         "test": len(data.test),
@@ -109,9 +110,29 @@ def data_notes(session: Session) -> list[str]:
     notes = [*dataset.remarks, *session.data.remarks]
     if processes.first():
         write_left_out(session.folder, dataset.left_out)
+        if dataset.files:
+            write_examples(session.folder, listed(session.data))
     if dataset.left_out:
         notes.append(f"{counted(dataset.left_out)}; {session.folder / LEFT_OUT} names them")
     return notes
+
+
+def listed(data: Data) -> list[Listed]:
+    """Every example of a set of files, with its split, what it is used as and its class."""
+    dataset = data.dataset
+    roles = {}
+    for role, split in {"train": data.train, "validation": data.validation, "test": data.test}.items():
+        for index in range(0 if split is None else len(split)):
+            assert split is not None
+            roles[split.file(index)] = role
+    names = class_names(dataset.features)
+    splits = [name for name, size in dataset.sizes.items() for _ in range(size)]
+    classes = dataset.splits["test"].classes
+    examples = []
+    for row, (path, digest) in enumerate(zip(dataset.files, dataset.digests, strict=True)):
+        label = "" if classes is None else names[classes[row]]
+        examples.append(Listed(path, splits[row], roles.get(path, ""), label, digest))
+    return examples
 
 
 def _data_line(data: Data) -> str:

@@ -15,15 +15,15 @@ import jax
 from rich.console import Console
 
 from jaxrec.data import cache_dir
-from jaxrec.data.datasets import ARRAYS
+from jaxrec.data.datasets import ARRAYS, absolute_name
 from jaxrec.errors import TRAINING_MEMORY, UserError, memory_errors
 from jaxrec.host import keep_programs
-from jaxrec.run.data import Data, check_same_data, complete, open_data
+from jaxrec.run.data import Data, complete, open_data
+from jaxrec.run.known import known_data
 from jaxrec.run.show.screen import Waiting
 from jaxrec.run.show.trackers import check_trackers
 from jaxrec.run.store import folder
 from jaxrec.run.store.checkpoints import Checkpoints
-from jaxrec.run.store.manifest import read_dataset
 from jaxrec.run.world import processes
 from jaxrec.run.world.devices import Devices
 from jaxrec.run.world.stop import Stop
@@ -126,11 +126,14 @@ def _session(config: Train, dataset: Any, began: float) -> Iterator[Session]:
     devices.check_batch(config.batch_size)
     system = system_of(config.task)
     config = replace(config, dataset=_dataset_name(config, system, dataset))
-    data = open_data(config, system, dataset, trains=True)
+    known = None
+    if resumed is not None and (resumed / "manifest.json").exists():  # else it was killed before it wrote any
+        known = known_data(resumed)
+    data = open_data(config, system, dataset, trains=True, known=known)
     config = replace(complete(config, data, system), resume=False, coordinator=None, processes=None, process=None)
     _check_agreement(config, data)
     if resumed is not None:
-        _check_resumable(resumed, config, data)
+        folder.check_same(folder.read_config(resumed), config)
     run = resumed or Path(processes.by_first(lambda: str(folder.create(config))))
     config = replace(config, name=run.name)
     lock = processes.by_first(lambda: folder.lock(run))
@@ -146,10 +149,10 @@ def _session(config: Train, dataset: Any, began: float) -> Iterator[Session]:
 
 def _dataset_name(config: Train, system: System, dataset: Any) -> str:
     if isinstance(dataset, str):
-        return dataset
+        return absolute_name(dataset)
     if dataset is not None:
         return getattr(dataset, "name", ARRAYS)
-    return config.dataset or system.dataset
+    return absolute_name(config.dataset or system.dataset)
 
 
 def _resumed_folder(config: Train) -> Path | None:
@@ -176,12 +179,6 @@ def _check_agreement(config: Train, data: Data) -> None:
     for name in ("runs", "data_dir"):
         del same[name]
     processes.agree({**same, "the data set": data.dataset.fingerprint, "jax": jax.__version__})
-
-
-def _check_resumable(run: Path, config: Train, data: Data) -> None:
-    folder.check_same(folder.read_config(run), config)
-    if (run / "manifest.json").exists():  # else the run was killed before it wrote any
-        check_same_data(data, read_dataset(run))
 
 
 @contextlib.contextmanager

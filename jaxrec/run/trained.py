@@ -2,7 +2,8 @@
 
 import contextlib
 import inspect
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +18,12 @@ from jaxrec.data.images import probe_file, read_as
 from jaxrec.data.sizes import Resizing, told
 from jaxrec.errors import UserError, nearest
 from jaxrec.host import keep_programs
-from jaxrec.run.data import check_same_data, open_data
+from jaxrec.run.data import open_test
 from jaxrec.run.ending import tested
 from jaxrec.run.evaluation import Evaluator
 from jaxrec.run.generated import generated
 from jaxrec.run.initial import initializer
+from jaxrec.run.known import known_data, seen_in_training
 from jaxrec.run.store import folder
 from jaxrec.run.store.checkpoints import Checkpoints
 from jaxrec.run.store.manifest import read_dataset
@@ -209,22 +211,30 @@ class Trained:
             raise UserError(f"--class '{name}' is not a class of the run{hint}")
         return names.index(name)
 
-    def evaluate(self, split: str | None = None, dataset: Any = None) -> dict[str, Any]:
+    def evaluate(
+        self, split: str | None = None, dataset: Any = None, tell: Callable[[str], None] = warnings.warn
+    ) -> dict[str, Any]:
         """The metrics on a split of the run's data set.
 
         Args:
             split: a split in TFDS's slicing, such as ``test[:100]``; default: the run's own test split.
-            dataset: arrays or a ``Dataset`` if the run was trained on such.
+            dataset: the name of a set of the same classes, arrays or a ``Dataset``; default: the run's own.
+            tell: is called with each sentence that a user should read, such as what has changed in the data set.
 
         Returns:
             ``split``, ``examples``, ``step``, then each metric by name, as JSON data.
 
         Raises:
-            UserError: the data set is not there, or is not the one that the run was trained on.
+            UserError: the data set is not there, or has other classes or features than the one trained on.
         """
         config = replace(self.config, test_split=split or self.config.test_split)
-        data = open_data(config, self.system, dataset)
-        check_same_data(data, self.described)
+        known = known_data(self.folder)
+        data = open_test(config, self.system, dataset, known)
+        for remark in data.remarks:
+            tell(remark)
+        if dataset is not None:
+            for remark in seen_in_training(known, data.dataset, data.test):
+                tell(remark)
         evaluator = Evaluator(config.task, self.system, self.devices)
         return tested(evaluator, self.state, data, config.test_split, self.step)
 

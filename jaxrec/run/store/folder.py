@@ -18,7 +18,7 @@ from jaxrec.settings import Train, from_dict, to_dict
 FREE_TO_CHANGE = (
     "epochs", "steps", "log_every", "eval_every", "save_every", "patience", "min_delta", "on_nonfinite",
     "fuse_steps", "name", "runs", "resume", "tensorboard", "tune_allocator", "data_dir", "memory_mb", "mesh", "require",
-    "coordinator", "processes", "process", "log_to",
+    "dataset", "skip_bad", "coordinator", "processes", "process", "log_to",
 )  # fmt: skip
 """Settings that may differ when a run is resumed; the others decide what is computed."""
 
@@ -76,7 +76,10 @@ def create(config: Train) -> Path:
 
 def _free_name(config: Train, runs: Path) -> str:
     """The first of ``cnn-digits-1``, ``cnn-digits-2`` and so on that is not taken."""
-    dataset = re.sub(r"[^A-Za-z0-9_.-]+", "-", config.dataset or "").strip("-")
+    kind, colon, path = (config.dataset or "").partition(":")
+    # Of a path, the last part is enough.
+    named = f"{kind}-{Path(path).name}" if colon and os.sep in path else f"{kind}{colon}{path}"
+    dataset = re.sub(r"[^A-Za-z0-9_.-]+", "-", named).strip("-")
     dataset = dataset[-LONGEST_DATASET:].strip("-")  # The end of a path tells more than its beginning.
     number = 1
     while (runs / f"{config.task.model}-{dataset}-{number}").exists():

@@ -1,14 +1,49 @@
-"""Lists of files that a run's folder keeps: what was left out of the data, and why."""
+"""Lists of files that a run's folder keeps: which example is in which split, and what was left out of the data."""
 
 import csv
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from jaxrec.data.walk import LeftOut
+from jaxrec.errors import UserError
 from jaxrec.files import write_atomically
 
 LEFT_OUT = "skipped.csv"
+EXAMPLES = "examples.csv"
+
+
+class Listed(NamedTuple):
+    """An example as ``examples.csv`` lists it."""
+
+    path: str
+    """From the folder of the set."""
+    split: str
+    """As the set has it."""
+    used_as: str
+    """``train``, ``validation`` or ``test``; empty if it is not used."""
+    label: str
+    """Its class; empty if it has none."""
+    digest: str
+    """Tells the file's content apart."""
+
+
+def write_examples(folder: Path, examples: Iterable[Listed]) -> None:
+    """Writes ``examples.csv``, a row for each example of the data set."""
+    write_table(folder / EXAMPLES, ("path", "split", "used_as", "class", "digest"), examples)
+
+
+def read_examples(folder: Path) -> list[Listed]:
+    """The rows of ``examples.csv``; none if there is no such file. Raises UserError if it is damaged."""
+    path = folder / EXAMPLES
+    if not path.is_file():
+        return []
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            return [Listed(*row) for row in list(csv.reader(file))[1:]]
+    except (OSError, csv.Error, TypeError) as error:
+        raise UserError(f"'{path}' is damaged ({error}); restore it, or remove it") from error
 
 
 def write_left_out(folder: Path, left_out: Sequence[LeftOut]) -> None:
