@@ -75,7 +75,7 @@ def test_train_and_test_above(tmp_path):
     scenes(tmp_path / "test", 3)
     scenes(tmp_path / "val", 2)
     data = opened(tmp_path)
-    assert {name: len(split) for name, split in data.splits.items()} == {"train": 6, "test": 3}
+    assert {name: len(split) for name, split in data.splits.items()} == {"train": 6, "test": 3, "validation": 2}
     check_pairs(data)
     assert len(opened(tmp_path, test_split="val").splits["test"]) == 2
 
