@@ -26,6 +26,8 @@ extensions = [
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
+# A word before a colon, or in an option's placeholder, is looked up as a type, and several classes may have that name.
+suppress_warnings = ["ref.python"]
 
 autodoc_default_options = {"members": True, "special-members": "__call__"}
 autodoc_member_order = "bysource"
