@@ -192,7 +192,7 @@ def test_evaluate_prints_one_object_equal_to_the_results(cnn):
 def test_evaluate_prints_a_table_and_takes_another_split(cnn, capsys):
     evaluate.main([str(cnn)])
     results = json.loads((cnn / "results.json").read_text())
-    assert re.search(rf"│ accuracy +│ {results['accuracy']:.6g} +│", capsys.readouterr().out)
+    assert re.search(rf"│ accuracy +│ {results['accuracy']:.5g} +│", capsys.readouterr().out)
     evaluate.main([str(cnn), "--split", "train[:50]", "--json"])
     other = json.loads(capsys.readouterr().out)
     assert (other["split"], other["examples"]) == ("train[:50]", 50)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from jaxrec.cli.opened_run import OpenedModel, read_options
+from jaxrec.data.walk import counted
 
 if TYPE_CHECKING:
+    from jaxrec.run.data import Data
     from jaxrec.run.trained import Trained
 
 EXAMPLES = (
@@ -45,11 +47,22 @@ def main(argv: list[str]) -> None:
     trained = load(options.run, checkpoint=options.checkpoint)
     if options.skip_bad:
         trained.config = replace(trained.config, skip_bad=True)
-    results = trained.evaluate(options.test_split, options.dataset, tell)
+    data = trained.open_data(options.test_split, options.dataset, tell)
+    for remark in _remarks(data):
+        tell(remark)
+    results = trained.evaluate_data(data, options.test_split)
     if options.json:
         print(json.dumps(results))
     else:
-        _print(results, f"{trained.folder.name}, split {results['split']}, {_checkpoint(trained)}")
+        _print(trained, results)
+
+
+def _remarks(data: "Data") -> list[str]:
+    """What training says of how the set is read."""
+    remarks = list(data.dataset.remarks)
+    if data.dataset.left_out:
+        remarks.append(counted(data.dataset.left_out))
+    return remarks
 
 
 def tell(remark: str) -> None:
@@ -66,14 +79,20 @@ def _checkpoint(trained: "Trained") -> str:
     return f"step {trained.step} (the best on validation is step {trained.best}: --checkpoint best)"
 
 
-def _print(results: dict[str, Any], title: str) -> None:
+def _print(trained: "Trained", results: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+    from jaxrec.data import class_names
+    from jaxrec.run.introduction import for_the_report
+    from jaxrec.run.show.figures import scores
 
     console = Console(highlight=False)
+    title = f"{trained.folder.name}, split {results['split']}, {_checkpoint(trained)}"
     console.print(title, markup=False, soft_wrap=True)
     table = Table("metric", "value")
-    for name, value in results.items():
-        if isinstance(value, int | float):
-            table.add_row(name, f"{value:.6g}")
+    facts = for_the_report(trained.system, trained.config.task)
+    for name, value in scores(results, facts, class_names(trained.features)).items():
+        table.add_row(name, Text(value))
     console.print(table)

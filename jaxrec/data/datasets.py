@@ -162,6 +162,7 @@ def _arrays(data: Any, reads: Reads, options: Options) -> Source:
             "or a dictionary of arrays such as image and label"
         )
     _refuse_size("arrays", options)
+    _refuse_image_key("arrays", options)
     return open_arrays(data, reads)
 
 
@@ -198,6 +199,14 @@ def _refuse_size(what: str, options: Options) -> None:
         raise UserError(f"{what} have the size of their arrays: resize these, or drop --image-size")
 
 
+def _refuse_image_key(what: str, options: Options) -> None:
+    if options.image_key is not None:
+        raise UserError(
+            f"--image-key {options.image_key} cannot be applied to {what}: it chooses one of the images of a prepared "
+            "data set; remove it"
+        )
+
+
 def _synthetic(reads: Reads, options: Options) -> Source:
     from jaxrec.data.synthetic import open_synthetic
 
@@ -230,6 +239,7 @@ MADE: dict[str, Callable[[Reads, Options], Source]] = {
 def _open_source(name: str, reads: Reads, data_dir: str | None, options: Options) -> Source:
     kind, colon, path = name.partition(":")
     if colon and kind in PATHS:
+        _refuse_image_key(name, options)
         return PATHS[kind](path, reads, options)
     if name == ARRAYS:
         raise UserError(
@@ -237,6 +247,7 @@ def _open_source(name: str, reads: Reads, data_dir: str | None, options: Options
             "jaxrec.load(run).evaluate(dataset=arrays), or jaxrec.fit(config, arrays) to go on"
         )
     if name in MADE:
+        _refuse_image_key(name, options)
         return MADE[name](reads, options)
     return _open_found(name, reads, data_dir, options)
 
@@ -256,6 +267,7 @@ def _open_found(name: str, reads: Reads, data_dir: str | None, options: Options)
     found = open_original(name, folder, reads, options)
     if found is None:
         raise missing_set(name, folder, others, where_to_get(name, folder))
+    _refuse_image_key(f"{name} from its original files", options)
     return found
 
 

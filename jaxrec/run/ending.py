@@ -12,11 +12,13 @@ from jaxrec.data import class_names
 from jaxrec.run.data import Data
 from jaxrec.run.evaluation import Evaluator, plain
 from jaxrec.run.feed import steps_per_call
+from jaxrec.run.introduction import for_the_report
 from jaxrec.run.measures import measured
 from jaxrec.run.observers import Evaluation, check_finite
 from jaxrec.run.session import Session
+from jaxrec.run.show.figures import scores
 from jaxrec.run.show.index import write_index
-from jaxrec.run.show.log import Log, scores
+from jaxrec.run.show.log import Log
 from jaxrec.run.show.pictures import save_artifacts
 from jaxrec.run.show.report import write_report
 from jaxrec.run.store import folder
@@ -67,7 +69,9 @@ def finish(
     if processes.first():
         folder.write_json(session.folder / "results.json", results)
     figures = {name: value for name, value in results.items() if name not in ("examples", "step")}
-    log.results(f"{results['split']}, {results['examples']} examples, step {step}:", scores(figures), figures)
+    facts, names = for_the_report(session.system, session.config.task), class_names(session.data.dataset.features)
+    shown = scores(figures, facts, names)
+    log.results(f"{results['split']}, {results['examples']} examples, step {step}:", shown, figures)
     if best is not None and processes.first():
         log.say(best_line(session, best, step))
     evaluation.pictures.last(state, worst_of(results))

@@ -18,7 +18,7 @@ from jaxrec.data.images import probe_file, read_as
 from jaxrec.data.sizes import Resizing, told
 from jaxrec.errors import UserError, nearest
 from jaxrec.host import keep_programs
-from jaxrec.run.data import open_test
+from jaxrec.run.data import Data, open_test
 from jaxrec.run.ending import tested
 from jaxrec.run.evaluation import Evaluator
 from jaxrec.run.generated import generated
@@ -58,6 +58,10 @@ class Trained:
     @cached_property
     def _predict(self) -> Any:
         return jax.jit(self.system.predict)
+
+    @cached_property
+    def _evaluator(self) -> Evaluator:
+        return Evaluator(self.config.task, self.system, self.devices)
 
     def predict(self, inputs: Any) -> dict[str, np.ndarray]:
         """What the model says of images.
@@ -227,6 +231,12 @@ class Trained:
         Raises:
             UserError: the data set is not there, or has other classes or features than the one trained on.
         """
+        return self.evaluate_data(self.open_data(split, dataset, tell), split)
+
+    def open_data(
+        self, split: str | None = None, dataset: Any = None, tell: Callable[[str], None] = warnings.warn
+    ) -> Data:
+        """The run's data set, or another one, whose ``test`` is the split to evaluate on; see ``evaluate``."""
         config = replace(self.config, test_split=split or self.config.test_split)
         known = known_data(self.folder)
         data = open_test(config, self.system, dataset, known)
@@ -235,8 +245,11 @@ class Trained:
         if dataset is not None:
             for remark in seen_in_training(known, data.dataset, data.test):
                 tell(remark)
-        evaluator = Evaluator(config.task, self.system, self.devices)
-        return tested(evaluator, self.state, data, config.test_split, self.step)
+        return data
+
+    def evaluate_data(self, data: Data, split: str | None = None) -> dict[str, Any]:
+        """What ``evaluate`` gives, of data that ``open_data`` has opened for the same split."""
+        return tested(self._evaluator, self.state, data, split or self.config.test_split, self.step)
 
 
 def load(

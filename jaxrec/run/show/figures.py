@@ -26,6 +26,26 @@ def span(results: Mapping[str, Any], key: str) -> str:
     return text(results[key]) + (f" ± {deviation:.2g}" if is_number(deviation) else "")
 
 
+def named_class(key: str, value: Any, facts: Mapping[str, Any], names: Sequence[str]) -> str:
+    """The name of the class whose number a metric's value is; empty if the metric says something else."""
+    is_class = facts["meanings"].get(key, {}).get("kind") == "class"
+    if is_class and is_number(value) and value < len(names):
+        return names[int(value)]
+    return ""
+
+
+def scores(metrics: Mapping[str, Any], facts: Mapping[str, Any], names: Sequence[str]) -> dict[str, str]:
+    """The single numbers among metrics, as text for the screen; the number of a class as its name.
+
+    ``facts`` are what the report knows of the system, ``names`` those of the classes.
+    """
+    found = {}
+    for name, value in metrics.items():
+        if isinstance(value, int | float):
+            found[name] = named_class(name, value, facts, names) or f"{value:.5g}"
+    return found
+
+
 def figures_table(results: Mapping[str, Any], facts: Mapping[str, Any], names: Sequence[str]) -> str:
     """The results that are single values, the headline's first; each with its meaning and the direction of better."""
     deviations = {f"{key}_std" for key in results}
@@ -37,9 +57,7 @@ def figures_table(results: Mapping[str, Any], facts: Mapping[str, Any], names: S
     rows = []
     for key in dict.fromkeys((*leading, *single)):
         meaning = facts["meanings"].get(key, {})
-        value = span(results, key)
-        if meaning.get("kind") == "class" and is_number(results[key]) and results[key] < len(names):
-            value = names[int(results[key])]
+        value = named_class(key, results[key], facts, names) or span(results, key)
         rows.append((words(key), value, BETTER.get(meaning.get("better", ""), ""), meaning.get("text", "")))
     return table(("metric", "value", "better", "what it says"), rows)
 

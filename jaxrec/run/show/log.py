@@ -278,12 +278,3 @@ def read_metrics(run: Path, *, clock: bool = False) -> list[dict[str, Any]]:
         return []
     rows = [read_row(line) for line in path.read_text("utf-8", errors="replace").splitlines()]
     return [row for row in rows if row is not None and (row.get("split") == CLOCK) == clock]
-
-
-def scores(metrics: Mapping[str, Any]) -> dict[str, str]:
-    """The single numbers among metrics, as text for the screen."""
-    found = {}
-    for name, value in metrics.items():
-        if isinstance(value, int | float):
-            found[name] = f"{value:.5g}"
-    return found

@@ -1,0 +1,55 @@
+"""What `jaxrec evaluate` tells of a set of photos in a table, beyond the metrics of its test split."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import small
+from PIL import Image
+
+from jaxrec.cli import evaluate, train
+from jaxrec.data import open_dataset
+from jaxrec.errors import UserError
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run_it")]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A run on 90 photos, of which one has another size; their table says by which camera each was taken."""
+    folder = tmp_path_factory.mktemp("table")
+    random = np.random.default_rng(0)
+    lines = ["path,label,split,camera"]
+    for number in range(90):
+        pixels = random.integers(0, 256, (8, 10 if number == 7 else 8), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        split = "train" if number < 50 else "test"
+        lines.append(f"{number}.png,{('cat', 'dog')[number % 2]},{split},{('old', 'new', '')[number % 3]}")
+    (folder / "set.csv").write_text("\n".join(lines))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXREC_CACHE", str(folder / "cache"))
+        options = ("--dataset", f"csv:{folder / 'set.csv'}", "--batch-size", 16, "--validation", 0)
+        assert train.main(small("cnn", *options, "--runs", folder, "--name", "run")) == 0
+    return folder / "run"
+
+
+def test_remarks_and_class_names_are_told(run, capsys):
+    capsys.readouterr()
+    evaluate.main([str(run)])
+    told, said = capsys.readouterr()
+    remarks = json.loads((run / "manifest.json").read_text())["dataset"]["remarks"]
+    assert "1 of 90" in remarks[0]
+    assert said.startswith(remarks[0])
+    results = json.loads((run / "results.json").read_text())
+    (line,) = [line for line in told.splitlines() if "worst_class " in line]
+    assert ("cat", "dog")[results["worst_class"]] in line
+    evaluate.main([str(run), "--json"])
+    assert json.loads(capsys.readouterr().out) == results
+
+
+def test_a_set_that_is_not_prepared_refuses_an_image_key(run):
+    arrays = {"image": np.zeros((9, 8, 8, 1), np.uint8), "label": np.arange(9) % 2}
+    for data in ("digits", "scenes", f"csv:{run.parent / 'set.csv'}", {"train": arrays, "test": arrays}):
+        with pytest.raises(UserError, match="--image-key left"):
+            open_dataset(data, image_key="left", reads={"image": "image"})
