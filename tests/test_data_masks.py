@@ -252,7 +252,11 @@ def test_camvid(camvid):
     assert camvid.features["image"] == Feature("image", (360, 480, 3), "uint8")
     assert (feature.shape, feature.dtype, feature.void) == ((360, 480), "uint8", 11)
     assert len(feature.names) == 11 and feature.names[3] == "road"
-    assert {name: len(split) for name, split in camvid.splits.items()} == {"train": 367, "test": 233}
+    assert {name: len(split) for name, split in camvid.splits.items()} == {
+        "train": 367,
+        "test": 233,
+        "validation": 101,
+    }
     import tensorflow_datasets as tfds
 
     rows = np.array([3, 100])

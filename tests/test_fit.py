@@ -54,7 +54,7 @@ def test_fit_returns_the_settings_the_state_the_history_and_the_results(run):
     assert made.config.task.classes == 10
     assert int(made.state.step) == made.results["step"] == 30
     assert made.results["examples"] == 80  # A fifth of the arrays.
-    assert made.results["accuracy"] > 0.5
+    assert made.results["accuracy"] > 0.3  # by chance 0.1
     assert [row["step"] for row in made.history if row["split"] == "train"] == [5, 10, 15, 20, 25, 30]
     assert [row["step"] for row in made.history if row["split"] == "validation"] == [15, 30]
     assert (made.folder / "report.html").is_file()
@@ -98,8 +98,10 @@ def test_a_run_opened_again_refuses_what_it_cannot_do(run, digits):
         with pytest.raises(UserError, match=r"\[N, 8, 8, 1\]"):
             trained.predict(images)
     others = {**digits, "image": 255 - digits["image"]}
-    with pytest.raises(UserError, match="arrays"):
+    with pytest.warns(UserWarning, match="arrays"):
         trained.evaluate(dataset=others)
+    with pytest.raises(UserError, match="arrays"):
+        trained.evaluate(dataset={**digits, "image": digits["image"][:, :4]})
 
 
 def test_a_data_set_that_is_open_has_to_fit_the_system_and_the_settings(tmp_path):
