@@ -493,7 +493,7 @@ def test_a_run_is_resumed_with_its_own_settings(sentence, trained):
     said = sentence(train, *resume, "--optimizer.lr", 1)
     assert "optimizer.lr" in said
     assert "seed = 0" in sentence(train, *resume, "--seed", 5)
-    assert "dataset = digits" in sentence(train, *resume, "--dataset", "synthetic")
+    assert "'synthetic' is not what" in sentence(train, *resume, "--dataset", "synthetic")
     assert "--steps" in sentence(train, *resume, "--steps", 2)
     assert (run / "config.json").read_text() == before
 

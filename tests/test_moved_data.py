@@ -10,7 +10,7 @@ import pytest
 from conftest import small
 from PIL import Image
 
-from jaxrec.cli import evaluate, train
+from jaxrec.cli import evaluate, train, verify
 from jaxrec.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it", "own_cache")
@@ -81,6 +81,7 @@ def test_other_directories_and_moved_folders(trained, project, evaluated, tmp_pa
     moved = (project / "data").rename(project / "photos")
     found, said = evaluated(project / "runs" / "a", "--dataset", f"folder:{moved}")
     assert found == known and "changed" not in said
+    assert verify.main([str(project / "runs" / "a"), "--dataset", f"folder:{moved}"]) == 0
 
 
 def test_changed_files_are_named_and_every_file_keeps_its_split(project, evaluated):

@@ -22,6 +22,8 @@ class Verify(OpenedRun):
 
     steps: Annotated[int, AT_LEAST_ONE] = 200
     """Largest number of steps to repeat from the start and from each checkpoint."""
+    dataset: str | None = None
+    """The run's data set in another place, such as folder:PATH; its files must be as they were."""
 
 
 def main(argv: list[str]) -> int:
@@ -34,7 +36,7 @@ def main(argv: list[str]) -> int:
 
     tune_cpu()
     run = folder.find(options.run)
-    replay = Replay(run)
+    replay = Replay(run, options.dataset)
     with Checkpoints(run, read_only=True) as checkpoints:
         found = replay.missing(checkpoints)
         for step, what in found:
