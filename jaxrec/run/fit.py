@@ -14,6 +14,7 @@ from jaxrec.run.feed import Feed, open_feed
 from jaxrec.run.initial import initial_state
 from jaxrec.run.introduction import introduce
 from jaxrec.run.observers import Evaluation, Moment, Observer, Saving, TrainingLog, hashes_now, watch_steps
+from jaxrec.run.profiling import Profile
 from jaxrec.run.reporting import LiveReport
 from jaxrec.run.session import Session, open_session
 from jaxrec.run.show.log import Log, read_metrics
@@ -90,7 +91,8 @@ def fit(config: Train, dataset: Any = None, observers: Sequence[Observer] = ()) 
                 saving(missed)
             watchers = [TrainingLog(session, log), evaluation, saving, LiveReport(session, log), *observers]
             events = run_steps(step, feed, state, unharmed(session.devices, state), start, end)
-            state = watch_steps(session, events, watchers, state, end)
+            with Profile(session, log, step) as profile:
+                state = watch_steps(session, events, [*watchers, profile], state, end)
             session.checkpoints.wait()
             if session.stop.signal is not None:
                 log.stopped(session.stop.signal, progress.step, config)

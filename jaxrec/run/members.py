@@ -167,7 +167,7 @@ def members_step(members: Members, feed: MembersFeed, stacks: list[State]) -> Co
         states, watches, metrics = zip(*made, strict=True)
         return list(states), list(watches), list(metrics)
 
-    return step
+    return CompiledStep(step, one.text)
 
 
 def spread(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:

@@ -18,6 +18,7 @@ from jaxrec.run.fit import Run
 from jaxrec.run.introduction import introduce
 from jaxrec.run.members import Member, Members, MembersFeed, members_step, spread
 from jaxrec.run.observers import Moment, Observer, hashes_now, validated, watch_steps
+from jaxrec.run.profiling import Profile
 from jaxrec.run.reporting import LiveReport
 from jaxrec.run.session import Session, open_session
 from jaxrec.run.show.log import Log
@@ -78,20 +79,22 @@ def fit_members(
                 *observers,
             ]
             start = 0
-            for end in [steps * part // (halving + 1) for part in range(1, halving + 2)]:
-                if start:
-                    width = members.width
-                    stacks = members.halve(stacks, start)
-                    _say_who_goes_on(members, log, start)
-                    feed = MembersFeed(members, feed)
-                    if members.width != width:
-                        step = members_step(members, feed, stacks)
-                log.start_clock(start, len(members.remaining))
-                events = run_steps(step, feed, stacks, unharmed(session.devices, stacks), start, end)
-                stacks = watch_steps(session, events, watchers, stacks, end)
-                if session.stop.signal is not None:
-                    break
-                start = end
+            with Profile(session, log, step) as profile:
+                for end in [steps * part // (halving + 1) for part in range(1, halving + 2)]:
+                    if start:
+                        width = members.width
+                        stacks = members.halve(stacks, start)
+                        _say_who_goes_on(members, log, start)
+                        feed = MembersFeed(members, feed)
+                        if members.width != width:
+                            profile.end()  # Another program's operations have other names.
+                            step = members_step(members, feed, stacks)
+                    log.start_clock(start, len(members.remaining))
+                    events = run_steps(step, feed, stacks, unharmed(session.devices, stacks), start, end)
+                    stacks = watch_steps(session, events, [*watchers, profile], stacks, end)
+                    if session.stop.signal is not None:
+                        break
+                    start = end
             session.checkpoints.wait()
             if session.stop.signal is not None:
                 log.say(f"stopped by {session.stop.signal.name} after step {session.progress.step}")

@@ -14,9 +14,19 @@ from jaxrec.run.world.devices import Devices
 from jaxrec.tasks.state import State
 from jaxrec.tasks.system import System
 
-CompiledStep = Callable[[Any, Any, Any], tuple[Any, Any, Any]]
-"""``(state, watch, sent) -> (state, watch, metrics)``; the state's memory goes to its successor."""
 Step = Callable[[State, "Watch", dict[str, Any]], tuple[State, "Watch", dict[str, jax.Array]]]
+
+
+class CompiledStep(NamedTuple):
+    """``(state, watch, sent) -> (state, watch, metrics)``; the state's memory goes to its successor."""
+
+    call: Callable[[Any, Any, Any], tuple[Any, Any, Any]]
+    text: Callable[[], str]
+    """The program as it was compiled; a line of it names an operation, and the function that it comes from."""
+
+    def __call__(self, state: Any, watch: Any, sent: Any) -> tuple[Any, Any, Any]:
+        """Makes the steps of one call."""
+        return self.call(state, watch, sent)
 
 
 class Watch(NamedTuple):
@@ -94,10 +104,11 @@ def unharmed(devices: Devices, state: Any) -> Any:
 def program(step: Step, feed: Feed, devices: Devices) -> Callable[..., Any]:
     """``(state, watch, sent, examples) -> (state, watch, metrics)``, of all steps that a call makes. Pure."""
 
-    def one(state: State, watch: Watch, sent: Any, examples: Any) -> Any:
+    # The functions' names are those of the programs in a trace.
+    def train_step(state: State, watch: Watch, sent: Any, examples: Any) -> Any:
         return step(state, watch, feed.batch(sent, examples, state.step))
 
-    def several(state: State, watch: Watch, sent: Any, examples: Any) -> Any:
+    def train_steps(state: State, watch: Watch, sent: Any, examples: Any) -> Any:
         batches = feed.batch(sent, examples, state.step)
 
         def body(carry: tuple[State, Watch], batch: Any) -> tuple[tuple[State, Watch], Any]:
@@ -109,7 +120,7 @@ def program(step: Step, feed: Feed, devices: Devices) -> Callable[..., Any]:
         (state, watch), metrics = jax.lax.scan(body, (state, watch), batches, unroll=unroll)
         return state, watch, jax.tree.map(lambda values: values[-1], metrics)
 
-    return one if feed.steps_per_call == 1 else several
+    return train_step if feed.steps_per_call == 1 else train_steps
 
 
 def compile_step(
@@ -130,13 +141,14 @@ def compile_step(
     if state.step.ndim:
         steps = jax.vmap(steps, in_axes=(0, 0, 0, None))
     jitted = jax.jit(steps, donate_argnums=(0, 1))
-    compiled = {_shapes(sent): jitted.lower(state, watch, sent, feed.examples).compile()}
+    first = jitted.lower(state, watch, sent, feed.examples).compile()
+    compiled = {_shapes(sent): first}
 
     def call(state: Any, watch: Any, sent: Any) -> tuple[Any, Any, Any]:
         made = compiled.get(_shapes(sent), jitted)
         return devices.finish(made(state, watch, sent, feed.examples))
 
-    return call
+    return CompiledStep(call, lambda: str(first.as_text()))
 
 
 def _shapes(sent: Any) -> tuple[Any, ...]:

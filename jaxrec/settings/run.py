@@ -97,6 +97,9 @@ class Train:
     """Also write TensorBoard files; needs jaxrec[tensorboard]."""
     log_to: Annotated[tuple[Literal["wandb", "mlflow"], ...], OUTPUT] = ()
     """Also send metrics, settings and pictures to Weights & Biases or MLflow; needs jaxrec[wandb] or jaxrec[mlflow]."""
+    profile: Annotated[int | None, OUTPUT, AT_LEAST_ONE, tyro.conf.arg(metavar="STEPS")] = None
+    """Trace so many steps after the first call, into the run's folder profile, and print the ten operations that take
+    longest."""
 
 
 SEARCH = Group("search")

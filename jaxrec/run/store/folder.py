@@ -18,7 +18,7 @@ from jaxrec.settings import Train, from_dict, to_dict
 FREE_TO_CHANGE = (
     "epochs", "steps", "log_every", "eval_every", "save_every", "patience", "min_delta", "on_nonfinite",
     "fuse_steps", "name", "runs", "resume", "tensorboard", "tune_allocator", "data_dir", "memory_mb", "mesh", "require",
-    "dataset", "skip_bad", "coordinator", "processes", "process", "log_to",
+    "dataset", "skip_bad", "coordinator", "processes", "process", "log_to", "profile",
 )  # fmt: skip
 """Settings that may differ when a run is resumed; the others decide what is computed."""
 
