@@ -146,13 +146,26 @@ def check_trackers(config: Train) -> None:
     for name in _asked(config):
         package, _ = TRACKERS[name]
         if importlib.util.find_spec(package) is None:
-            option = "--tensorboard" if name == "tensorboard" else f"--log-to {name}"
-            raise UserError(f"{option} needs {package}: pip install 'jaxrec[{name}]'")
+            raise UserError(f"{_option(name)} needs {package}: pip install 'jaxrec[{name}]'")
 
 
 def open_trackers(run: Path, config: Train, start: int) -> list[Tracker]:
-    """The trackers that the settings ask for, opened for a run that has made ``start`` steps."""
-    return [TRACKERS[name][1](run, config, start) for name in _asked(config)]
+    """The trackers that the settings ask for, opened for a run that has made ``start`` steps.
+
+    Raises UserError if a tracker cannot be opened, as without a key or a server.
+    """
+    return [_opened(name, run, config, start) for name in _asked(config)]
+
+
+def _opened(name: str, run: Path, config: Train, start: int) -> Tracker:
+    try:
+        return TRACKERS[name][1](run, config, start)
+    except Exception as error:  # Each client has errors of its own, which only its package names.
+        raise UserError(f"{_option(name)} cannot start: {error}") from error
+
+
+def _option(name: str) -> str:
+    return "--tensorboard" if name == "tensorboard" else f"--log-to {name}"
 
 
 def numbers_in(values: Mapping[str, Any]) -> dict[str, float]:
