@@ -1,6 +1,8 @@
 """What `jaxrec evaluate` tells of a set of photos in a table, beyond the metrics of its test split."""
 
+import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +10,10 @@ import pytest
 from conftest import small
 from PIL import Image
 
-from jaxrec.cli import evaluate, train
+from jaxrec.cli import evaluate, predict, train
 from jaxrec.data import open_dataset
 from jaxrec.errors import UserError
+from jaxrec.run.trained import load
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run_it")]
 
@@ -46,6 +49,41 @@ def test_remarks_and_class_names_are_told(run, capsys):
     assert ("cat", "dog")[results["worst_class"]] in line
     evaluate.main([str(run), "--json"])
     assert json.loads(capsys.readouterr().out) == results
+
+
+def lines(folder: Path) -> tuple[list[dict], list[dict]]:
+    """The rows of predictions.csv and of predictions.jsonl."""
+    with (folder / "predictions.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    return table, [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+
+
+def test_predictions_are_those_of_predict_beside_the_truth(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxrec.run.trained.MOST", 16)  # Three batches.
+    evaluate.main([str(run), "--predictions", "--out", str(tmp_path / "all")])
+    table, rows = lines(tmp_path / "all")
+    assert sorted(int(Path(row["path"]).stem) for row in rows) == list(range(50, 90))
+    assert all(row["truth"] == ("cat", "dog")[int(Path(row["path"]).stem) % 2] for row in rows)
+    results = json.loads((run / "results.json").read_text())
+    assert np.mean([row["truth"] == row["prediction"] for row in rows]) == pytest.approx(results["accuracy"])
+    paths = [str(run.parent / row["path"]) for row in rows]
+    predict.main([str(run), *paths, "--out", str(tmp_path / "some")])
+    same_table, same = lines(tmp_path / "some")
+    assert [row["probabilities"] for row in rows] == [row["probabilities"] for row in same]
+    assert [name for name in table[0] if name != "truth"] == list(same_table[0])
+    assert [row["cat"] for row in table] == [row["cat"] for row in same_table]
+
+
+def test_predictions_of_examples_without_files_have_numbers_and_need_a_system_that_reads_images(run):
+    opened = load(run)
+    split = opened.open_data().test
+    (rows,) = opened.predictions(replace(split, files=()))
+    assert [row["example"] for row in rows] == list(range(40))
+    opened.system = replace(opened.system, rows=None)
+    with pytest.raises(UserError, match="generate"):
+        opened.predictions(split)
+    with pytest.raises(UserError, match="--predictions"):
+        evaluate.main([str(run), "--out", "folder"])
 
 
 def test_a_set_that_is_not_prepared_refuses_an_image_key(run):

@@ -3,12 +3,15 @@
 import json
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from jaxrec.cli.opened_run import OpenedModel, read_options
+from jaxrec.cli.prediction_files import open_predictions, unwritable
 from jaxrec.data.walk import counted
+from jaxrec.errors import UserError
 
 if TYPE_CHECKING:
     from jaxrec.run.data import Data
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "jaxrec evaluate runs/cnn-mnist-1",
     "jaxrec evaluate runs/cnn-mnist-1 --split train --json",
-    "jaxrec evaluate runs/cnn-photos-1 --dataset folder:new --split test",
+    "jaxrec evaluate runs/cnn-photos-1 --dataset folder:new --split test --predictions",
     "jaxrec evaluate runs/cnn-mnist-1 --split 'test[:1000]' --checkpoint best",
 )
 
@@ -33,6 +36,10 @@ class Evaluate(OpenedModel):
     folder:PATH. Default: the run's own."""
     skip_bad: bool = False
     """Leave out unreadable images instead of stopping."""
+    predictions: bool = False
+    """Write what is predicted for each example, beside its true class."""
+    out: str | None = None
+    """Folder for predictions.csv and predictions.jsonl. Default: RUN/predictions."""
     json: bool = False
     """Print one JSON object instead of a table."""
 
@@ -40,6 +47,8 @@ class Evaluate(OpenedModel):
 def main(argv: list[str]) -> None:
     """Prints the metrics."""
     options = read_options(Evaluate, argv, "jaxrec evaluate", EXAMPLES)
+    if options.out is not None and not options.predictions:
+        raise UserError("--out is the folder for predictions: add --predictions, or remove it")
     from jaxrec.host import tune_cpu
     from jaxrec.run.trained import load
 
@@ -50,11 +59,25 @@ def main(argv: list[str]) -> None:
     data = trained.open_data(options.test_split, options.dataset, tell)
     for remark in _remarks(data):
         tell(remark)
+    if options.predictions:
+        out = Path(options.out) if options.out else trained.folder / "predictions"
+        _write_predictions(trained, data, out)
     results = trained.evaluate_data(data, options.test_split)
     if options.json:
         print(json.dumps(results))
     else:
         _print(trained, results)
+
+
+def _write_predictions(trained: "Trained", data: "Data", out: Path) -> None:
+    rows = trained.predictions(data.test)
+    try:
+        with open_predictions(out) as write:
+            for part in rows:
+                write(part)
+    except OSError as error:
+        raise unwritable(out, error) from error
+    tell(f"{out / 'predictions.csv'} and .jsonl hold the predictions of {len(data.test)} examples")
 
 
 def _remarks(data: "Data") -> list[str]:

@@ -1,7 +1,5 @@
 """jaxrec predict RUN PATH...: the predictions of a trained run for images from disk."""
 
-import csv
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from jaxrec.cli.opened_run import OpenedModel, read_options
+from jaxrec.cli.prediction_files import open_predictions, unwritable
 from jaxrec.data.walk import IMAGES, UNREADABLE, LeftOut, counted, walk
 from jaxrec.errors import UserError
 from jaxrec.settings.ranges import NOT_NEGATIVE
@@ -92,10 +91,11 @@ def main(argv: list[str]) -> None:
                 draw_sheet(trained, images, outputs, out)
             told = describe(trained, part, images, outputs, out, labels)
             rows += [with_top(row, options.top) for row in told]
-        _write(out, rows)
+        with open_predictions(out) as write:
+            write(rows)
         write_left_out(out, left_out)
     except OSError as error:
-        raise UserError(f"'{out}' cannot be written ({error.strerror}); choose another folder with --out") from error
+        raise unwritable(out, error) from error
     _print(rows, out)
     if left_out:
         print(f"{counted(left_out)}; {out / LEFT_OUT} names them")
@@ -237,29 +237,6 @@ def _free_label(path: Path, taken: set[str]) -> str:
 def _columns(rows: list[dict[str, Any]]) -> list[str]:
     """What a table on the screen can show: lists and dicts are in the files alone."""
     return [name for name, value in rows[0].items() if not isinstance(value, list | dict)]
-
-
-def _spread(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of the CSV: numbers by class become a column a class; lists are in the JSON lines alone."""
-    cells = {name: value for name, value in row.items() if not isinstance(value, list | dict)}
-    for name, value in row.items():
-        if isinstance(value, dict):
-            for key, each in value.items():
-                column = key if key not in row else f"{name} {key}"
-                cells[column] = each
-    return cells
-
-
-def _write(out: Path, rows: list[dict[str, Any]]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / "predictions.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-    # File names need not be UTF-8; written so, they are the bytes that they were.
-    with (out / "predictions.csv").open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        spread = [_spread(row) for row in rows]
-        writer = csv.DictWriter(file, spread[0], extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(spread)
 
 
 def _print(rows: list[dict[str, Any]], out: Path) -> None:

@@ -11,13 +11,13 @@ import jax
 import numpy as np
 
 from jaxrec.data import Split, batch_indices, class_names
-from jaxrec.data.features import Features
 from jaxrec.files import write_atomically
 from jaxrec.metrics.worst import MOST
 from jaxrec.run.evaluation import batch_size
 from jaxrec.run.session import Session
 from jaxrec.run.show.gallery import MISTAKES
 from jaxrec.run.show.pictures import save_artifacts
+from jaxrec.run.told import told
 from jaxrec.run.world import processes
 from jaxrec.tasks.state import State
 from jaxrec.waiting import tell
@@ -131,19 +131,18 @@ class Pictures:
 
     def _told(self, state: State, split: Split, worst: np.ndarray) -> list[dict[str, Any]]:
         """A row for each of the worst examples: where it is, what it is, and what the system says of it."""
-        system, features = self.session.system, self.session.data.dataset.features
-        predict = jax.jit(system.predict, out_shardings=self.session.devices.replicated)
+        system, devices = self.session.system, self.session.devices
+        compiled = jax.jit(system.predict, out_shardings=devices.replicated)
+
+        def predict(images: np.ndarray) -> dict[str, np.ndarray]:
+            outputs = devices.finish(compiled(state, devices.copy(images)))
+            return {name: np.asarray(value) for name, value in jax.device_get(outputs).items()}
+
         rows: list[dict[str, Any]] = []
         for index in self._pieces(split, worst):
-            examples = split.read(index)
-            told: Sequence[dict[str, Any]] = [{}] * len(index)
-            if system.rows is not None and "image" in examples:
-                outputs = self.session.devices.finish(predict(state, self.session.devices.copy(examples["image"])))
-                outputs = {name: np.asarray(value) for name, value in jax.device_get(outputs).items()}
-                told = system.rows(self.session.config.task, examples["image"], outputs, features)
-            for place, number in enumerate(index.tolist()):
-                truth = true_classes(features, {name: values[place] for name, values in examples.items()})
-                rows.append({"example": number, "file": split.file(number), **truth, **told[place]})
+            found = told(system, self.session.config.task, split, index, predict)
+            for number, row in zip(index.tolist(), found, strict=True):
+                rows.append({"example": number, "file": split.file(number), **row})
         return [{**row, "loss": loss} for row, loss in zip(rows, worst[:, 1].tolist(), strict=False)]
 
     def _write(self, pictures: dict[str, Any], step: int | None) -> None:
@@ -182,19 +181,6 @@ def shrunk(images: np.ndarray) -> np.ndarray:
     high, wide = height // factor, width // factor
     squares = images[..., : high * factor, : wide * factor, :]
     return squares.reshape(*images.shape[:-3], high, factor, wide, factor, channels).mean((-4, -2))
-
-
-def true_classes(features: Features, example: dict[str, Any]) -> dict[str, str]:
-    """``truth``: the names of the classes that an example has; empty if it has none."""
-    for name, feature in features.items():
-        if name not in example:
-            continue
-        if feature.kind == "class":
-            return {"truth": feature.names[int(example[name])]}
-        if feature.kind == "classes":
-            there = np.flatnonzero(example[name])
-            return {"truth": " ".join(feature.names[number] for number in there)}
-    return {}
 
 
 def mistakes_table(rows: Sequence[dict[str, Any]]) -> bytes:

@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrec.data import Features, at_once, blank, cache_dir, class_names, image_shape
+from jaxrec.data import Features, Split, at_once, blank, cache_dir, class_names, image_shape
 from jaxrec.data.features import from_json, image_feature
 from jaxrec.data.images import probe_file, read_as
 from jaxrec.data.sizes import Resizing, told
@@ -28,6 +28,7 @@ from jaxrec.run.store import folder
 from jaxrec.run.store.checkpoints import Checkpoints
 from jaxrec.run.store.manifest import read_dataset
 from jaxrec.run.store.state import model_of
+from jaxrec.run.told import told as tell_of
 from jaxrec.run.world.devices import Devices
 from jaxrec.settings import Train, registry
 from jaxrec.tasks.state import State
@@ -76,14 +77,36 @@ class Trained:
         Raises:
             UserError: the system reads no images, or a file cannot be read.
         """
-        if self.system.rows is None:
-            raise UserError(
-                f"'{self.folder.name}' is a {self.system.name}, which draws images and reads none; use generate"
-            )
+        self._check_reads_images()
         images = self._images(inputs)
         size = self._at_once(images.shape[1:])
         parts = [self._outputs(images[start : start + size], size) for start in range(0, len(images), size)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _check_reads_images(self) -> None:
+        if self.system.rows is None:
+            raise UserError(
+                f"'{self.folder.name}' is a {self.system.name}, which draws images and reads none; use generate"
+            )
+
+    def predictions(self, split: Split) -> Iterator[list[dict[str, Any]]]:
+        """What is told of each example of a split, in rows, as many at a time as are predicted at once.
+
+        A row holds ``path``, or ``example``, its number, if the examples are in no files; ``truth``, the names of its
+        classes, if it has any; and what the system says of it. Raises UserError if the system reads no images.
+        """
+        self._check_reads_images()
+        places = np.arange(len(split))
+        parts = (places[start : start + self.at_once] for start in range(0, len(split), self.at_once))
+        return (self._told(split, index) for index in parts)
+
+    def _told(self, split: Split, index: np.ndarray) -> list[dict[str, Any]]:
+        rows = []
+        found = tell_of(self.system, self.config.task, split, index, self.predict)
+        for number, row in zip(index.tolist(), found, strict=True):
+            where = {"path": split.file(number)} if split.files else {"example": number}
+            rows.append({**where, **row})
+        return rows
 
     @property
     def at_once(self) -> int:
