@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,6 +85,22 @@ def test_predictions_of_examples_without_files_have_numbers_and_need_a_system_th
         opened.predictions(split)
     with pytest.raises(UserError, match="--predictions"):
         evaluate.main([str(run), "--out", "folder"])
+
+
+def test_slices_are_the_examples_of_each_cell(run, tmp_path, capsys):
+    evaluate.main([str(run), "--slice", "camera", "--json", "--predictions", "--out", str(tmp_path)])
+    slices = json.loads(capsys.readouterr().out)["slices"]["camera"]
+    assert list(slices) == ["", "new", "old"]
+    _, rows = lines(tmp_path)
+    for cell, found in slices.items():
+        those = [row for row in rows if ("old", "new", "")[int(Path(row["path"]).stem) % 3] == cell]
+        right = np.mean([row["truth"] == row["prediction"] for row in those])
+        assert (found["examples"], found["accuracy"]) == (len(those), pytest.approx(right))
+    evaluate.main([str(run), "--slice", "camera"])
+    old = slices["old"]
+    assert re.search(rf"│ old +│ {old['examples']} +│ {old['accuracy']:.5g} +│", capsys.readouterr().out)
+    with pytest.raises(UserError, match=r"--slice lens.*camera"):
+        evaluate.main([str(run), "--slice", "lens"])
 
 
 def test_a_set_that_is_not_prepared_refuses_an_image_key(run):

@@ -36,6 +36,8 @@ class Evaluate(OpenedModel):
     folder:PATH. Default: the run's own."""
     skip_bad: bool = False
     """Leave out unreadable images instead of stopping."""
+    column: Annotated[str | None, tyro.conf.arg(name="slice", metavar="COLUMN")] = None
+    """Add metrics by each value of a column of the table; for csv: sets."""
     predictions: bool = False
     """Write what is predicted for each example, beside its true class."""
     out: str | None = None
@@ -59,14 +61,19 @@ def main(argv: list[str]) -> None:
     data = trained.open_data(options.test_split, options.dataset, tell)
     for remark in _remarks(data):
         tell(remark)
+    slices = None if options.column is None else trained.evaluate_by(data, options.column)
     if options.predictions:
         out = Path(options.out) if options.out else trained.folder / "predictions"
         _write_predictions(trained, data, out)
     results = trained.evaluate_data(data, options.test_split)
+    if slices is not None:
+        results["slices"] = {options.column: slices}
     if options.json:
         print(json.dumps(results))
     else:
         _print(trained, results)
+        if slices is not None:
+            _print_slices(str(options.column), slices)
 
 
 def _write_predictions(trained: "Trained", data: "Data", out: Path) -> None:
@@ -119,3 +126,18 @@ def _print(trained: "Trained", results: dict[str, Any]) -> None:
     for name, value in scores(results, facts, class_names(trained.features)).items():
         table.add_row(name, Text(value))
     console.print(table)
+
+
+def _print_slices(column: str, slices: dict[str, dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    names = list(dict.fromkeys(name for metrics in slices.values() for name in metrics))
+    table = Table()
+    for name in (column, *names):
+        table.add_column(Text(name))
+    for value, metrics in slices.items():
+        cells = ["undefined" if metrics.get(name) is None else f"{metrics[name]:.5g}" for name in names]
+        table.add_row(Text(value), *cells)
+    Console(highlight=False).print(table)

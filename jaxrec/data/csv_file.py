@@ -47,7 +47,9 @@ def open_csv(name: str, reads: Reads, options: Options) -> Source:
         features[each], found = _column(table, column, there[column], known_names(options.known, each))
         for row, value in zip(values, found, strict=True):
             row[each] = value
-    files = [File(_image(table, place), _split(table, place), values[place]) for place in range(len(table.rows))]
+    files = []
+    for place, row in enumerate(table.rows):
+        files.append(File(_image(table, place), _split(table, place), values[place], columns=row))
     (image,) = [each for each in chosen if there[chosen[each]] == "image"]
     opened = open_files(files, image, features, options)
     root = table.path.parent

@@ -52,6 +52,8 @@ class Dataset:
     """Number of rows in each split of the source, one after the other."""
     remarks: tuple[str, ...] = ()
     """What a user should know of how the images are read, a sentence each."""
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The cells of each row of the set's source by column, if a table names the examples."""
 
 
 def open_dataset(
@@ -124,6 +126,7 @@ def open_dataset(
         source.digests,
         source.sizes,
         remarks,
+        source.columns,
     )
 
 

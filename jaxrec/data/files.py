@@ -47,6 +47,8 @@ class File(NamedTuple):
     values: Mapping[str, Any] = {}
     """Classes and numbers, by name in the batch."""
     mask: Path | None = None
+    columns: Mapping[str, str] = {}
+    """The cells of its row, if a table names the examples."""
 
 
 class Readable(NamedTuple):
@@ -413,7 +415,13 @@ def to_source(
         classes=None if arranged.classes is None else arranged.classes[order],
         files=tuple(name_of(root, opened.files[row]) for row in order.tolist()),
         digests=tuple(digests[row] for row in order.tolist()),
+        columns=_columns([opened.files[row] for row in order.tolist()]),
     )
+
+
+def _columns(files: Sequence[File]) -> dict[str, tuple[str, ...]]:
+    """The cells of each column of a table, without spaces around them."""
+    return {name: tuple(file.columns[name].strip() for file in files) for name in files[0].columns}
 
 
 def _within(root: Path, path: Path) -> Path:

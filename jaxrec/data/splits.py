@@ -1,7 +1,7 @@
 """A source of examples, and a split of it: the rows that a run trains or tests on."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -39,6 +39,8 @@ class Source:
     """The file of each row, as a person would name it; empty if examples are not in files of their own."""
     digests: tuple[str, ...] = ()
     """What tells the content of each row's file apart; empty if examples are not in files of their own."""
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The cells of each row by column, if a table names the examples."""
     classes: np.ndarray | None = None
     """int [N], the class of each row, if it is known without decoding."""
     version: str = ""

@@ -45,12 +45,14 @@ class Evaluator:
 
         self.step = jax.jit(eval_step, out_shardings=devices.replicated)
 
-    def __call__(self, state: State, split: Split, stopped: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+    def __call__(
+        self, state: State, split: Split, stopped: Callable[[], bool] = lambda: False, size: int | None = None
+    ) -> dict[str, Any]:
         """The metrics of ``split`` by name: floats, and arrays such as a metric of each class.
 
-        Raises Interrupted as soon as ``stopped`` says so.
+        ``size`` examples are taken at once; default: what fits. Raises Interrupted as soon as ``stopped`` says so.
         """
-        size = self.system.evaluation_size(state.config, batch_size(MOST, split))
+        size = self.system.evaluation_size(state.config, size or batch_size(MOST, split))
         size = self.devices.round_up(size)
 
         def metrics() -> Iterator[dict[str, Any]]:

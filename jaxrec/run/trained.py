@@ -18,6 +18,7 @@ from jaxrec.data.images import probe_file, read_as
 from jaxrec.data.sizes import Resizing, told
 from jaxrec.errors import UserError, nearest
 from jaxrec.host import keep_programs
+from jaxrec.run.by_column import cells_of, metrics_by
 from jaxrec.run.data import Data, open_test
 from jaxrec.run.ending import tested
 from jaxrec.run.evaluation import Evaluator
@@ -269,6 +270,13 @@ class Trained:
             for remark in seen_in_training(known, data.dataset, data.test):
                 tell(remark)
         return data
+
+    def evaluate_by(self, data: Data, column: str) -> dict[str, dict[str, Any]]:
+        """The number of ``examples`` and the headline metrics by each value of a column of the set's table.
+
+        Raises UserError if there is no such column.
+        """
+        return metrics_by(self._evaluator, self.state, data, cells_of(data, column))
 
     def evaluate_data(self, data: Data, split: str | None = None) -> dict[str, Any]:
         """What ``evaluate`` gives, of data that ``open_data`` has opened for the same split."""
