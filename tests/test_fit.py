@@ -20,7 +20,7 @@ from jaxrec.tasks import classifier
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run_it")]
 
-TINY = Classifier(model="cnn", width=0.25, optimizer=Optimizer(name="adam", lr=1e-2, schedule="constant"))
+TINY = Classifier(model="cnn", width=0.5, optimizer=Optimizer(name="adam", lr=1e-2, schedule="constant"))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_fit_returns_the_settings_the_state_the_history_and_the_results(run):
     assert made.config.task.classes == 10
     assert int(made.state.step) == made.results["step"] == 30
     assert made.results["examples"] == 80  # A fifth of the arrays.
-    assert made.results["accuracy"] > 0.3  # by chance 0.1
+    assert made.results["accuracy"] > 0.5
     assert [row["step"] for row in made.history if row["split"] == "train"] == [5, 10, 15, 20, 25, 30]
     assert [row["step"] for row in made.history if row["split"] == "validation"] == [15, 30]
     assert (made.folder / "report.html").is_file()
