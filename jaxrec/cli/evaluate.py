@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "jaxrec evaluate runs/cnn-mnist-1",
     "jaxrec evaluate runs/cnn-mnist-1 --split train --json",
-    "jaxrec evaluate runs/cnn-photos-1 --dataset folder:new --split test --predictions",
+    "jaxrec evaluate runs/cnn-photos-1 --dataset folder:new --predictions",
     "jaxrec evaluate runs/cnn-mnist-1 --split 'test[:1000]' --checkpoint best",
 )
 
