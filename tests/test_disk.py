@@ -25,8 +25,10 @@ from jaxrec.run.trained import load
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run_it")]
 
 OPTIONS = ["--steps", 12, "--log-every", 1, "--eval-every", 4, "--save-every", 2, "--average", 0.9]
-ROOMS = [0, 4_000, 60_000, 200_000, 300_000, 350_000]
-"""Bytes left when the disk fills up: for nothing, some lines, some pictures, a checkpoint in part or whole."""
+ROOMS = [0, 4_000, 60_000, 200_000, 300_000]
+"""Bytes left when the disk fills up: for nothing, some lines, some pictures, a checkpoint in part.
+
+With a checkpoint's room the run may end well, as pictures are not drawn at every evaluation."""
 
 
 @pytest.fixture

@@ -613,7 +613,8 @@ def test_pages_in_a_browser(photos, tmp_path, scheme: int, paper: str) -> None:
             text = html.escape(page.read_text("utf-8"))
             frames += f'<iframe width="{width}" height="900" style="border:0" srcdoc="{text}"></iframe>'
     (tmp_path / "look.html").write_text(f'<meta charset="utf-8">{LOOK}{frames}', "utf-8")
-    command = [BROWSERS[0], "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=10000"]
+    # The budget runs on while pictures are decoded, which takes long on a busy machine.
+    command = [BROWSERS[0], "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=100000"]
     command += [f"--user-data-dir={tmp_path}/browser", f"--blink-settings=preferredColorScheme={scheme}"]
     command += ["--dump-dom", f"file://{tmp_path}/look.html"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
