@@ -26,6 +26,7 @@ from jaxrec.settings import GAN, Train
 from jaxrec.tasks import autoencoder
 from jaxrec.tasks.system import named_system
 
+AS_COMPILED_FOR_USERS = True  # They train for long enough to gain by it.
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run_it")]
 
 
