@@ -217,28 +217,23 @@ def update(
     opt_state: Any,
     params: Flat,
     optimizer: Given = None,
-) -> tuple[Flat, Any]:
-    """One update of flat parameters; returns (params, opt_state).
+) -> tuple[Flat, Any, Flat]:
+    """One update of flat parameters; returns (params, opt_state, changes of the parameters).
 
     The learning rate is ``hyper["lr"]`` x schedule(step) x the rule's factor; the decoupled weight decay (Loshchilov &
     Hutter 2019) subtracts learning rate x ``hyper["weight_decay"]`` x the kernel. A given ``optimizer`` has a learning
     rate, a schedule, a decay and clipping of its own: its updates are multiplied by the rule's ``lr`` and nothing else.
     """
     directions, opt_state = transformation(config, optimizer).update(grads, opt_state, params)
-    moved = {}
-    if optimizer is not None:
-        for name, value in params.items():
-            change = rule_for(config, name).lr * directions[name]
-            moved[name] = value + change.astype(value.dtype)
-        return moved, opt_state
-    rate = hyper["lr"] * schedule(config, step)
+    rate = 1.0 if optimizer is not None else hyper["lr"] * schedule(config, step)
+    changes = {}
     for name, value in params.items():
-        rule = rule_for(config, name)
-        direction = directions[name]
-        if value.ndim > 1:
+        rule, direction = rule_for(config, name), directions[name]
+        if optimizer is None and value.ndim > 1:
             direction = direction - rule.weight_decay * hyper["weight_decay"] * value
-        moved[name] = value + (rule.lr * rate * direction).astype(value.dtype)
-    return moved, opt_state
+        changes[name] = (rule.lr * rate * direction).astype(value.dtype)
+    moved = {name: value + changes[name] for name, value in params.items()}
+    return moved, opt_state, changes
 
 
 def moving_average(average: Any, params: Any, decay: float, step: jax.Array) -> Any:

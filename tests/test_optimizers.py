@@ -38,7 +38,7 @@ def train(config, params=PARAMS, steps=STEPS, **hyper):
     with jax.numpy_dtype_promotion("standard"):
         for step in range(steps):
             grads = {name: GRADS[step][name] for name in params}
-            params, opt_state = step_of(jnp.int32(step), grads, opt_state, params)
+            params, opt_state, _ = step_of(jnp.int32(step), grads, opt_state, params)
     return params
 
 
@@ -159,7 +159,7 @@ def test_a_given_transformation_replaces_the_named_one():
     opt_state = optimizers.transformation(config, given).init(PARAMS)
     numbers = optimizers.hyperparameters(config)
     with jax.numpy_dtype_promotion("standard"):
-        got, _ = optimizers.update(config, numbers, jnp.int32(0), GRADS[0], opt_state, PARAMS, given)
+        got, _, _ = optimizers.update(config, numbers, jnp.int32(0), GRADS[0], opt_state, PARAMS, given)
         updates, _ = given.update(GRADS[0], given.init(PARAMS), PARAMS)
     assert_equal(got, {**optax.apply_updates(PARAMS, updates), "dense/kernel": PARAMS["dense/kernel"]})
 
@@ -254,7 +254,7 @@ def test_l2_is_decoupled_decay_under_sgd_and_not_under_adam(name, same):
     gradient = jax.tree.map(jnp.add, GRADS[0], penalty_gradient(Optimizer(l2=DECAY)))
     numbers = {"lr": jnp.float32(LR), "weight_decay": jnp.float32(0)}
     with jax.numpy_dtype_promotion("standard"):
-        penalised, _ = optimizers.update(config, numbers, jnp.int32(0), gradient, opt_state, PARAMS)
+        penalised, _, _ = optimizers.update(config, numbers, jnp.int32(0), gradient, opt_state, PARAMS)
     for kernel in (name for name, is_kernel in KERNELS.items() if is_kernel):
         assert np.allclose(decayed[kernel], penalised[kernel], atol=1e-6) == same
 

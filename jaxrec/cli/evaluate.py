@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,27 +56,25 @@ def main(argv: list[str]) -> None:
 
     tune_cpu()
     trained = load(options.run, checkpoint=options.checkpoint)
-    if options.skip_bad:
-        trained.config = replace(trained.config, skip_bad=True)
-    data = trained.open_data(options.test_split, options.dataset, tell)
+    data = trained.open_data(options.test_split, options.dataset, tell, skip_bad=options.skip_bad)
     for remark in _remarks(data):
         tell(remark)
-    slices = None if options.column is None else trained.evaluate_by(data, options.column)
+    slices = {}
+    if options.column is not None:
+        slices[options.column] = trained.evaluate_by(data, options.column)
     if options.predictions:
-        out = Path(options.out) if options.out else trained.folder / "predictions"
-        _write_predictions(trained, data, out)
+        _write_predictions(trained, data, options.out)
     results = trained.evaluate_data(data, options.test_split)
-    if slices is not None:
-        results["slices"] = {options.column: slices}
     if options.json:
-        print(json.dumps(results))
-    else:
-        _print(trained, results)
-        if slices is not None:
-            _print_slices(str(options.column), slices)
+        print(json.dumps({**results, "slices": slices} if slices else results))
+        return
+    _print(trained, results)
+    for column, metrics in slices.items():
+        _print_slices(column, metrics)
 
 
-def _write_predictions(trained: "Trained", data: "Data", out: Path) -> None:
+def _write_predictions(trained: "Trained", data: "Data", folder: str | None) -> None:
+    out = Path(folder) if folder else trained.folder / "predictions"
     rows = trained.predictions(data.test)
     try:
         with open_predictions(out) as write:

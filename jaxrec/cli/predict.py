@@ -13,6 +13,7 @@ from jaxrec.cli.opened_run import OpenedModel, read_options
 from jaxrec.cli.prediction_files import open_predictions, unwritable
 from jaxrec.data.walk import IMAGES, UNREADABLE, LeftOut, counted, walk
 from jaxrec.errors import UserError
+from jaxrec.run.store.listing import LEFT_OUT, table_cells, write_left_out
 from jaxrec.settings.ranges import NOT_NEGATIVE
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ EXAMPLES = (
 )
 SHOWN = 12
 """Images on a sheet."""
+LISTED = 50
+"""Images in the table on the screen."""
 LABEL = 150
 """Most bytes of an image's name in the names of its pictures."""
 
@@ -72,7 +75,6 @@ def main(argv: list[str]) -> None:
     options = read_options(Predict, argv, "jaxrec predict", EXAMPLES)
     paths, left_out = find_images(named_paths(options.paths))
     from jaxrec.host import tune_cpu
-    from jaxrec.run.store.listing import LEFT_OUT, write_left_out
     from jaxrec.run.trained import load
 
     tune_cpu()
@@ -82,21 +84,24 @@ def main(argv: list[str]) -> None:
     for remark in trained.remarks(paths):
         print(remark)
     out = Path(options.out) if options.out else trained.folder / "predictions"
-    rows: list[dict[str, Any]] = []
+    first: list[dict[str, Any]] = []
+    count = 0
     labels: set[str] = set()
     try:
-        for part, images in read_images(trained, paths, options.skip_bad, left_out):
-            outputs = averaged([each.predict(images) for each in (trained, *others)])
-            if not rows:
-                draw_sheet(trained, images, outputs, out)
-            told = describe(trained, part, images, outputs, out, labels)
-            rows += [with_top(row, options.top) for row in told]
         with open_predictions(out) as write:
-            write(rows)
+            for part, images in read_images(trained, paths, options.skip_bad, left_out):
+                outputs = averaged([each.predict(images) for each in (trained, *others)])
+                if not count:
+                    draw_sheet(trained, images, outputs, out)
+                told = describe(trained, part, images, outputs, out, labels)
+                rows = [with_top(row, options.top) for row in told]
+                write(rows)
+                first += rows[: LISTED - len(first)]
+                count += len(rows)
         write_left_out(out, left_out)
     except OSError as error:
         raise unwritable(out, error) from error
-    _print(rows, out)
+    _print(first, count, out)
     if left_out:
         print(f"{counted(left_out)}; {out / LEFT_OUT} names them")
 
@@ -234,12 +239,8 @@ def _free_label(path: Path, taken: set[str]) -> str:
     return label
 
 
-def _columns(rows: list[dict[str, Any]]) -> list[str]:
-    """What a table on the screen can show: lists and dicts are in the files alone."""
-    return [name for name, value in rows[0].items() if not isinstance(value, list | dict)]
-
-
-def _print(rows: list[dict[str, Any]], out: Path) -> None:
+def _print(rows: list[dict[str, Any]], count: int, out: Path) -> None:
+    """A table of the first rows of ``count``."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -248,11 +249,10 @@ def _print(rows: list[dict[str, Any]], out: Path) -> None:
         text = f"{cell:.4g}" if isinstance(cell, float) else str(cell)
         return Text(text.encode("utf-8", "backslashreplace").decode())
 
-    columns = _columns(rows)
-    table = Table(*columns)
-    for row in rows[:50]:
-        table.add_row(*(shown(row[name]) for name in columns))
+    table = Table(*table_cells(rows[0]))
+    for row in rows:
+        table.add_row(*map(shown, table_cells(row).values()))
     console = Console()
     console.print(table)
-    more = f"; the first 50 of {len(rows)} are shown" if len(rows) > 50 else ""
+    more = f"; the first {len(rows)} of {count} are shown" if count > len(rows) else ""
     console.print(f"{out / 'predictions.csv'} and .jsonl hold all{more}", markup=False, soft_wrap=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from jaxrec.errors import UserError
 from jaxrec.files import open_atomically
+from jaxrec.run.store.listing import table_cells
 
 Row = dict[str, Any]
 
@@ -46,10 +47,10 @@ def unwritable(out: Path, error: OSError) -> UserError:
 
 def _spread(row: Row) -> Row:
     """A row of the CSV: numbers by class become a column a class; lists are in the JSON lines alone."""
-    cells = {name: value for name, value in row.items() if not isinstance(value, list | dict)}
+    spread = table_cells(row)
     for name, value in row.items():
         if isinstance(value, dict):
             for key, each in value.items():
                 column = key if key not in row else f"{name} {key}"
-                cells[column] = each
-    return cells
+                spread[column] = each
+    return spread

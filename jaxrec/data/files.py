@@ -290,6 +290,8 @@ class Arranged(NamedTuple):
 
     splits: dict[str, np.ndarray]
     """The rows of each."""
+    digests: list[str]
+    """What tells each file's content apart."""
     classes: np.ndarray | None = None
     """int [N], the class of each file."""
     remarks: tuple[str, ...] = ()
@@ -305,24 +307,26 @@ def arrange(
     """
     rows = np.random.default_rng(0).permutation(len(files))
     labels = None if label is None else np.array([file.values[label] for file in files], np.int32)
+    with ThreadPoolExecutor() as pool:
+        digests = list(pool.map(digest_of, files))
     split_of = np.array([file.split for file in files])
-    if split_of[0]:
-        return Arranged({split: rows[split_of[rows] == split] for split in sorted(set(split_of.tolist()))}, labels)
-    dealt = _dealt(root, files, known)
-    if dealt is not None:
-        return Arranged({split: rows[dealt[rows] == split] for split in sorted(set(dealt.tolist()))}, labels)
+    if not split_of[0]:
+        split_of = _dealt(root, files, digests, known)
+    if split_of is not None:
+        splits = {split: rows[split_of[rows] == split] for split in sorted(set(split_of.tolist()))}
+        return Arranged(splits, digests, labels)
     if len(files) < 2:
         raise UserError(f"{root} holds a single image: expected two or more, one for training and one for the test")
     train, test = cut(rows, 0.2, labels)
     remarks = () if labels is None else not_kept("the test split", names, labels[train], labels[test])
-    return Arranged({"train": train, "test": test}, labels, remarks)
+    return Arranged({"train": train, "test": test}, digests, labels, remarks)
 
 
-def _dealt(root: Path, files: Sequence[File], known: Known | None) -> np.ndarray | None:
+def _dealt(root: Path, files: Sequence[File], digests: Sequence[str], known: Known | None) -> np.ndarray | None:
     """The split of each file as a run has dealt them; None if it knows none of them, and deals them itself."""
     if known is None:
         return None
-    found = [known.splits.get(digest_of(file)) for file in files]
+    found = [known.splits.get(digest) for digest in digests]
     if not any(found):
         # Another set: names alone, such as 001.png, say nothing.
         return None if known.unknown == "train" else np.array([known.unknown] * len(files))
@@ -401,10 +405,9 @@ def to_source(
     """
     order = np.concatenate(list(arranged.splits.values()))
     identity = hashlib.sha256(also.encode("utf-8", "surrogateescape"))
-    with ThreadPoolExecutor() as pool:
-        digests = list(pool.map(digest_of, opened.files))
-    for file, digest in zip(opened.files, digests, strict=True):
+    for file, digest in zip(opened.files, arranged.digests, strict=True):
         identity.update(os.fsencode(name_of(root, file)) + f" {digest}\n".encode())
+    rows = order.tolist()
     return Source(
         read=lambda rows: opened.read(order[rows]),
         sizes={split: len(rows) for split, rows in arranged.splits.items()},
@@ -413,9 +416,9 @@ def to_source(
         left_out=(*left_out, *opened.left_out),
         remarks=(*remarks, *arranged.remarks, *opened.remarks),
         classes=None if arranged.classes is None else arranged.classes[order],
-        files=tuple(name_of(root, opened.files[row]) for row in order.tolist()),
-        digests=tuple(digests[row] for row in order.tolist()),
-        columns=_columns([opened.files[row] for row in order.tolist()]),
+        files=tuple(name_of(root, opened.files[row]) for row in rows),
+        digests=tuple(arranged.digests[row] for row in rows),
+        columns=_columns([opened.files[row] for row in rows]),
     )
 
 

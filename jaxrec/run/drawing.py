@@ -1,22 +1,20 @@
 """What a run draws of its model: pictures at evaluations and at the end, and the examples of highest loss."""
 
-import csv
-import io
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxrec.data import Split, batch_indices, class_names
-from jaxrec.files import write_atomically
 from jaxrec.metrics.worst import MOST
 from jaxrec.run.evaluation import batch_size
 from jaxrec.run.session import Session
 from jaxrec.run.show.gallery import MISTAKES
 from jaxrec.run.show.pictures import save_artifacts
+from jaxrec.run.store.listing import table_cells, write_table
 from jaxrec.run.told import told
 from jaxrec.run.world import processes
 from jaxrec.tasks.state import State
@@ -75,11 +73,11 @@ class Pictures:
         self._write({**self._drawn(state, split), **self._worst(state, split, worst)}, None)
         tell("drawing pictures", 1, 1)
         if worst is not None:
-            table = mistakes_table(self._told(state, split, worst))
-            if processes.first():
+            rows = [table_cells(row) for row in self._told(state, split, worst)]
+            if processes.first() and rows:
                 folder = self.session.folder / "pictures"
                 folder.mkdir(exist_ok=True)
-                write_atomically(folder / MISTAKES, table)
+                write_table(folder / MISTAKES, list(rows[0]), (list(row.values()) for row in rows))
 
     def _drawn(self, state: State, split: Split) -> dict[str, Any]:
         count = batch_size(PICTURE_EXAMPLES, split)
@@ -181,16 +179,3 @@ def shrunk(images: np.ndarray) -> np.ndarray:
     high, wide = height // factor, width // factor
     squares = images[..., : high * factor, : wide * factor, :]
     return squares.reshape(*images.shape[:-3], high, factor, wide, factor, channels).mean((-4, -2))
-
-
-def mistakes_table(rows: Sequence[dict[str, Any]]) -> bytes:
-    """The rows as CSV, single numbers and words alone; names of files that are not UTF-8 stay as they are."""
-    plain = []
-    for row in rows:
-        plain.append({name: value for name, value in row.items() if not isinstance(value, list | dict)})
-    columns = list(dict.fromkeys(name for row in plain for name in row))
-    file = io.StringIO(newline="")
-    writer = csv.DictWriter(file, columns)
-    writer.writeheader()
-    writer.writerows(plain)
-    return file.getvalue().encode("utf-8", "surrogateescape")

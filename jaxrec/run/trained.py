@@ -258,10 +258,20 @@ class Trained:
         return self.evaluate_data(self.open_data(split, dataset, tell), split)
 
     def open_data(
-        self, split: str | None = None, dataset: Any = None, tell: Callable[[str], None] = warnings.warn
+        self,
+        split: str | None = None,
+        dataset: Any = None,
+        tell: Callable[[str], None] = warnings.warn,
+        *,
+        skip_bad: bool = False,
     ) -> Data:
-        """The run's data set, or another one, whose ``test`` is the split to evaluate on; see ``evaluate``."""
-        config = replace(self.config, test_split=split or self.config.test_split)
+        """The run's data set, or another one, whose ``test`` is the split to evaluate on; see ``evaluate``.
+
+        ``skip_bad`` leaves out files that cannot be read, as the run may do by its own settings.
+        """
+        config = replace(
+            self.config, test_split=split or self.config.test_split, skip_bad=skip_bad or self.config.skip_bad
+        )
         known = known_data(self.folder)
         data = open_test(config, self.system, dataset, known)
         for remark in data.remarks:

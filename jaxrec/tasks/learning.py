@@ -74,11 +74,10 @@ def learn(
     found = gradient(total, per_replica(trainable, axis_name), player.stats, examples, key)
     grads, metrics, stats = found
     grads, metrics, stats = mean_over_replicas((whole(grads), metrics, stats), axis_name)
-    before = trainable
-    trainable, opt_state = optimizers.update(
+    trainable, opt_state, changes = optimizers.update(
         config.optimizer, hyper, state.step, grads, player.opt_state, trainable, optimizer
     )
-    numbers = {"gradient_norm": _norm(grads), "update_norm": _norm(jax.tree.map(jnp.subtract, trainable, before))}
+    numbers = {"gradient_norm": _norm(grads), "update_norm": _norm(changes)}
     if optimizer is None:
         numbers["lr"] = hyper["lr"] * optimizers.schedule(config.optimizer, state.step)
     prefix = f"{name}_" if name else ""

@@ -41,7 +41,7 @@ def scores(metrics: Mapping[str, Any], facts: Mapping[str, Any], names: Sequence
     """
     found = {}
     for name, value in metrics.items():
-        if isinstance(value, int | float):
+        if is_number(value):
             found[name] = named_class(name, value, facts, names) or f"{value:.5g}"
     return found
 

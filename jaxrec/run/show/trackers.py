@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from jaxrec.errors import UserError
+from jaxrec.run.show.page import is_number
 from jaxrec.run.show.pictures import STEP_NAME
 from jaxrec.run.store import folder
 from jaxrec.settings import Train
@@ -170,7 +171,7 @@ def _option(name: str) -> str:
 
 def numbers_in(values: Mapping[str, Any]) -> dict[str, float]:
     """The single numbers among values."""
-    return {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
+    return {name: float(value) for name, value in values.items() if is_number(value)}
 
 
 def new_pictures(pictures: Path, seen: dict[Path, int]) -> Iterable[Path]:

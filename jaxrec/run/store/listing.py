@@ -2,9 +2,9 @@
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxrec.data.walk import LeftOut
 from jaxrec.errors import UserError
@@ -53,6 +53,11 @@ def write_left_out(folder: Path, left_out: Sequence[LeftOut]) -> None:
         write_table(path, ("path", "reason"), ((each.path, each.reason) for each in left_out))
     else:
         path.unlink(missing_ok=True)
+
+
+def table_cells(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a table can show of a row: single numbers and words, but no lists and no numbers by class."""
+    return {name: value for name, value in row.items() if not isinstance(value, list | dict)}
 
 
 def write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
