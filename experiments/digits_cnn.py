@@ -4,7 +4,7 @@ Command:  jaxrec train --experiment digits_cnn --seed N
 Hardware: two AMD EPYC (Zen 5) cores, no GPU; jax 0.10.2, Python 3.11
 Seeds:    0, 1, 2
 Time:     7 s each, from start to report, compile time included
-Result:   test accuracy 99.72 % ± 0.48 (mean ± sample standard deviation)
+Result:   test accuracy 99.81 % ± 0.32 (mean ± sample standard deviation)
 
 The settings were chosen on a fifth of the training split.
 """
