@@ -43,8 +43,8 @@ TASKS = {
 }
 
 
-def compiled(task, fused, platform="cpu"):
-    """The text of the program that makes ``fused`` steps at once on 8x8 images."""
+def given_to_the_compiler(task, fused, platform="cpu"):
+    """The text of the program that makes ``fused`` steps at once on 8x8 images; XLA itself puts nothing into loops."""
     images = {"image": np.zeros((20, 8, 8, 1), np.uint8), "label": np.zeros(20, np.int32)}
     sent = {"index": np.zeros((fused, 8), np.int32), "epoch": np.zeros((fused, 8), np.int32)}
     system = system_of(task)
@@ -53,12 +53,12 @@ def compiled(task, fused, platform="cpu"):
     found.platform = platform
     fuses: Any = SimpleNamespace(steps_per_call=fused, batch=lambda sent, images, step: gathered(sent, images))
     steps = jax.jit(program(watched_step(system, found, skip=False), fuses, found))
-    return steps.lower(state, Watch(np.int32(-1), np.int32(0)), sent, images).compile().as_text()
+    return steps.lower(state, Watch(np.int32(-1), np.int32(0)), sent, images).as_text("hlo")
 
 
 def in_loops(text):
     """The text of all computations that loops run, over and over."""
-    bodies = dict(re.findall(r"^%?([\w.-]+) \([^\n]*\{\n(.*?)^\}", text, re.M | re.S))
+    bodies = dict(re.findall(r"^%?([\w.-]+) [^\n]*\{\n(.*?)^\}", text, re.M | re.S))
     found, queue = set(), re.findall(r"body=%?([\w.-]+)", text)
     while queue:
         name = queue.pop()
@@ -71,11 +71,11 @@ def in_loops(text):
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_no_loop_holds_a_convolution_on_a_cpu(task):
-    text = compiled(TASKS[task], 3)
+    text = given_to_the_compiler(TASKS[task], 3)
     assert "convolution" in text
     assert "convolution" not in in_loops(text)
     # Elsewhere the steps are a loop, so the search finds what it looks for.
-    assert "convolution" in in_loops(compiled(TASKS[task], 3, "gpu"))
+    assert "convolution" in in_loops(given_to_the_compiler(TASKS[task], 3, "gpu"))
 
 
 MILLIONS = {
@@ -214,12 +214,11 @@ import sys
 from jax._src import xla_bridge
 from jaxrec import host
 from jaxrec.cli.train import main
-give_flags = host._give_flags
 def in_time():
     print("started" if xla_bridge.backends_are_initialized() else "in time")
-    give_flags()
+    sys.exit()
 host._give_flags = in_time
-sys.exit(main(sys.argv[1:]))
+main(sys.argv[1:])
 """
     arguments = small("autoencoder", "--runs", tmp_path, "--steps", 1)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "XLA_FLAGS": ""}
