@@ -14,7 +14,7 @@ FLOORS = (
     ("errors", "files", "waiting"),
     ("settings",),
     ("data",),
-    ("augment", "losses", "metrics", "models", "optimizers", "parallel"),
+    ("augment", "boxes", "losses", "metrics", "models", "optimizers", "parallel"),
     ("tasks", "host"),
     ("run",),
     ("cli",),
@@ -22,7 +22,7 @@ FLOORS = (
 )
 """From the lowest to the highest; a module imports from its own floor and those below."""
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
-PURE = ("augment", "losses", "metrics", "models", "optimizers", "parallel", "tasks")
+PURE = ("augment", "boxes", "losses", "metrics", "models", "optimizers", "parallel", "tasks")
 WORLD = {"io", "logging", "os", "pathlib", "random", "shutil", "socket", "subprocess", "tempfile", "threading", "time"}
 """Modules by which code reads a clock, opens a file or keeps something that is global."""
 SYSTEMS = r"Classifier|Autoencoder|\bGAN\b|isinstance\(.*\.task|class_consistency|worst_class|confusion"

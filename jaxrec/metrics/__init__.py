@@ -1,6 +1,7 @@
-"""Metrics: sums over a split that merge batch by batch, and distances between sets of features."""
+"""Metrics of a split that merge batch by batch, and distances between sets of features."""
 
 from jaxrec.metrics.classification import CONFIDENCE_BINS, Classification, MultiLabel
+from jaxrec.metrics.detection import Detections
 from jaxrec.metrics.distances import class_statistics, coverage_statistics, frechet_distance, kernel_distance
 from jaxrec.metrics.pixels import Pixels, pixels_that_count
 from jaxrec.metrics.reconstruction import Reconstruction, ssim
@@ -11,6 +12,7 @@ __all__ = [
     "CONFIDENCE_BINS",
     "Average",
     "Classification",
+    "Detections",
     "Metric",
     "MultiLabel",
     "Pixels",

@@ -19,6 +19,9 @@ F1 = "Harmonic mean of precision and recall"
 EACH = "each class counts as much as another"
 POOLED = "over all classes together"
 BY_SIZE = "each class weighted by its number of examples"
+AVERAGE_PRECISION = "Mean over the classes of the area under the curve of precision over recall"
+RANGE = "mean over IoUs from .5 to .95"
+INTERVAL = "percentile over samples of the images"
 
 MEANINGS = {
     "loss": Meaning("What training makes small; mean over the examples.", "less"),
@@ -42,6 +45,21 @@ MEANINGS = {
     "pixel_accuracy": Meaning("Share of the pixels whose class is predicted.", "more"),
     "dice": Meaning("Mean over the classes of twice the right pixels over predicted plus true ones.", "more"),
     "frequency_weighted_iou": Meaning("Intersection over union, weighted by the share of each class.", "more"),
+    "map": Meaning(f"{AVERAGE_PRECISION}; {RANGE}.", "more"),
+    "map50": Meaning(f"{AVERAGE_PRECISION}; a box is found from an IoU of .5 on.", "more"),
+    "map75": Meaning(f"{AVERAGE_PRECISION}; a box is found from an IoU of .75 on.", "more"),
+    "map_small": Meaning("The same as map, of boxes of up to 32 x 32 pixels.", "more"),
+    "map_medium": Meaning("The same as map, of boxes of 32 x 32 to 96 x 96 pixels.", "more"),
+    "map_large": Meaning("The same as map, of boxes of 96 x 96 pixels and more.", "more"),
+    "map_low": Meaning(f"2.5th {INTERVAL} of map."),
+    "map_high": Meaning(f"97.5th {INTERVAL} of map."),
+    "map50_low": Meaning(f"2.5th {INTERVAL} of map50."),
+    "map50_high": Meaning(f"97.5th {INTERVAL} of map50."),
+    "mar": Meaning(f"Share of the boxes that are found by 100 detections; {EACH}, {RANGE}.", "more"),
+    "voc_map50": Meaning("Mean average precision at IoU .5 as Pascal VOC has computed it since 2010.", "more"),
+    "count_error_mean": Meaning(
+        "Difference between the numbers of boxes that are there and detected; mean over images and classes.", "less"
+    ),
     "mse": Meaning("Mean squared error of a pixel, of values in [0, 1].", "less"),
     "mae": Meaning("Mean absolute error of a pixel, of values in [0, 1].", "less"),
     "psnr": Meaning("Peak signal to noise ratio, in decibels.", "more"),
