@@ -127,7 +127,7 @@ def crowds(cases, count, classes):
 def test_suppression_is_the_plain_loop(choose, reference, setting):
     """Batched and compiled, on 20 crowds; of each, some boxes lie below the least score."""
     candidates, scores = crowds(20, 30, 3)
-    got = jax.jit(partial(choose, score=0.6, most=25, **setting))(candidates, scores)
+    got = jax.device_get(jax.jit(partial(choose, score=0.6, most=25, **setting))(candidates, scores))
     assert [values.dtype for values in got] == [jnp.float32, jnp.float32, jnp.int32]
     dropped = 0
     for case in range(len(candidates)):
