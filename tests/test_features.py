@@ -17,6 +17,8 @@ FEATURES = {
     "mask": Feature("mask", (4, 6), "uint8", ("sky", "road"), 7),
     "label": Feature("class", (), "int32", ("a", "b", "c")),
     "labels": Feature("classes", (3,), "int32", ("x", "y", "z")),
+    "boxes": Feature("boxes", (7, 4), "float32"),
+    "things": Feature("box_classes", (7,), "int32", ("cat", "dog")),
     "age": Feature("number", (), "float32"),
 }
 
@@ -27,6 +29,7 @@ def test_blank_examples_are_what_the_features_say():
         name: (feature.shape, feature.dtype) for name, feature in FEATURES.items()
     }
     assert sum(values.nbytes for values in examples.values()) == 2 * nbytes(FEATURES)
+    assert not examples["boxes"].any() and (examples["things"] == -1).all()
     assert record(FEATURES).itemsize == nbytes(FEATURES)
     table = np.zeros(3, record(FEATURES))
     assert {name: table[name].shape for name in FEATURES} == {

@@ -11,6 +11,7 @@ from jaxrec.errors import UserError
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 READS = {"image": "image", "mask": "mask"}
+BOXES = {"boxes": "boxes", "box_classes": "box_classes"}
 
 
 def one_digit(label):
@@ -49,14 +50,14 @@ def test_a_scene_depends_on_seed_and_index_alone(digits):
     whole = draw(digits, 7, np.arange(260))
     for key, values in drawn.items():
         assert_array_equal(values, whole[key][index])
-    assert all(len(np.unique(values.reshape(260, -1), axis=0)) == 260 for values in whole.values())
+    assert all(len(np.unique(whole[key].reshape(260, -1), axis=0)) == 260 for key in ("image", "mask", "boxes"))
     assert (draw(digits, 8, index)["image"] != drawn["image"]).any()
 
 
 def test_digits_of_training_are_not_those_of_the_test(monkeypatch):
     seen = []
     monkeypatch.setattr(scenes, "draw", lambda digits, *rest: seen.append(digits) or draw(digits, *rest))
-    data = open_dataset("scenes", reads=READS)
+    data = open_dataset("scenes", reads=READS | BOXES)
     sets = [open_dataset("digits").splits[split].load() for split in ("train", "test")]
     for used, expected in zip(seen, sets, strict=True):
         assert_array_equal(used.ink, expected["image"][..., 0] / np.float32(255))
@@ -75,6 +76,25 @@ def test_a_mask_is_where_the_ink_is():
     assert area.min() >= 3 * 100 / 2 and area.max() <= 6 * 26**2
     empty = draw(Strokes(np.zeros((1, 8, 8), np.float32), np.array([6])), 0, np.arange(5))
     assert not empty["mask"].any() and (empty["image"] < 200).all()
+
+
+def test_boxes_are_around_what_is_seen_of_each_digit():
+    data = open_dataset("scenes", reads=READS | BOXES)
+    assert data.features["boxes"] == Feature("boxes", (6, 4), "float32")
+    assert data.features["box_classes"] == Feature("box_classes", (6,), "int32", tuple("0123456789"))
+    examples = data.splits["test"].load()
+    there = examples["box_classes"] >= 0
+    assert (there.sum(1) >= 3).all() and (np.diff(there.astype(int)) <= 0).all()
+    for mask, boxes, classes in zip(examples["mask"], examples["boxes"], examples["box_classes"], strict=True):
+        assert not boxes[classes < 0].any()
+        for number in set(classes[classes >= 0].tolist()):
+            # The boxes of a class together span the pixels of that class, no more and no less.
+            rows, columns = np.nonzero(mask == 1 + number)
+            mine = boxes[classes == number]
+            assert mine[:, :2].min(0).tolist() == [rows.min(), columns.min()]
+            assert mine[:, 2:].max(0).tolist() == [rows.max() + 1, columns.max() + 1]
+        assert set(np.unique(mask)) - {0} == set(1 + classes[classes >= 0])
+    assert_array_equal(open_dataset("scenes", reads=READS).splits["test"].load()["mask"], examples["mask"])
 
 
 def test_size_of_scenes():

@@ -21,6 +21,8 @@ EXAMPLES = (
     "jaxrec plan --experiment mnist_cnn --image-shape 28 28 1",
 )
 PLAN = Group("plan")
+BOXES = 100
+"""Boxes that an example is taken to have."""
 MOST_SIMULATED = 1024
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 BITS = {"pred": 8, "s8": 8, "u8": 8, "bf16": 16, "f16": 16, "s32": 32, "u32": 32, "f32": 32, "s64": 64, "u64": 64}
@@ -114,6 +116,8 @@ def _features(config: Plan, reads: Mapping[str, str]) -> dict[str, Feature]:
         "class": Feature("class", (), "int32", names),
         "classes": Feature("classes", (config.labels,), "int32", names),
         "mask": Feature("mask", (height, width), "uint8", names),
+        "boxes": Feature("boxes", (BOXES, 4), "float32"),
+        "box_classes": Feature("box_classes", (BOXES,), "int32", names),
         "number": Feature("number", (), "float32"),
     }
     return {name: known[kinds.removesuffix("?").split("|")[0]] for name, kinds in reads.items()}

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.data.features import KINDS, Feature
+from jaxrec.data.boxes import faults, packed
+from jaxrec.data.features import KINDS, NO_BOX, Feature
 from jaxrec.data.masks import mask_classes
 from jaxrec.data.reads import Reads, alternatives, choose
 from jaxrec.data.splits import Source, cut, from_arrays
@@ -27,15 +28,17 @@ SPLITS = ("train", "test", "val", "validation")
 def open_arrays(arrays: Arrays, reads: Reads, name: str = "arrays") -> Source:
     """Examples that lie in arrays of one length, by the names under which a system reads them.
 
-    ========  =====================================================================================
-    kind      array
-    ========  =====================================================================================
-    image     uint8, uint16, or floats in [0, 1]; [N, H, W, C], or [N, H, W] for a single channel
-    class     integers or booleans [N], from 0
-    classes   0 and 1, or booleans [N, K]
-    mask      integers [N, H, W], class numbers from 0; -1 is void, and 255 if it is no class
-    number    floats or integers [N]
-    ========  =====================================================================================
+    ===========  =====================================================================================
+    kind         array
+    ===========  =====================================================================================
+    image        uint8, uint16, or floats in [0, 1]; [N, H, W, C], or [N, H, W] for a single channel
+    class        integers or booleans [N], from 0
+    classes      0 and 1, or booleans [N, K]
+    mask         integers [N, H, W], class numbers from 0; -1 is void, and 255 if it is no class
+    boxes        numbers [N, M, 4]: y0, x0, y1, x1 in pixels, in the image (see ``Feature``)
+    box_classes  integers [N, M], class numbers from 0; -1 in the rows that hold no box
+    number       floats or integers [N]
+    ===========  =====================================================================================
 
     Args:
         arrays: ``{"image": ..., "label": ...}``, cut 80/20 into train and test with equal shares of each class; or such
@@ -56,6 +59,7 @@ def open_arrays(arrays: Arrays, reads: Reads, name: str = "arrays") -> Source:
         features[each], whole[each] = convert(f"'{key}' of {name}", array, names)
     _check_lengths(name, chosen, splits)
     _check_sizes(name, features)
+    _pack_boxes(name, features, whole)
     sizes = {split: len(np.asarray(values[next(iter(chosen.values()))])) for split, values in splits.items()}
     identity = _identity(whole, features, sizes)
     if list(splits) == [UNCUT]:
@@ -127,9 +131,11 @@ def _kind(kinds: str, key: str, array: np.ndarray) -> str:
     """Of alternative kinds, the one that an array's shape and dtype fit; the first one if none does."""
     whole = array.dtype.kind in "iub"
     fits = {
-        "image": array.ndim == 4 or (array.ndim == 3 and key != "mask"),
-        "mask": array.ndim == 3 and whole,
-        "classes": array.ndim == 2,
+        "image": array.ndim == 4 or (array.ndim == 3 and key not in ("mask", "boxes")),
+        "mask": array.ndim == 3 and whole and key != "boxes",
+        "boxes": array.ndim == 3 and array.shape[2] == 4,
+        "classes": array.ndim == 2 and key != "box_classes",
+        "box_classes": array.ndim == 2 and whole,
         "class": array.ndim == 1 and whole,
         "number": array.ndim == 1,
     }
@@ -170,6 +176,31 @@ def _check_sizes(name: str, features: Mapping[str, Feature]) -> None:
     masks = [feature for feature in features.values() if feature.kind == "mask"]
     if masks and len(set(sizes.values())) > 1:
         raise UserError(f"{name} has images and masks of different sizes ({sizes}): give masks as large as the images")
+
+
+def _pack_boxes(name: str, features: Mapping[str, Feature], whole: dict[str, np.ndarray]) -> None:
+    """Puts the rows that hold a box first; raises UserError for a box without area or outside its image."""
+    kinds = {feature.kind: each for each, feature in features.items()}
+    if not {"boxes", "box_classes"} <= kinds.keys():
+        return
+    boxes, classes = whole[kinds["boxes"]], whole[kinds["box_classes"]]
+    if boxes.shape[:2] != classes.shape:
+        raise UserError(
+            f"{name} has boxes {boxes.shape} and their classes {classes.shape}: give a class, or -1, for each box"
+        )
+    boxes, classes = packed(boxes, classes)
+    if "image" in kinds:
+        height, width = features[kinds["image"]].shape[:2]
+        there = classes != NO_BOX
+        wrong = faults(boxes[there], (height, width))
+        if wrong.any():
+            number = int(np.flatnonzero(wrong)[0])
+            raise UserError(
+                f"{name} has a box {wrong[number]}, {boxes[there][number].tolist()}, and {np.count_nonzero(wrong) - 1} "
+                f"others: expected y0, x0, y1, x1 in pixels of an image of {height}x{width}, and class -1 for no box"
+            )
+        boxes = boxes.clip(0, np.array([height, width] * 2, np.float32))
+    whole[kinds["boxes"]], whole[kinds["box_classes"]] = boxes, classes
 
 
 def _refuse(what: str, array: np.ndarray, expected: str) -> UserError:
@@ -232,13 +263,38 @@ def _mask(what: str, array: np.ndarray, names: Sequence[str] | None) -> tuple[Fe
     return feature, classes.number(array).astype(feature.dtype)
 
 
+def _boxes(what: str, array: np.ndarray, names: Sequence[str] | None) -> tuple[Feature, np.ndarray]:
+    if array.ndim != 3 or array.shape[2] != 4 or array.shape[1] < 1:
+        raise _refuse(what, array, "boxes [N, M, 4]: y0, x0, y1, x1 in pixels")
+    return Feature("boxes", array.shape[1:], "float32"), array.astype(np.float32)
+
+
+def _box_classes(what: str, array: np.ndarray, names: Sequence[str] | None) -> tuple[Feature, np.ndarray]:
+    if array.ndim != 2 or array.dtype.kind not in "iu" or array.shape[1] < 1:
+        raise _refuse(what, array, "the number of a class for each box, integers [N, M], and -1 for no box")
+    if array.min() < NO_BOX:
+        raise UserError(f"{what} holds the class {array.min()}: expected numbers from 0, and -1 for no box")
+    names = _names(what, names, int(array.max()) + 1)
+    if not names:
+        raise UserError(f"{what} holds no box at all: give some boxes, or {NAMES}")
+    return Feature("box_classes", array.shape[1:], "int32", names), array.astype(np.int32)
+
+
 def _number(what: str, array: np.ndarray, names: Sequence[str] | None) -> tuple[Feature, np.ndarray]:
     if array.ndim != 1 or not np.isfinite(array).all():
         raise _refuse(what, array, "a finite number for each example [N]")
     return Feature("number", (), "float32"), array.astype(np.float32)
 
 
-CONVERT = {"image": _image, "class": _class, "classes": _classes, "mask": _mask, "number": _number}
+CONVERT = {
+    "image": _image,
+    "class": _class,
+    "classes": _classes,
+    "mask": _mask,
+    "boxes": _boxes,
+    "box_classes": _box_classes,
+    "number": _number,
+}
 
 
 def _names(what: str, names: Sequence[str] | None, least: int) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from jaxrec.data.cache import cache_dir
 from jaxrec.data.decoded import Decoded
 from jaxrec.data.features import Features, check, nbytes, to_json
 from jaxrec.data.files import Known, Options
-from jaxrec.data.reads import Reads, check_reads
+from jaxrec.data.reads import Reads, check_reads, wants
 from jaxrec.data.sizes import check_resize, parse_size
 from jaxrec.data.slices import parse_slices
 from jaxrec.data.splits import Source, Split, named_split
@@ -65,7 +65,7 @@ def open_dataset(
     test_split: str = "test",
     validation_split: str | None = None,
     image_size: int | str | tuple[int, int] | None = None,
-    resize: str = "crop",
+    resize: str | None = None,
     image_key: str | None = None,
     skip_bad: bool = False,
     known: Known | None = None,
@@ -85,7 +85,8 @@ def open_dataset(
             is in ``train`` or ``test``.
         image_size: Resizes images, and masks with them: to a square of this side, or to height x width, ``"224x160"``
             or ``(224, 160)``. Default: the images' own size or, if they differ, that of the first one.
-        resize: How images of another shape are brought to that size: ``crop``, ``pad`` or ``stretch``.
+        resize: How images of another shape are brought to that size: ``crop``, ``pad`` or ``stretch``. Default:
+            ``pad`` if boxes are read, ``crop`` otherwise.
         image_key: The feature of a prepared set that is the image, if it has several.
         skip_bad: Leaves out files that cannot be read, instead of stopping there.
         known: What a run knows of the set that it was trained on: classes keep their numbers, images their form, and
@@ -95,6 +96,7 @@ def open_dataset(
     Raises:
         UserError: The set is not there, has not what is read, or cannot be read.
     """
+    resize = resize or _usual_resize(reads)
     check_resize(resize)
     options = Options(parse_size(image_size), resize, skip_bad, image_key, known=known)
     check_reads(reads)
@@ -128,6 +130,11 @@ def open_dataset(
         remarks,
         source.columns,
     )
+
+
+def _usual_resize(reads: Reads) -> str:
+    """Boxes are not to be cut off, so images with boxes get borders."""
+    return "pad" if wants(reads, "boxes") else "crop"
 
 
 def absolute_name(name: str) -> str:

@@ -1,16 +1,19 @@
 """One decoder per kind of feature: what it finds in a prepared TFDS set, and how it reads an example of it."""
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from jaxrec.data.boxes import CROWD, CUT_OFF, NO_CLASS, Objects, cut_off, faults, resized, told
 from jaxrec.data.features import Feature
 from jaxrec.data.files import Options
 from jaxrec.data.images import convert_to, formats, has_colour, upright_size
 from jaxrec.data.masks import MaskClasses, decode_mask, mask_classes
+from jaxrec.data.sizes import Resizing, Size
 from jaxrec.errors import UserError
 
 Example = Mapping[str, Any]
@@ -24,13 +27,25 @@ class Context:
 
     dataset: str
     features: Mapping[str, Any]
-    """TFDS's description of each feature."""
+    """TFDS's description of each feature, see ``described``."""
     metadata: Mapping[str, Any]
     firsts: Sequence[Example]
     """The first examples, which tell what the description leaves open."""
     options: Options
     size: tuple[int, int] | None = None
-    """Height and width of the images, once known; masks have the same."""
+    """Height and width of the images, once known; masks and boxes fit them."""
+    image: str = ""
+    """The key of the images that boxes are boxes of; empty if the set has none."""
+    most_boxes: int = 1
+    """The largest number of boxes of one example."""
+
+
+class Part(NamedTuple):
+    """One of the features that a sequence holds of each object in an image."""
+
+    key: str
+    """The sequence's."""
+    feature: Any
 
 
 class Decoder(NamedTuple):
@@ -181,6 +196,120 @@ def _open_classes(key: str, context: Context) -> tuple[Feature, Decode]:
     return Feature("classes", (len(names),), "int32", names), decode
 
 
+def described(features: Mapping[str, Any]) -> dict[str, Any]:
+    """A TFDS set's features by key, with the boxes of objects and their classes by the keys that records have for them.
+
+    If there are several sequences of objects, the one called ``objects``, or the first, is taken.
+    """
+    found = dict(features)
+    for key in sorted(features, key=lambda key: (key != "objects", key)):
+        parts = _parts(key, features[key])
+        if parts:
+            return {**found, **parts}
+    return found
+
+
+def _parts(key: str, feature: Any) -> dict[str, Part]:
+    """The box and the class of the objects that a sequence holds; none if it holds something else."""
+    from tensorflow_datasets.core.features import BBoxFeature, FeaturesDict, Sequence
+
+    if not isinstance(feature, Sequence) or not isinstance(feature.feature, FeaturesDict):
+        return {}
+    inner = feature.feature
+    boxes = [name for name in inner if isinstance(inner[name], BBoxFeature)]
+    labels = sorted((name for name in inner if _is_class(name, inner[name])), key=lambda name: (name != "label", name))
+    return {f"{key}/{name}": Part(key, inner[name]) for name in boxes[:1] + labels[:1] if boxes}
+
+
+def _is_boxes(key: str, feature: Any) -> bool:
+    from tensorflow_datasets.core.features import BBoxFeature
+
+    return isinstance(feature, Part) and isinstance(feature.feature, BBoxFeature)
+
+
+def _is_box_classes(key: str, feature: Any) -> bool:
+    return isinstance(feature, Part) and _is_class(key, feature.feature)
+
+
+def _open_boxes(key: str, context: Context) -> tuple[Feature, Decode]:
+    stated = context.features[key].feature.bbox_format
+    if stated is not None and stated.name != "REL_YXYX":
+        raise UserError(
+            f"dataset '{context.dataset}' has boxes in the format {stated.name}; expected REL_YXYX: choose another set"
+        )
+    size = _size_of_boxes(context)
+    feature = Feature("boxes", (context.most_boxes, 4), "float32")
+    return feature, lambda example: _resized_objects(context, size, example)[0]
+
+
+def _open_box_classes(key: str, context: Context) -> tuple[Feature, Decode]:
+    names = tuple(context.features[key].feature.names)
+    feature = Feature("box_classes", (context.most_boxes,), "int32", names)
+    size = _size_of_boxes(context)
+    return feature, lambda example: _resized_objects(context, size, example)[1]
+
+
+def _size_of_boxes(context: Context) -> Size:
+    """Height and width of the images that boxes are brought to, whether images are read or not."""
+    return context.size or _shape(context.features[context.image].shape, context.image, context)[:2]
+
+
+def _resized_objects(context: Context, size: Size, example: Example) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes and classes of an example whose image is brought to a size."""
+    own = upright_size(image_in(_bytes(example, context.image)))
+    objects, _ = _objects(context, example, own)
+    return resized(objects, Resizing(own, size, context.options.resize), context.most_boxes)
+
+
+def survey_boxes(context: Context, every: Iterable[Example]) -> tuple[int, tuple[str, ...]]:
+    """The largest number of boxes of one example, at least 1, and the sentence that says which boxes are left out.
+
+    Raises UserError if the set has no images, whose sizes the boxes are in units of.
+    """
+    if not context.image:
+        raise UserError(f"dataset '{context.dataset}' has boxes and no image: choose another set")
+    most, total = 1, 0
+    bad: Counter[str] = Counter()
+    size = _size_of_boxes(context)
+    for example in every:
+        own = upright_size(image_in(_bytes(example, context.image)))
+        objects, wrong = _objects(context, example, own)
+        most = max(most, len(objects.boxes))
+        total += len(wrong)
+        bad.update(wrong[wrong != ""].tolist())
+        bad[CUT_OFF] += int(cut_off(objects.boxes, Resizing(own, size, context.options.resize)).sum())
+    return most, told(bad, total)
+
+
+def _objects(context: Context, example: Example, own: Size) -> tuple[Objects, np.ndarray]:
+    """The sound objects of an example, in pixels of its image of size ``own``, and what is wrong with each, str [n]."""
+    height, width = own
+    boxes: np.ndarray = np.zeros((0, 4))
+    classes: np.ndarray | None = None
+    wrong = np.zeros(0, str)
+    for key, part in context.features.items():
+        if _is_boxes(key, part):
+            shares = np.array(example[key].float_list.value, np.float64).reshape(-1, 4)
+            boxes = shares * (height, width, height, width)
+            wrong = faults(boxes, (height, width))
+            wrong = np.where(_crowds(f"{part.key}/is_crowd", example, len(boxes)), CROWD, wrong)
+        if _is_box_classes(key, part):
+            classes = np.array(example[key].int64_list.value, np.int32)
+    if classes is None:
+        classes = np.zeros(len(boxes), np.int32)
+    wrong = np.where(classes < 0, NO_CLASS, wrong)
+    sound = wrong == ""
+    inside = boxes[sound].clip(0, (height, width, height, width))
+    return Objects(inside.astype(np.float32), classes[sound]), wrong
+
+
+def _crowds(key: str, example: Example, count: int) -> np.ndarray:
+    """Which of an example's boxes are around a crowd, as COCO marks them: bool [n]."""
+    if key not in example:
+        return np.zeros(count, bool)
+    return np.array(example[key].int64_list.value, bool)
+
+
 def _is_number(key: str, feature: Any) -> bool:
     from tensorflow_datasets.core.features import Tensor
 
@@ -202,13 +331,15 @@ DECODERS = {
     "mask": Decoder(_is_mask, _open_mask),
     "class": Decoder(_is_class, _open_class),
     "classes": Decoder(_is_classes, _open_classes),
+    "boxes": Decoder(_is_boxes, _open_boxes),
+    "box_classes": Decoder(_is_box_classes, _open_box_classes),
     "number": Decoder(_is_number, _open_number),
 }
-"""By kind; images come before masks, which take their size."""
+"""By kind."""
 
 
 def kinds_of(features: Mapping[str, Any]) -> dict[str, str]:
-    """The kind of each of a TFDS set's features that has one."""
+    """The kind of each of the features, as ``described`` gives them, that has one."""
     found = {}
     for key, feature in features.items():
         for kind, decoder in DECODERS.items():

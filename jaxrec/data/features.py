@@ -9,9 +9,11 @@ import numpy as np
 from jaxrec.data.sizes import RESIZES
 from jaxrec.errors import UserError
 
-KINDS = ("image", "class", "classes", "mask", "number")
+KINDS = ("image", "class", "classes", "mask", "boxes", "box_classes", "number")
 RESERVED = ("index", "epoch", "real")
 """Names that a batch uses itself: the example's number, its epoch, and whether it is more than evaluation's padding."""
+NO_BOX = -1
+"""The class of a row of ``boxes`` that holds no box."""
 NUMBERS = 2**22
 """Most numbers in the images that are worked on at once."""
 
@@ -19,22 +21,28 @@ NUMBERS = 2**22
 class Feature(NamedTuple):
     """One part of an example, as it lies in a batch after the first axis.
 
-    ========  =========  ================================================  =================================
-    kind      shape      dtype                                             meaning
-    ========  =========  ================================================  =================================
-    image     [H, W, C]  uint8, uint16, or float32 in [0, 1]               any number of channels
-    class     []         int32                                             number of a class
-    classes   [K]        int32                                             1 for each class that applies
-    mask      [H, W]     uint8, or int32 for more than 255 classes         number of each pixel's class
-    number    []         float32                                           a quantity
-    ========  =========  ================================================  =================================
+    ===========  =========  ================================================  =================================
+    kind         shape      dtype                                             meaning
+    ===========  =========  ================================================  =================================
+    image        [H, W, C]  uint8, uint16, or float32 in [0, 1]               any number of channels
+    class        []         int32                                             number of a class
+    classes      [K]        int32                                             1 for each class that applies
+    mask         [H, W]     uint8, or int32 for more than 255 classes         number of each pixel's class
+    boxes        [N, 4]     float32                                           a box around each object
+    box_classes  [N]        int32                                             number of each box's class, or -1
+    number       []         float32                                           a quantity
+    ===========  =========  ================================================  =================================
+
+    A box is y0, x0, y1, x1 in pixels of the image as it lies in the batch: top, left, bottom, right. Pixel (i, j)
+    covers [i, i + 1] x [j, j + 1], so the box around the whole image is 0, 0, H, W. N is the largest number of boxes of
+    one example, over all splits, and at least 1. Rows without a box come last; they hold zeros, and class -1.
     """
 
     kind: str
     shape: tuple[int, ...]
     dtype: str
     names: tuple[str, ...] = ()
-    """Names of the classes that the numbers stand for (class, classes, mask)."""
+    """Names of the classes that the numbers stand for (class, classes, mask, box_classes)."""
     void: int | None = None
     """The value of pixels that do not count (mask)."""
     resize: str = "crop"
@@ -60,8 +68,12 @@ def check(features: Features) -> None:
 
 
 def blank(features: Features, count: int) -> dict[str, np.ndarray]:
-    """``count`` examples of zeros: what a batch with these features looks like."""
-    return {name: np.zeros((count, *feature.shape), feature.dtype) for name, feature in features.items()}
+    """``count`` examples of zeros, without a box: what a batch with these features looks like."""
+    empty = {}
+    for name, feature in features.items():
+        fill = NO_BOX if feature.kind == "box_classes" else 0
+        empty[name] = np.full((count, *feature.shape), fill, feature.dtype)
+    return empty
 
 
 def nbytes(features: Features) -> int:

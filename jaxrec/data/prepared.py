@@ -14,7 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.data.decoders import DECODERS, Context, Decode, Example, image_in, kinds_of
+from jaxrec.data.decoders import (
+    DECODERS,
+    Context,
+    Decode,
+    Example,
+    described,
+    image_in,
+    kinds_of,
+    survey_boxes,
+)
 from jaxrec.data.features import Feature, Features, blank
 from jaxrec.data.files import PLAIN, Options
 from jaxrec.data.images import upright_size
@@ -22,6 +31,10 @@ from jaxrec.data.reads import Reads, alternatives, choose
 from jaxrec.data.sizes import told
 from jaxrec.data.splits import Source
 from jaxrec.errors import UserError, nearest
+from jaxrec.waiting import counted
+
+AT_ONCE = 100
+"""Records that are read at once."""
 
 
 def tfds_dir(data_dir: str | None) -> Path:
@@ -103,8 +116,9 @@ def open_prepared(name: str, path: Path, reads: Reads, options: Options = PLAIN)
         chosen = _chosen(name, reads, kinds_of(records.features), options.image_key)
         firsts = records.parsed(range(min(100, len(records))))
         context = Context(name, records.features, records.metadata, firsts, options)
-        features, decode = _decoders(chosen, records, context)
-        remarks = _remarks(features, chosen, firsts)
+        context, losses = _with_boxes(context, chosen, records)
+        features, decode = _decoders(chosen, context)
+        remarks = _remarks(features, chosen, firsts) + losses
         identity = _identity(records.builder, firsts, [chosen[each] for each in _encoded(features)])
 
     def read(rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -157,7 +171,7 @@ class _Records:
                 f"dataset '{name}' in {folder} is stored as {info.file_format.value}, expected array_record: "
                 f"remove {folder} and prepare it again with `jaxrec prepare {name}`"
             )
-        self.features = info.features
+        self.features = described(info.features)
         self.metadata = info.metadata or {}
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
         self._source = self.builder.as_data_source("+".join(info.splits), deserialize_method=raw)
@@ -174,15 +188,29 @@ class _Records:
         """
         return [self._parse(record).features.feature for record in self._source.__getitems__(list(rows))]
 
+    def all(self) -> Iterator[Example]:
+        """Every record, a few in memory at a time."""
+        for start in range(0, len(self), AT_ONCE):
+            yield from self.parsed(range(start, min(start + AT_ONCE, len(self))))
 
-def _decoders(
-    chosen: Mapping[str, str], records: _Records, context: Context
-) -> tuple[dict[str, Feature], dict[str, Decode]]:
+
+def _with_boxes(context: Context, chosen: Mapping[str, str], records: _Records) -> tuple[Context, tuple[str, ...]]:
+    """The context with what all records say of their boxes, if boxes are read; and what a user should know of them."""
+    kinds = kinds_of(context.features)
+    if not {"boxes", "box_classes"} & {kinds[key] for key in chosen.values()}:
+        return context, ()
+    images = [key for key in (*chosen.values(), *sorted(kinds)) if kinds[key] == "image"]
+    context = replace(context, image=images[0] if images else "")
+    most, losses = survey_boxes(context, counted(records.all(), "reading boxes", len(records)))
+    return replace(context, most_boxes=most), losses
+
+
+def _decoders(chosen: Mapping[str, str], context: Context) -> tuple[dict[str, Feature], dict[str, Decode]]:
     """The features by their names in the batch, and what reads each of them from a record."""
-    kinds = kinds_of(records.features)
+    kinds = kinds_of(context.features)
     features: dict[str, Feature] = {}
     decode: dict[str, Decode] = {}
-    # Images first, because masks take their size.
+    # Images first, because masks and boxes take their size.
     for name in sorted(chosen, key=lambda name: kinds[chosen[name]] != "image"):
         features[name], decode[name] = DECODERS[kinds[chosen[name]]].open(chosen[name], context)
         if features[name].kind == "image" and context.size is None:

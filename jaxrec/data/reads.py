@@ -12,12 +12,20 @@ Alternatives, the first one preferred, are written ``class|classes``. What is re
 question mark: ``class?``.
 """
 
-USUAL = {"image": "image", "class": "label", "classes": "labels", "mask": "mask", "number": "number"}
+USUAL = {
+    "image": "image",
+    "class": "label",
+    "classes": "labels",
+    "mask": "mask",
+    "boxes": "boxes",
+    "box_classes": "box_classes",
+    "number": "number",
+}
 """What a feature of each kind is mostly called."""
 
 
 def check_reads(reads: Reads) -> None:
-    """Raises UserError if a name is one of a batch's own, or a kind does not exist."""
+    """Raises UserError if a name is one of a batch's own, a kind does not exist, or boxes are read without an image."""
     for name, kinds in reads.items():
         if name in RESERVED:
             raise UserError(
@@ -27,6 +35,8 @@ def check_reads(reads: Reads) -> None:
         for kind in alternatives(kinds):
             if kind not in KINDS:
                 raise UserError(f"'{name}' is read as the kind '{kind}'; expected one of {', '.join(KINDS)}")
+    if (wants(reads, "boxes") or wants(reads, "box_classes")) and not wants(reads, "image"):
+        raise UserError("boxes are read without an image, in whose pixels they are: read an image, too")
 
 
 def wants(reads: Reads, kind: str) -> bool:

@@ -5,11 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrec.data.features import Feature
+from jaxrec.data.boxes import around, packed
+from jaxrec.data.features import NO_BOX, Feature
 from jaxrec.data.reads import Reads, chosen_features
 from jaxrec.data.splits import Source, from_arrays
 
-CLASSES = ("background", *"0123456789")
+DIGITS = tuple("0123456789")
+CLASSES = ("background", *DIGITS)
 SIZES = {"train": 2000, "test": 400}
 SEEDS = {"train": 0, "test": 1}
 LEAST, MOST = 3, 6
@@ -34,7 +36,7 @@ class Strokes(NamedTuple):
 
 
 def open_scenes(reads: Reads, size: int) -> Source:
-    """2000 training and 400 test scenes of ``size`` pixels a side, grey, each with a mask of its digits.
+    """2000 training and 400 test scenes of ``size`` pixels a side, grey, each with a mask and boxes of its digits.
 
     The digits of training scenes are those of the digits' training split, and of test scenes those of its test split.
     """
@@ -43,6 +45,8 @@ def open_scenes(reads: Reads, size: int) -> Source:
     features = {
         "image": Feature("image", (size, size, 1), "uint8"),
         "mask": Feature("mask", (size, size), "uint8", CLASSES),
+        "boxes": Feature("boxes", (MOST, 4), "float32"),
+        "box_classes": Feature("box_classes", (MOST,), "int32", DIGITS),
     }
     chosen, features = chosen_features("scenes", reads, features)
     digits = open_digits({"image": "image", "label": "class"})
@@ -75,11 +79,12 @@ def draw(digits: Strokes, seed: int, index: np.ndarray, size: int = 64) -> dict[
         size: Pixels a side.
 
     Returns:
-        ``image`` uint8 [n, size, size, 1] and ``mask`` uint8 [n, size, size]: 0 is background, 1 + d the digit d.
+        ``image`` uint8 [n, size, size, 1]; ``mask`` uint8 [n, size, size]: 0 is background, 1 + d the digit d;
+        ``boxes`` float32 [n, 6, 4], around the pixels of each digit that are seen, and ``box_classes`` int32 [n, 6].
     """
     pieces = [index[start : start + AT_ONCE] for start in range(0, len(index), AT_ONCE)]
     drawn = [_draw(digits, seed, piece, size) for piece in pieces]
-    return {key: np.concatenate([part[key] for part in drawn]) for key in ("image", "mask")}
+    return {key: np.concatenate([part[key] for part in drawn]) for key in drawn[0]}
 
 
 def _draw(digits: Strokes, seed: int, index: np.ndarray, size: int) -> dict[str, np.ndarray]:
@@ -92,18 +97,30 @@ def _draw(digits: Strokes, seed: int, index: np.ndarray, size: int) -> dict[str,
     ink = down @ digits.ink[rows] @ across.swapaxes(-1, -2)
     strongest = np.zeros((len(index), size, size), np.float32)
     mask = np.zeros((len(index), size, size), np.uint8)
+    owner = np.full((len(index), size, size), -1, np.int8)
     for place in range(MOST):
         here = (place < count)[:, None, None]
         brighter = here & (ink[:, place] > strongest)
         number = (digits.label[rows[:, place]] + 1).astype(np.uint8)[:, None, None]
-        mask = np.where(brighter & (ink[:, place] > INK), number, mask)
+        inked = brighter & (ink[:, place] > INK)
+        mask = np.where(inked, number, mask)
+        owner = np.where(inked, np.int8(place), owner)
         strongest = np.where(brighter, ink[:, place], strongest)
 
     smooth = _spread(size, 4, np.array(size / 4, np.float32), np.array(size / 2, np.float32))
     texture = smooth @ ground @ smooth.T
     dark, bright = light[:, 0, None, None], light[:, 1, None, None]
     image = (dark + 0.15 * texture) * (1 - strongest) + bright * strongest + 0.05 * noise
-    return {"image": np.rint(255 * image.clip(0, 1)).astype(np.uint8)[..., None], "mask": mask}
+    drawn = {"image": np.rint(255 * image.clip(0, 1)).astype(np.uint8)[..., None], "mask": mask}
+    return {**drawn, **_boxes(owner, digits.label[rows])}
+
+
+def _boxes(owner: np.ndarray, label: np.ndarray) -> dict[str, np.ndarray]:
+    """The boxes of scenes: ``owner`` int [n, size, size] is the place whose digit is seen, and ``label`` int [n, 6]."""
+    boxes, seen = around(owner[:, None] == np.arange(MOST)[:, None, None])
+    classes = np.where(seen, label, NO_BOX)
+    boxes, classes = packed(boxes, classes)
+    return {"boxes": boxes, "box_classes": classes}
 
 
 def _plans(digits: Strokes, seed: int, index: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, ...]]:

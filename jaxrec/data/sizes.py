@@ -127,6 +127,32 @@ class Resizing(NamedTuple):
         whole[top:bottom, left:right] = values
         return whole
 
+    def move_boxes(self, boxes: np.ndarray) -> np.ndarray:
+        """Boxes of the original, float32 [N, 4] of y0, x0, y1, x1 in pixels, in the new image.
+
+        They are cut at its border, so that a box of which nothing is seen has no area.
+        """
+        scale, shift = self._scale_and_shift()
+        left, top, right, bottom = self.place
+        moved = boxes.astype(np.float64) * scale + shift
+        return moved.clip((top, left, top, left), (bottom, right, bottom, right)).astype(np.float32)
+
+    def undo_boxes(self, boxes: np.ndarray) -> np.ndarray:
+        """Boxes of the new image, float32 [N, 4], in the original, and cut at its border."""
+        scale, shift = self._scale_and_shift()
+        height, width = self.original
+        original = (boxes.astype(np.float64) - shift) / scale
+        return original.clip(0, (height, width, height, width)).astype(np.float32)
+
+    def _scale_and_shift(self) -> tuple[np.ndarray, np.ndarray]:
+        """What y0, x0, y1, x1 of the original are multiplied by and then moved by, float64 [4] each."""
+        part = np.array(self.part)
+        place = np.array(self.place)
+        across, down = (place[2:] - place[:2]) / (part[2:] - part[:2])
+        scale = np.array([down, across, down, across])
+        first = np.array([1, 0, 1, 0])
+        return scale, place[first] - part[first] * scale
+
     def undo(self, values: np.ndarray, fill: Any) -> np.ndarray:
         """What a model says of each pixel of the new image, ``[H, W, ...]``, for each pixel of the original.
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from jaxrec.data.features import NO_BOX
 from jaxrec.data.splits import Split
 from jaxrec.errors import UserError
 
@@ -99,7 +100,7 @@ def class_counts(split: Split, name: str, *, share: tuple[int, int] = (0, 1), me
     """How often each class of a feature occurs in a split: int64 [C].
 
     Of a feature of kind class, examples are counted; of classes, the examples that each class applies to; of mask,
-    pixels, without void ones. ``share`` and ``merge`` are those of ``statistics``.
+    pixels, without void ones; of box_classes, boxes. ``share`` and ``merge`` are those of ``statistics``.
     """
     feature = split.features[name]
     classes = len(feature.names)
@@ -109,6 +110,8 @@ def class_counts(split: Split, name: str, *, share: tuple[int, int] = (0, 1), me
     for values in split.values(name, np.arange(len(split))[share[0] :: share[1]]):
         if feature.kind == "classes":
             counts += values.sum(axis=0, dtype=np.int64)
+        elif feature.kind == "box_classes":
+            counts += np.bincount(values[values != NO_BOX], minlength=classes)
         else:
             found = np.bincount(values.ravel(), minlength=classes)
             # A void value inside the range of classes has a row of its own in the names, and never counts.

@@ -1,7 +1,8 @@
-"""Images drawn from a seed: four shapes on noise, learnable within seconds, with their masks."""
+"""Images drawn from a seed: four shapes on noise, learnable within seconds, with their masks and boxes."""
 
 import numpy as np
 
+from jaxrec.data.boxes import around
 from jaxrec.data.features import Feature
 from jaxrec.data.reads import Reads, chosen_features
 from jaxrec.data.sizes import Size
@@ -14,12 +15,14 @@ SIZES = {"train": 1024, "test": 256}
 def open_synthetic(reads: Reads, size: Size) -> Source:
     """1024 training and 256 test images of a height and width in RGB; the same every time.
 
-    The label is the shape's class; the mask says which pixels belong to the shape.
+    The label is the shape's class; the mask says which pixels belong to the shape, and the box is the one around them.
     """
     features = {
         "image": Feature("image", (*size, 3), "uint8"),
         "label": Feature("class", (), "int32", CLASSES),
         "mask": Feature("mask", size, "uint8", ("background", *CLASSES)),
+        "boxes": Feature("boxes", (1, 4), "float32"),
+        "box_classes": Feature("box_classes", (1,), "int32", CLASSES),
     }
     chosen, features = chosen_features("synthetic", reads, features)
     drawn = _draw(size)
@@ -48,4 +51,6 @@ def _draw(size: Size) -> dict[str, np.ndarray]:
     noise = rng.uniform(-0.1, 0.1, (count, *size, 3))
     image = np.rint(255 * (np.where(shape[..., None], colour, ground) + noise)).clip(0, 255).astype(np.uint8)
     mask = np.where(shape, label[:, None, None] + 1, 0).astype(np.uint8)
-    return {"image": image, "label": label, "mask": mask}
+    boxes, _ = around(shape)
+    drawn = {"image": image, "label": label, "mask": mask}
+    return {**drawn, "boxes": boxes[:, None], "box_classes": label[:, None]}

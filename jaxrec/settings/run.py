@@ -35,9 +35,9 @@ class Train:
     image_size: Annotated[int | str | None, DATA, AT_LEAST_ONE, tyro.conf.arg(metavar="SIZE")] = None
     """Size in pixels to which images are resized: 64 for a square, or height x width, such as 224x160. Default: the
     images' own size or, if they differ, that of the first one."""
-    resize: Annotated[Literal["crop", "pad", "stretch"], DATA] = "crop"
+    resize: Annotated[Literal["crop", "pad", "stretch"] | None, DATA] = None
     """How images of another shape are brought to that size. crop: cut off what stands out on two sides. pad: add black
-    borders on two sides. stretch: distort them."""
+    borders on two sides. stretch: distort them. Default: pad if the system reads boxes, crop otherwise."""
     image_key: Annotated[str | None, DATA] = None
     """The feature of a prepared data set that is the image, if it has several."""
     skip_bad: Annotated[bool, DATA] = False
