@@ -188,6 +188,34 @@ def soft_nms(
     return _each(chosen, boxes, scores)
 
 
+def matches(
+    found: Found, true_boxes: jax.Array, true_classes: jax.Array, *, overlap: float = 0.5
+) -> tuple[jax.Array, jax.Array]:
+    """Which of the found boxes are right, bool [..., K], and which true ones are found, bool [..., N].
+
+    In the order of ``found``, each box takes the true box of its class that it overlaps most, among those that are free
+    and whose IoU is at least ``overlap``. True boxes are floats [..., N, 4], their classes int32 [..., N], -1 for none.
+    The boxes that are neither right nor found are the mistakes of an image.
+    """
+
+    def matched(found: Found, true_boxes: jax.Array, true_classes: jax.Array) -> tuple[jax.Array, jax.Array]:
+        overlaps = pairwise_iou(found.boxes, jnp.asarray(true_boxes, jnp.float32))
+        overlaps = jnp.where(found.classes[:, None] == true_classes, overlaps, -1.0)
+        there = true_classes >= 0
+
+        def take(free: jax.Array, overlaps: jax.Array) -> tuple[jax.Array, jax.Array]:
+            best = jnp.where(free, overlaps, -1.0).argmax()
+            right = free[best] & (overlaps[best] >= overlap)
+            return free.at[best].set(free[best] & ~right), right
+
+        free, right = jax.lax.scan(take, there, overlaps)
+        return right, there & ~free
+
+    for _ in range(found.classes.ndim - 1):
+        matched = jax.vmap(matched)
+    return matched(found, true_boxes, true_classes)
+
+
 def _each(chosen: Callable[[jax.Array, jax.Array], Found], boxes: jax.Array, scores: jax.Array) -> Found:
     """``chosen(boxes [N, 4], scores [N, C])`` for each example of a batch of any leading shape."""
     boxes, scores = jnp.asarray(boxes, jnp.float32), jnp.asarray(scores, jnp.float32)

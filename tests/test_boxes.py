@@ -163,3 +163,18 @@ def test_only_so_many_candidates_are_looked_at():
 def test_no_box_at_all(choose):
     found = jax.jit(partial(choose, most=4))(jnp.zeros((2, 5, 4)), jnp.zeros((2, 5, 3)))
     assert (found.classes == -1).all() and found.boxes.shape == (2, 4, 4)
+
+
+def test_right_boxes_and_found_ones():
+    """The first detection takes the better of two; the second finds its own taken; the third is of another class."""
+    true_boxes = np.array([[0, 0, 10, 10], [0, 4, 10, 14], [50, 50, 60, 60], [0, 0, 10, 10]], np.float32)
+    true_classes = np.array([0, 0, 1, -1], np.int32)
+    boxes_found = np.array([[0, 1, 10, 11], [0, 0, 10, 10], [50, 50, 60, 60], [0, 0, 0, 0]], np.float32)
+    found = boxes.Found(boxes_found, np.linspace(0.9, 0, 4), np.array([0, 0, 0, -1], np.int32))
+    both = jax.tree.map(lambda a: np.stack([a, a]), (found, true_boxes, true_classes))
+    right, met = jax.jit(partial(boxes.matches, overlap=0.3))(*both)
+    assert right.tolist() == [[True, True, False, False]] * 2
+    assert met.tolist() == [[True, True, False, False]] * 2
+    right, met = boxes.matches(found, true_boxes, true_classes, overlap=0.7)
+    assert right.tolist() == [True, False, False, False]
+    assert met.tolist() == [True, False, False, False]

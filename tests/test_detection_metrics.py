@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from jaxrec import metrics
+from jaxrec.metrics import detection
+from jaxrec.run.evaluation import plain
 
 CLASSES = 3
 AREAS = ("map_small", "map_medium", "map_large")
@@ -202,6 +205,18 @@ def test_the_interval_is_that_of_samples_evaluated_from_the_start():
     np.testing.assert_allclose([got["map_low"], got["map50_low"]], low, atol=1e-12)
     np.testing.assert_allclose([got["map_high"], got["map50_high"]], high, atol=1e-12)
     assert low[0] < got["map"] < high[0]
+
+
+def test_what_is_drawn_of_results_that_went_through_json():
+    *others, true_classes = images(0)
+    arrays = *others, np.where(true_classes == 1, -1, true_classes)
+    results = of(arrays).compute()
+    read = json.loads(json.dumps(plain(results)))
+    pictures = detection.summary_pictures(read)
+    curves = pictures["precision_recall"]["curves"]
+    np.testing.assert_array_equal(curves, results["precision_at_recalls"])
+    assert np.isnan(curves[1]).all() and np.isfinite(curves[0]).all()
+    np.testing.assert_array_equal(pictures["counts"]["counts"], results["counts"])
 
 
 def test_no_image_and_a_class_too_large_are_refused():

@@ -170,6 +170,76 @@ def test_artifacts_are_saved_and_samples_kept_by_step(tmp_path) -> None:
         save_artifacts(tmp_path, {"odd": {"numbers": label}}, [], None)
 
 
+def test_boxes_are_drawn_where_they_lie_on_enlarged_images(tmp_path) -> None:
+    """Of two images of 60 x 80 beside each other the second has a box; one without class, one beyond the border."""
+    images = np.zeros((1, 2, 60, 80, 1), np.float32)
+    boxes = np.zeros((1, 2, 3, 4), np.float32)
+    boxes[0, 1] = [[20, 10, 50, 40], [0, 0, 60, 80], [40, 60, 90, np.nan]]
+    classes = np.array([[[-1, -1, -1], [1, -1, 0]]])
+    drawn = {"images": images, "boxes": boxes, "box_classes": classes, "box_scores": np.full((1, 2, 3), 0.5)}
+    save_artifacts(tmp_path, {"found": drawn, "wrong": {**drawn, "box_wrong": classes == 1}}, ["cell", "dust"])
+    with Image.open(tmp_path / "found.png") as opened:
+        pixels = np.asarray(opened)
+    scale = 4
+    assert pixels.shape == (60 * scale, 2 * 80 * scale + GAP, 3)
+    left, right = pixels[:, : 80 * scale], pixels[:, 80 * scale + GAP :]
+    assert not left.any()
+    ink = right[30 * scale, 10 * scale]
+    assert ink.any()
+    # The outermost pixels of rows 20 to 50 and columns 10 to 40 are the border; between them nothing is drawn.
+    ys, xs = np.nonzero((right[20 * scale :] == ink).all(-1))
+    assert (ys.min(), ys.max() + 1) == (0, 30 * scale)
+    assert (xs.min(), xs.max() + 1) == (10 * scale, 40 * scale)
+    assert not right[20 * scale + 4 : 50 * scale - 4, 10 * scale + 4 : 40 * scale - 4].any()
+    with Image.open(tmp_path / "wrong.png") as opened:
+        wrong = np.asarray(opened)[:, 80 * scale + GAP :][30 * scale, 10 * scale]
+    assert wrong[0] > 150 and wrong[1:].max() < 60
+
+
+def test_a_picture_of_its_own_gets_its_boxes(tmp_path) -> None:
+    picture = np.ones((300, 400, 3), np.float32)
+    boxes, classes = np.array([[100.0, 50, 200, 150]]), np.array([7])
+    save_artifacts(tmp_path, {"photo": {"picture": picture, "boxes": boxes, "box_classes": classes}}, [])
+    with Image.open(tmp_path / "photo.png") as opened:
+        assert opened.size == (400, 300)
+        assert opened.getpixel((50, 150)) != (255, 255, 255) == opened.getpixel((100, 150))
+
+
+@pytest.mark.parametrize("count", [3, 40])
+def test_curves_of_classes_go_through_their_points(tmp_path, count) -> None:
+    """One falls, the others are undefined or lie below; of many classes the mean is drawn."""
+    at = np.linspace(0, 1, 101)
+    lines = np.full((count, 101), np.nan)
+    lines[: count - 1] = 1 - at
+    save_artifacts(tmp_path, {"curve": {"curves": lines, "at": at, "axes": ("recall", "precision")}}, ["zero"])
+    with Image.open(tmp_path / "curve.png") as opened:
+        pixels = np.asarray(opened, np.int64)
+    dark = np.argwhere(pixels[36:368, 62:448].sum(-1) < 450)
+    assert len(dark) > 300
+    np.testing.assert_allclose(dark[:, 0] / 336, dark[:, 1] / 390, atol=0.03)
+
+
+def test_counts_of_a_class_are_dots(tmp_path) -> None:
+    """Of two classes the second has images that were counted right and ones that were not; and no image at all."""
+    counts = np.array([[0, 0, 0, 9], [1, 0, 0, 1], [1, 4, 4, 5], [1, 4, 0, 2]])
+    for name, rows in {"two": counts, "none": np.zeros((0, 4), int)}.items():
+        save_artifacts(tmp_path, {name: {"counts": rows}}, ["cell", "dust"])
+    with Image.open(tmp_path / "two.png") as opened:
+        pixels = np.asarray(opened.convert("RGB"), np.int64)
+    second = pixels[44:210, pixels.shape[1] // 2 + 40 : -14]
+    low, middle, high = 166 / 10, 166 / 2, 166 * 0.9  # the places of 0, 2 and 4 between -.5 and 4.5
+    across = {0: 18, 4: 177}
+    coloured = second.max(-1) - second.min(-1) > 60
+    for true, detected, there in (
+        (4, high, True),
+        (4, low, True),
+        (0, low, True),
+        (0, high, False),
+        (4, middle, False),
+    ):
+        assert coloured[round(166 - detected), across[true]] == there
+
+
 @pytest.mark.parametrize(("count", "frames"), [(0, None), (1, None), (2, 2), (30, 24)])
 def test_timeline_shows_at_most_24_steps(tmp_path, count: int, frames: int | None) -> None:
     for step in range(count):
@@ -468,6 +538,11 @@ def test_worst_examples_become_a_grid_of_whole_rows() -> None:
     assert cells["images"].shape == (1, 8, 200, 100, 1)
     np.testing.assert_allclose(cells["images"][0, 3, 5, 7], images[3, 0, 15:18, 21:24].mean())
     assert arranged({"images": np.zeros((11, 4, 8, 8, 3))})["images"].shape == (8, 4, 8, 8, 3)
+    boxes = {"images": np.zeros((3, 2, 1000, 500, 3)), "boxes": np.full((3, 2, 5, 4), 400.0)}
+    cells = arranged({**boxes, "box_classes": np.zeros((3, 2, 5), int)})
+    assert cells["images"].shape == (3, 2, 500, 250, 3)
+    assert cells["boxes"].shape == (3, 2, 5, 4) and (cells["boxes"] == 200).all()
+    assert cells["box_classes"].shape == (3, 2, 5)
 
 
 def _charts(page: str) -> list[str]:

@@ -4,8 +4,8 @@ The boxes of every image are kept, and all is computed on the host: matching is 
 samples of the images is computed from the matches.
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple, Self
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Self
 
 import chex
 import flax.struct
@@ -146,6 +146,19 @@ class Detections(Metric):
         results["precision_at_recalls"] = precision_curves(images, matches)
         results["counts"] = _counted_pairs(images.truths, predicted)
         return results
+
+
+def summary_pictures(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The curves of precision over recall, and of each class the numbers of boxes there and detected.
+
+    ``results`` are those of :class:`Detections`, or what was read of them from a JSON file.
+    """
+    # JSON has no nan but null, of which float makes a nan.
+    curves = np.array(results["precision_at_recalls"], float)
+    return {
+        "precision_recall": {"curves": curves, "at": RECALLS, "axes": ("recall", "precision")},
+        "counts": {"counts": np.array(results["counts"])},
+    }
 
 
 class Images(NamedTuple):

@@ -14,6 +14,7 @@ from jaxrec.run.evaluation import batch_size
 from jaxrec.run.session import Session
 from jaxrec.run.show.gallery import MISTAKES
 from jaxrec.run.show.pictures import save_artifacts
+from jaxrec.run.show.rectangles import OTHERS
 from jaxrec.run.store.listing import table_cells, write_table
 from jaxrec.run.told import told
 from jaxrec.run.world import processes
@@ -30,6 +31,11 @@ TALLEST = 8
 """Examples of several images each in that picture, one in a row."""
 LARGEST_CELL = 256
 """Pixels of an image's side in that picture, about; larger images are shrunk."""
+LARGEST_WITH_BOXES = 640
+"""The same of images with boxes, whose names are to be read."""
+
+OF_IMAGES = ("images", "boxes", *OTHERS)
+"""What a picture holds for each of the images of an example."""
 
 
 class Pictures:
@@ -155,7 +161,8 @@ class Pictures:
 def arranged(cells: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Pictures of examples, ``images`` [K, n, H, W, C] and others [K], as a grid: 8 in a row, or one if n is above 1.
 
-    Large images are shrunk by a whole number. A last row that is not full is left out, unless it is the only one.
+    What is told of the boxes of images is [K, n, ...]. Large images are shrunk by a whole number. A last row that is
+    not full is left out, unless it is the only one.
     """
     count, images = cells["images"].shape[:2]
     columns = min(COLUMNS, count)
@@ -164,18 +171,24 @@ def arranged(cells: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         rows, columns = min(TALLEST, count), 1
     grid = {}
     for name, values in cells.items():
-        grid[name] = values[: rows * columns].reshape(rows, columns, *values.shape[1:])
-    shown = shrunk(grid["images"])
-    grid["images"] = shown.reshape(rows, columns * images, *shown.shape[3:])
+        of_example = values[: rows * columns]
+        if name in OF_IMAGES:
+            grid[name] = of_example.reshape(rows, columns * images, *values.shape[2:])
+        else:
+            grid[name] = of_example.reshape(rows, columns, *values.shape[1:])
+    height, width = grid["images"].shape[2:4]
+    factor = math.ceil(max(height, width) / (LARGEST_WITH_BOXES if "boxes" in grid else LARGEST_CELL))
+    grid["images"] = shrunk(grid["images"], factor)
+    if "boxes" in grid:
+        grid["boxes"] = grid["boxes"] / factor
     return grid
 
 
-def shrunk(images: np.ndarray) -> np.ndarray:
-    """Images [..., H, W, C] of at most about 256 pixels a side: means of squares of pixels."""
-    height, width, channels = images.shape[-3:]
-    factor = math.ceil(max(height, width) / LARGEST_CELL)
+def shrunk(images: np.ndarray, factor: int) -> np.ndarray:
+    """Images [..., H, W, C] with sides that are ``factor`` times as short: means of squares of pixels."""
     if factor == 1:
         return images
+    height, width, channels = images.shape[-3:]
     high, wide = height // factor, width // factor
     squares = images[..., : high * factor, : wide * factor, :]
     return squares.reshape(*images.shape[:-3], high, factor, wide, factor, channels).mean((-4, -2))

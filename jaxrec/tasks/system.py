@@ -8,6 +8,7 @@ A system is a module. Required are
 - ``init(config, key, batch) -> State``; ``train_step(state, batch, *, axis_name=None) -> (state, metrics)``, whose
   metrics hold ``loss``; ``eval_step(state, batch) -> {name: Metric}``; ``predict(state, inputs) -> {name: array}``;
 - ``artifacts(state, batch) -> {name: picture}``, what a person would look at; the batch holds the first examples.
+  What a picture may be, ``jaxrec.run.show.pictures.save_artifacts`` tells.
 
 The optional names are the fields of ``System`` below. Of jaxrec's own systems ``Config`` and ``PRESETS`` are in
 ``jaxrec/settings/NAME.py``, so that ``--help`` need not import jax, and the rest in ``jaxrec/tasks/NAME.py``.
@@ -122,7 +123,8 @@ class System:
     worst: Callable[..., dict[str, Any]] | None = None
     """``worst(state, batch)``: pictures of the examples of highest loss, given worst first, a few at a time:
     ``{name: {"images": [B, n, H, W, C]}}``, n images side by side of each example, and ``label``, ``prediction`` and
-    ``confidence`` [B] if they help. For systems whose ``eval_step`` gives ``jaxrec.metrics.Worst``."""
+    ``confidence`` [B] if they help; ``boxes`` [B, n, K, 4] with ``box_classes`` and others [B, n, K] are drawn on the
+    images. For systems whose ``eval_step`` gives ``jaxrec.metrics.Worst``."""
     seen: Callable[..., dict[str, Any]] = seen
     """``seen(state, batch)``: a training batch as the model sees it, as pictures in the manner of ``worst``; default:
     its images as the configured augmentation leaves them."""

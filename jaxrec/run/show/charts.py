@@ -8,8 +8,8 @@ from itertools import cycle
 
 import numpy as np
 
-# Middle tones, so that one string is readable on a light and on a dark page.
-STROKES = ("#2b7de0", "#e07b00", "#17965a", "#c0449a", "#8a63d2", "#80868b")
+from jaxrec.run.show.inks import STROKES
+
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 250, 56, 12, 12, 26
 MOST_POINTS = 400
 """Points of a series that are drawn."""
@@ -17,7 +17,7 @@ MOST_POINTS = 400
 History = Mapping[str, Sequence[tuple[int, float]]]
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def ticks(low: float, high: float) -> list[float]:
     """Three to six round numbers (1, 2 or 5 times a power of ten apart) between ``low`` and ``high``."""
     rough = (high - low) / 4
     unit = 10 ** math.floor(math.log10(rough))
@@ -68,11 +68,11 @@ def curves(history: History) -> str:
     known = [(name, [(step, float(f"{value:.5g}")) for step, value in points]) for name, points in series.items()]
     frame = (x0, x1, LEFT, WIDTH - RIGHT, WIDTH)
     parts = [f'{head} data-range="{escape(json.dumps(frame))}" data-series="{escape(json.dumps(known))}">']
-    for tick in _decades(y0, y1) if log else _ticks(y0, y1):
+    for tick in _decades(y0, y1) if log else ticks(y0, y1):
         text, y = _number(10**tick if log else tick), up(tick)
         parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="currentColor" stroke-opacity=".14"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end" fill-opacity=".7">{text}</text>')
-    for tick in _ticks(x0, x1):
+    for tick in ticks(x0, x1):
         anchor = "end" if across(tick) > WIDTH - RIGHT - 14 else "start" if across(tick) < LEFT + 14 else "middle"
         place = f'x="{across(tick):.1f}" y="{HEIGHT - 8}" text-anchor="{anchor}"'
         parts.append(f'<text {place} fill-opacity=".7">{_number(tick)}</text>')

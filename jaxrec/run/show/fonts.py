@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -43,6 +43,27 @@ def font_for(text: str, size: int) -> Font:
 def can_write(name: str) -> bool:
     """Whether there is a font with every letter of the name, and it can be written in the right order."""
     return _place(name + BESIDE) is not None
+
+
+def length(text: str, size: int) -> float:
+    """The width of a text in pixels."""
+    return font_for(text, size).getlength(text)
+
+
+def fit(text: str, size: int, width: float) -> str:
+    """``text``, shortened with dots until it is at most ``width`` pixels wide."""
+    if length(text, size) <= width:
+        return text
+    while text and length(text + "..", size) > width:
+        text = text[:-1]
+    return text + ".."
+
+
+def shown_name(index: int, class_names: Sequence[str]) -> str:
+    """The name of a class; its number if it has none, or if no font here has the letters of its name."""
+    if 0 <= index < len(class_names) and can_write(class_names[index]):
+        return class_names[index]
+    return str(index)
 
 
 @cache

@@ -12,7 +12,10 @@ from PIL import Image, ImageDraw
 from jaxrec.data.images import open_image
 from jaxrec.errors import UserError
 from jaxrec.files import write_atomically
-from jaxrec.run.show.fonts import can_write, font_for, latin
+from jaxrec.run.show.fonts import fit, font_for, latin, length, shown_name
+from jaxrec.run.show.inks import FAINT, INK, RED
+from jaxrec.run.show.plots import counts_picture, curves_picture
+from jaxrec.run.show.rectangles import with_boxes
 from jaxrec.tasks.palette import PALETTE
 
 GAP = 2
@@ -20,23 +23,9 @@ LINE = 15
 FRAMES = 24
 STEP_NAME = re.compile(r"(?P<name>.+)-(?P<step>\d{8,})")
 
-INK, RED, FAINT = (32, 36, 42), (200, 30, 30), (110, 116, 124)
 CORRECT, MISTAKEN = np.array([24, 92, 168]), np.array([204, 66, 28])
 
 Artifact = Mapping[str, np.ndarray]
-
-
-def _fit(text: str, size: int, width: float) -> str:
-    """``text``, shortened with dots until it is at most ``width`` pixels wide."""
-    if _length(text, size) <= width:
-        return text
-    while text and _length(text + "..", size) > width:
-        text = text[:-1]
-    return text + ".."
-
-
-def _length(text: str, size: int) -> float:
-    return font_for(text, size).getlength(text)
 
 
 def grid(
@@ -71,7 +60,7 @@ def grid(
             ink = RED if wrong is not None and wrong[r, c] else INK
             x, y = c * (width + GAP) + width / 2, r * (height + foot + GAP) + height + 2
             for number, line in enumerate(text.split("\n")):
-                shown = _fit(line, 12, width)
+                shown = fit(line, 12, width)
                 # From the base line: fonts of two scripts begin at two heights.
                 draw.text((x, y + number * LINE + 12), shown, ink, font=font_for(shown, 12), anchor="ms")
     return picture
@@ -102,15 +91,15 @@ def matrix_picture(matrix: np.ndarray, class_names: Sequence[str]) -> Image.Imag
         tiles.reshape(count, cell, count, cell, 3)[:, -1:, :, :] = 255
         tiles.reshape(count, cell, count, cell, 3)[:, :, :, -1:] = 255
     size = 20 if cell >= 56 else 16
-    names = [_fit(_name(index, class_names), size, 170) for index in range(count)]
-    margin = 50 + math.ceil(max(_length(name, size) for name in names))
+    names = [fit(shown_name(index, class_names), size, 170) for index in range(count)]
+    margin = 50 + math.ceil(max(length(name, size) for name in names))
     picture = Image.new("RGB", (margin + count * cell, margin + count * cell), "white")
     picture.paste(Image.fromarray(tiles), (margin, margin))
     draw = ImageDraw.Draw(picture)
     middle = margin + count * cell / 2
     draw.text((middle, 6), "predicted", FAINT, font=latin(size), anchor="ma")
     _sideways(picture, "true", size, FAINT, (6, middle))
-    short = all(_length(name, size) < cell - 4 for name in names)
+    short = all(length(name, size) < cell - 4 for name in names)
     for index, name in enumerate(names):
         place = margin + (index + 0.5) * cell
         draw.text((margin - 10, place), name, INK, font=font_for(name, size), anchor="rm")
@@ -122,8 +111,8 @@ def matrix_picture(matrix: np.ndarray, class_names: Sequence[str]) -> Image.Imag
         at = (margin + (column + 0.5) * cell, margin + (row + 0.5) * cell)
         ink = "white" if tiles[row * cell, column * cell].mean() < 160 else INK
         text = f"{matrix[row, column]}"
-        fit = min(size, int(size * (cell - 6) / latin(size).getlength(text)))
-        draw.text(at, text, ink, font=latin(max(fit, 8)), anchor="mm")
+        largest = min(size, int(size * (cell - 6) / latin(size).getlength(text)))
+        draw.text(at, text, ink, font=latin(max(largest, 8)), anchor="mm")
     return picture
 
 
@@ -141,18 +130,11 @@ def indexed(numbers: np.ndarray) -> Image.Image:
 
 def _sideways(picture: Image.Image, text: str, size: int, ink: tuple[int, int, int], at: tuple) -> None:
     """Writes text turned to read upwards at (left, middle), or at (left, None, bottom)."""
-    strip = Image.new("RGB", (max(1, math.ceil(_length(text, size))), math.ceil(size * 1.3)), "white")
+    strip = Image.new("RGB", (max(1, math.ceil(length(text, size))), math.ceil(size * 1.3)), "white")
     ImageDraw.Draw(strip).text((0, size), text, ink, font=font_for(text, size), anchor="ls")
     strip = strip.rotate(90, expand=True)
     top = at[2] - strip.height if at[1] is None else at[1] - strip.height / 2
     picture.paste(strip, (round(at[0]), round(top)))
-
-
-def _name(index: int, class_names: Sequence[str]) -> str:
-    """The name of a class; its number if it has none, or if no font here has the letters of its name."""
-    if 0 <= index < len(class_names) and can_write(class_names[index]):
-        return class_names[index]
-    return str(index)
 
 
 def _captions(artifact: Artifact, class_names: Sequence[str]) -> tuple[list[list[str]] | None, np.ndarray | None]:
@@ -164,14 +146,37 @@ def _captions(artifact: Artifact, class_names: Sequence[str]) -> tuple[list[list
     wrong = prediction != label if prediction is not None and label is not None else None
 
     def caption(cell: tuple[int, ...]) -> str:
-        text = _name(int(shown[cell]), class_names)
+        text = shown_name(int(shown[cell]), class_names)
         if confidence is not None:
             text += f" {confidence[cell]:.0%}"
         if label is not None and label[cell] != shown[cell]:
-            text += f"\nis {_name(int(label[cell]), class_names)}"
+            text += f"\nis {shown_name(int(label[cell]), class_names)}"
         return text
 
     return [[caption((r, c)) for c in range(shown.shape[1])] for r in range(shown.shape[0])], wrong
+
+
+def drawn(name: str, artifact: Artifact, class_names: Sequence[str]) -> Image.Image:
+    """One of the artifacts of :func:`save_artifacts` as a picture; raises ValueError if it is none of them."""
+    if "boxes" in artifact:
+        (shown,) = [key for key in ("images", "picture") if key in artifact]
+        artifact = {**artifact, shown: with_boxes(np.asarray(artifact[shown]), artifact, class_names)}
+    if "indices" in artifact:
+        return indexed(artifact["indices"])
+    if "picture" in artifact:
+        return Image.fromarray(np.round(np.clip(artifact["picture"], 0, 1) * 255).astype(np.uint8))
+    if "matrix" in artifact:
+        return matrix_picture(artifact["matrix"], class_names)
+    if "curves" in artifact:
+        return curves_picture(artifact, class_names)
+    if "counts" in artifact:
+        return counts_picture(artifact["counts"], class_names)
+    if "images" in artifact:
+        return grid(artifact["images"], *_captions(artifact, class_names))
+    raise ValueError(
+        f"artifact '{name}' holds {sorted(artifact)}; expected 'images', 'picture', 'matrix', 'indices', 'curves' or "
+        "'counts'"
+    )
 
 
 def save_artifacts(
@@ -187,28 +192,21 @@ def save_artifacts(
         folder: the run's pictures; made if missing.
         artifacts: by name, {"images": float [R, C, H, W, ch], "label", "prediction", "confidence": [R, C], optional}
             or {"matrix": int [K, K]}; or, written as they are, {"picture": float [H, W, 3]} in [0, 1] or
-            {"indices": int [H, W]} with colors for the numbers.
+            {"indices": int [H, W]} with colors for the numbers. "images" and "picture" may come with "boxes" and
+            what :func:`jaxrec.run.show.rectangles.with_boxes` takes beside them, of each cell [R, C, ...] or of the
+            picture [...]. Plots are {"curves", "at", "axes"}, see
+            :func:`jaxrec.run.show.plots.curves_picture`, and {"counts"}, see
+            :func:`jaxrec.run.show.plots.counts_picture`.
         class_names: names of the classes; missing ones are written as numbers.
         step: the step that the artifacts are of.
         kept: names of those that are also kept as ``NAME-00000200.png``, by their step.
 
     Raises:
-        ValueError: an artifact is neither a grid nor a matrix.
+        ValueError: an artifact is none of these.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, artifact in artifacts.items():
-        if "indices" in artifact:
-            picture = indexed(artifact["indices"])
-        elif "picture" in artifact:
-            picture = Image.fromarray(np.round(np.clip(artifact["picture"], 0, 1) * 255).astype(np.uint8))
-        elif "matrix" in artifact:
-            picture = matrix_picture(artifact["matrix"], class_names)
-        elif "images" in artifact:
-            picture = grid(artifact["images"], *_captions(artifact, class_names))
-        else:
-            raise ValueError(
-                f"artifact '{name}' holds {sorted(artifact)}; expected 'images', 'matrix', 'picture' or 'indices'"
-            )
+        picture = drawn(name, artifact, class_names)
         data = io.BytesIO()
         picture.save(data, "PNG", compress_level=3)  # a third sooner than pillow's own 6, and a sixth larger
         write_atomically(folder / f"{name}.png", data.getvalue())
