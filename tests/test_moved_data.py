@@ -136,3 +136,31 @@ def test_a_folder_that_is_not_there_any_more(project):
     (run / "config.json").write_text(json.dumps({**config, "dataset": "folder:/nowhere"}))
     with pytest.raises(UserError, match="--dataset"):
         evaluate.main([str(run)])
+
+
+def test_copies_keep_the_splits_that_they_were_dealt(tmp_path, evaluated, capsys):
+    """Files of one content have different parts, and so have large ones that are alike for long stretches."""
+    data = fill(tmp_path / "data", ["rows", "disc"], range(8), 3)
+    for name in ("rows", "disc"):
+        for number in range(8):
+            shutil.copy(data / name / f"{number}.png", data / name / f"copy-{number}.png")
+            bordered = np.zeros((300, 300, 3), np.uint8)
+            bordered[140:160] = LEVELS[name] + number
+            Image.fromarray(bordered).save(data / name / f"bordered-{number}.bmp")
+    options = ("--dataset", f"folder:{data}", "--image-size", 8, "--batch-size", 8, "--eval-every", 2)
+    assert train.main(small("cnn", "--runs", tmp_path, "--name", "a", "--steps", 2, *options)) == 0
+    said, rows = capsys.readouterr().out, listed(tmp_path / "a")
+    digests = {role: [row["digest"] for row in rows if row["used_as"] == role] for role in ("train", "test")}
+    copies = sum(digest in digests["train"] for digest in digests["test"])
+    assert copies and f"{copies} of the {len(digests['test'])} test examples" in said
+    assert len({row["digest"] for row in rows if row["path"].endswith("bmp")}) == 16
+
+    found, said = evaluated(tmp_path / "a")
+    assert found == json.loads((tmp_path / "a" / "results.json").read_text())
+    assert f"{copies} of the {len(digests['test'])} examples were trained on" in said
+    (data / "rows" / "0.png").rename(data / "rows" / "renamed.png")
+    before = {row["path"]: row["used_as"] for row in rows}
+    assert train.main(["--resume", "--name", "a", "--runs", str(tmp_path), "--steps", "4"]) == 0
+    after = {row["path"]: row["used_as"] for row in listed(tmp_path / "a")}
+    del before["rows/0.png"], after["rows/renamed.png"]
+    assert after == before

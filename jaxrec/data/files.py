@@ -29,8 +29,8 @@ HELD = 2**30
 LARGE = 1024
 """Pixels along a side from which an image's size is not given to all others unless asked for."""
 
-EDGE = 2**14
-"""Bytes at the beginning and at the end of a file by which its content is told."""
+PIECE, PIECES = 2**14, 16
+"""Bytes of a piece, and pieces of a large file, by which its content is told."""
 
 NAMED = 10
 """Unreadable files that an error names."""
@@ -64,13 +64,47 @@ class Readable(NamedTuple):
     """What a user should know of how they are read."""
 
 
+class Parts:
+    """The part of a set, such as a split, that each file belongs to; a file is known by its name and its content.
+
+    Args:
+        files: Name, digest and part of each. If copies of one file belong to several parts, a copy under a new name
+            belongs to the first of these in ``order``.
+        order: The parts, from the one that a copy had rather belong to.
+    """
+
+    def __init__(self, files: Iterable[tuple[str, str, str]] = (), order: Sequence[str] = ()) -> None:
+        self.by_name: dict[str, str] = {}
+        self.by_content: dict[str, str] = {}
+        self.by_both: dict[tuple[str, str], str] = {}
+        rank = {part: place for place, part in enumerate(order)}
+        for name, digest, part in sorted(files, key=lambda file: rank.get(file[2], len(rank)), reverse=True):
+            self.by_name[name] = part
+            self.by_content[digest] = part
+            self.by_both[name, digest] = part
+
+    def of(self, names: Sequence[str], digests: Sequence[str]) -> list[str | None] | None:
+        """The part of each file, None if it is not known; None in all if it is another set.
+
+        A file under another name is known by its content, and one with another content by its name.
+        """
+        # Names alone, such as 001.png, say nothing.
+        if not any(digest in self.by_content for digest in digests):
+            return None
+        found = []
+        for name, digest in zip(names, digests, strict=True):
+            by_one = self.by_content.get(digest, self.by_name.get(name))
+            found.append(self.by_both.get((name, digest), by_one))
+        return found
+
+
 class Known(NamedTuple):
     """What a run knows of the set that it was trained on."""
 
     features: Features
     """What its examples are made of: classes keep their numbers, and images their form."""
-    splits: Mapping[str, str] = {}
-    """The split of each file, by the file's name and by the digest of its content."""
+    splits: Parts = Parts()
+    """The split of each file."""
     unknown: str = "train"
     """The split of other files, if the set states none."""
 
@@ -326,13 +360,10 @@ def _dealt(root: Path, files: Sequence[File], digests: Sequence[str], known: Kno
     """The split of each file as a run has dealt them; None if it knows none of them, and deals them itself."""
     if known is None:
         return None
-    found = [known.splits.get(digest) for digest in digests]
-    if not any(found):
-        # Another set: names alone, such as 001.png, say nothing.
+    found = known.splits.of([name_of(root, file) for file in files], digests)
+    if found is None:
         return None if known.unknown == "train" else np.array([known.unknown] * len(files))
-    names = [name_of(root, file) for file in files]
-    splits = [split or known.splits.get(name, known.unknown) for split, name in zip(found, names, strict=True)]
-    return np.array(splits)
+    return np.array([split or known.unknown for split in found])
 
 
 def name_of(root: Path, file: File) -> str:
@@ -341,15 +372,21 @@ def name_of(root: Path, file: File) -> str:
 
 
 def digest_of(file: File) -> str:
-    """What tells an example's files apart from others: hexadecimal SHA-256 of sizes, beginnings and ends."""
+    """What tells an example's files apart from others: hexadecimal SHA-256 of sizes and contents.
+
+    Of a large file, it is of pieces from its beginning to its end.
+    """
     digest = hashlib.sha256()
     for path in filter(None, (file.image, file.mask)):
         size = path.stat().st_size
         digest.update(f"{size} ".encode())
         with path.open("rb") as opened:
-            digest.update(opened.read(EDGE))
-            opened.seek(max(0, size - EDGE))
-            digest.update(opened.read(EDGE))
+            if size <= PIECES * PIECE:
+                digest.update(opened.read())
+                continue
+            for start in np.linspace(0, size - PIECE, PIECES, dtype=np.int64).tolist():
+                opened.seek(start)
+                digest.update(opened.read(PIECE))
     return digest.hexdigest()[:32]
 
 

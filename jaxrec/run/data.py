@@ -1,7 +1,7 @@
 """The data of a run: opened, cut into splits, and the settings that follow from it."""
 
 import math
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from jaxrec.data import (
     statistics,
 )
 from jaxrec.data.datasets import KEPT
-from jaxrec.data.files import Known
+from jaxrec.data.files import Known, Parts
 from jaxrec.data.reads import alternatives
 from jaxrec.data.splits import not_kept
 from jaxrec.errors import UserError
@@ -90,8 +90,8 @@ def open_data(
     resident = trains and alone and train.nbytes <= config.memory_mb * 2**20
     if resident or (trains and alone and train.kept):
         train = train.cached()
-    held_out = set() if known is None or not changes else known.used("validation")
-    train, validation, remarks = _with_validation(config, opened, train, held_out)
+    uses = None if known is None or not changes else known.uses
+    train, validation, remarks = _with_validation(config, opened, train, uses)
     if len(train) < config.batch_size:
         raise UserError(
             f"batch size {config.batch_size} is larger than the training split of {len(train)} examples; "
@@ -99,9 +99,10 @@ def open_data(
         )
     test = opened.splits["test"]
     few = {"validation": 0 if validation is None else len(validation), "test": len(test)}
+    said = _few(few) + _copies(opened, train, test)
     order = _order(config, train) if trains else shuffled(len(train))
     facts = {} if known is None else dict(known.facts)
-    return Data(opened, train, validation, test, resident, order, changes + remarks + _few(few), facts)
+    return Data(opened, train, validation, test, resident, order, changes + remarks + said, facts)
 
 
 def open_test(config: Train, system: System, dataset: Any, known: KnownData) -> Data:
@@ -123,18 +124,18 @@ def open_test(config: Train, system: System, dataset: Any, known: KnownData) -> 
     test = opened.splits["test"]
     train = opened.splits.get("train", test.subset(np.arange(0)))
     if system.measures:
-        train, _, _ = _with_validation(config, opened, train, known.used("validation") if remarks else set())
+        train, _, _ = _with_validation(config, opened, train, known.uses if remarks else None)
     # Of its own test split, the run has said it; and who gives arrays can count them.
     few = _few({"test": len(test)}) if isinstance(dataset, str) else ()
     return Data(opened, train, None, test, False, shuffled(len(train)), remarks + few)
 
 
 def _with_validation(
-    config: Train, opened: Dataset, train: Split, held_out: Set[str]
+    config: Train, opened: Dataset, train: Split, uses: Parts | None
 ) -> tuple[Split, Split | None, tuple[str, ...]]:
     """The training and the validation split, and what is to be said of them.
 
-    ``held_out`` are the digests of files that a run has held out already.
+    ``uses`` tells what a run has used each file as already.
     """
     own = opened.splits.get("validation")
     if config.validation_split is not None and config.validation is not None:
@@ -147,9 +148,10 @@ def _with_validation(
     share = SHARE if config.validation is None else config.validation
     if not share:
         return train, None, unused
-    if held_out:
-        digests = [opened.digests[row] for row in opened.splits["train"].rows.tolist()]
-        held = np.isin(digests, list(held_out))
+    if uses is not None and opened.files:
+        rows = opened.splits["train"].rows.tolist()
+        known = uses.of([opened.files[row] for row in rows], [opened.digests[row] for row in rows])
+        held = np.array([use == "validation" for use in known or []])
         if held.any() and not held.all():
             return train.subset(np.flatnonzero(~held)), train.subset(np.flatnonzero(held)), unused
     labels = _classes(train)
@@ -176,10 +178,21 @@ def _classes(split: Split) -> np.ndarray | None:
     return np.concatenate(list(whole.values(name, np.arange(len(split)))))
 
 
+def _copies(dataset: Dataset, train: Split, test: Split) -> tuple[str, ...]:
+    """The sentence that says how many files of the test split are in training, too; none if none is."""
+    if not dataset.digests:
+        return ()
+    trained = {dataset.digests[row] for row in train.rows.tolist()}
+    count = sum(dataset.digests[row] in trained for row in test.rows.tolist())
+    if not count:
+        return ()
+    return (f"{count} of the {len(test)} test examples are copies of training examples: remove them from one split",)
+
+
 def _few(sizes: Mapping[str, int]) -> tuple[str, ...]:
     """The sentences that say which splits are too small to measure anything."""
     return tuple(
-        f"the {name} split has {size} examples: figures on fewer than {FEW} say little, one example is {1 / size:.0%}"
+        f"the {name} split has {size} examples: metrics on fewer than {FEW} say little, one example is {1 / size:.0%}"
         for name, size in sizes.items()
         if 0 < size < FEW
     )

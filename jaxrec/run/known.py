@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxrec.data import Dataset, Split
 from jaxrec.data.features import from_json, to_json
-from jaxrec.data.files import Known
+from jaxrec.data.files import Known, Parts
 from jaxrec.data.walk import shown
 from jaxrec.errors import UserError
 from jaxrec.run.store.listing import Listed, read_examples
@@ -35,14 +35,15 @@ class KnownData:
 
     def for_opening(self, unknown: str) -> Known:
         """What a set is opened with; files that the run does not know belong to the split ``unknown``."""
-        splits = {each.path: each.split for each in self.examples}
-        # The content decides before the name does.
-        splits |= {each.digest: each.split for each in self.examples}
+        # Copies count as trained on: nothing that was trained on is tested on.
+        splits = Parts(((each.path, each.digest, each.split) for each in self.examples), order=("train",))
         return Known(from_json(self.described["features"]), splits, unknown)
 
-    def used(self, role: str) -> set[str]:
-        """The digests of the files used as ``train``, ``validation`` or ``test``."""
-        return {each.digest for each in self.examples if each.used_as == role}
+    @property
+    def uses(self) -> Parts:
+        """What each file is used as: ``train``, ``validation`` or ``test``."""
+        files = ((each.path, each.digest, each.used_as) for each in self.examples)
+        return Parts(files, order=("train", "validation"))
 
     def changes(self, dataset: Dataset) -> tuple[str, ...]:
         """The sentence that says how a set differs from the run's; none if it does not.
@@ -99,11 +100,11 @@ def seen_in_training(known: KnownData, dataset: Dataset, test: Split) -> tuple[s
     """The sentence that says how many of the examples to evaluate on were trained on; none if none was."""
     if not dataset.digests:
         return ()
-    trained = known.used("train")
+    trained = {each.digest for each in known.examples if each.used_as == "train"}
     count = sum(dataset.digests[row] in trained for row in test.rows.tolist())
     if not count:
         return ()
-    return (f"{count} of the {len(test)} examples were trained on: the figures are too good",)
+    return (f"{count} of the {len(test)} examples were trained on, so the metrics are too good",)
 
 
 def _told(what: str, paths: Sequence[str]) -> str:

@@ -276,9 +276,8 @@ class Trained:
         data = open_test(config, self.system, dataset, known)
         for remark in data.remarks:
             tell(remark)
-        if dataset is not None:
-            for remark in seen_in_training(known, data.dataset, data.test):
-                tell(remark)
+        for remark in seen_in_training(known, data.dataset, data.test):
+            tell(remark)
         return data
 
     def evaluate_by(self, data: Data, column: str) -> dict[str, dict[str, Any]]:
