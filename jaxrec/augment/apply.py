@@ -6,14 +6,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.augment.colour import change_colour
+from jaxrec.augment.composing import Objects, areas, mosaic, paste
 from jaxrec.augment.draws import rectangles, stream
-from jaxrec.augment.geometry import Geometry, draw_geometry, move_boxes, move_images, move_masks
+from jaxrec.augment.geometry import Geometry, areas_uncut, draw_geometry, move_boxes, move_images, move_masks
 from jaxrec.errors import UserError
 from jaxrec.settings import Augment
 
 STILL = ("class", "classes", "number")
 """Kinds of features that no change of the image concerns."""
-MOVED = ("image", "mask", "boxes")
+MOVED = ("image", "mask", "boxes", "box_classes")
 """Kinds of features that move with the image."""
 
 
@@ -35,6 +36,7 @@ def augment_examples(
     epoch: jax.Array,
     *,
     void: int | None = None,
+    composing: jax.Array | bool = True,
 ) -> dict[str, jax.Array]:
     """The examples after everything ``config`` asks for; every movement is drawn once and applied to all their parts.
 
@@ -45,24 +47,72 @@ def augment_examples(
     - mask: int [B, H, W] of the images' size; each pixel takes the nearest one's value. ``void`` is what comes in from
       outside the image; by default the largest value of the mask's dtype, which is no class.
     - boxes: float32 [B, N, 4], y0, x0, y1, x1 in pixels.
+    - box_classes: int [B, N], -1 for no box. A box of which less than a fifth is left in the image becomes zeros, and
+      its class -1. Pasting adds a box for each object, and mosaics have room for twice as many.
     - class, classes, number: left as they are.
 
-    ``index`` and ``epoch`` are as for :func:`augment`. Raises UserError for another kind, for examples without an image
-    or mask, and for images and masks of different sizes.
+    ``index`` and ``epoch`` are as for :func:`augment`. ``composing``, a bool scalar, turns pasting and mosaics off
+    in the same program. Raises UserError for another kind, for examples without an image or mask, for images and masks
+    of different sizes, and for pasting and mosaics of examples that cannot be put together.
     """
     size = _size(examples, kinds)
+    _check_composed(config, kinds)
+    on = jnp.asarray(composing, bool)
+    pictures = {name: values for name, values in examples.items() if kinds[name] in ("image", "mask")}
+    objects = _objects(examples, kinds)
+    if config.paste and objects is not None:
+        pictures, objects = paste(key, config.paste, on, pictures, objects)
     geometry = draw_geometry(config, key, index, epoch, size)
-    result = dict(examples)
-    for name, values in examples.items():
-        match kinds[name]:
-            case "image":
-                result[name] = _changed_image(config, key, geometry, values)
-            case "mask":
-                fill = int(jnp.iinfo(values.dtype).max) if void is None else void
-                result[name] = move_masks(geometry, values, fill)
-            case "boxes":
-                result[name] = move_boxes(geometry, values)
-    return result
+    for name, values in pictures.items():
+        pictures[name] = _moved(geometry, values, kinds[name], void)
+    if objects is not None:
+        moved = move_boxes(geometry, objects.boxes)
+        objects = Objects(moved, areas_uncut(geometry, objects.boxes), objects.classes).seen()
+    if config.mosaic:
+        pictures, objects = mosaic(key, jnp.where(on, jnp.float32(config.mosaic), 0.0), pictures, objects)
+    for name, values in pictures.items():
+        if kinds[name] == "image":
+            pictures[name] = _changed_image(config, key, values)
+    return {**examples, **pictures, **_named(objects, kinds)}
+
+
+def _objects(examples: Mapping[str, jax.Array], kinds: Mapping[str, str]) -> Objects | None:
+    """The examples' boxes with their classes; None if they have none. Boxes without classes are all of class 0."""
+    found = {kinds[name]: values for name, values in examples.items()}
+    if "boxes" not in found:
+        return None
+    boxes = found["boxes"]
+    area = areas(boxes)
+    classes = found.get("box_classes", jnp.where(area > 0, 0, -1))
+    return Objects(boxes, area, classes.astype(jnp.int32))
+
+
+def _named(objects: Objects | None, kinds: Mapping[str, str]) -> dict[str, jax.Array]:
+    """Boxes and their classes by the names that the examples have for them."""
+    found = {}
+    for name, kind in kinds.items():
+        if objects is not None and kind == "boxes":
+            found[name] = objects.boxes
+        if objects is not None and kind == "box_classes":
+            found[name] = objects.classes
+    return found
+
+
+def _check_composed(config: Augment, kinds: Mapping[str, str]) -> None:
+    """Raises UserError if the examples of a batch are to be put together and cannot be, or have several sets of boxes.
+
+    A label of a whole image would say nothing of four quarters.
+    """
+    given = list(kinds.values())
+    if max(given.count("boxes"), given.count("box_classes")) > 1:
+        raise UserError(f"an example has one feature of boxes and one of their classes; got {', '.join(given)}")
+    if config.paste and "boxes" not in given:
+        raise UserError("augment.paste copies objects in their boxes, and the examples have none; set it to 0")
+    if config.mosaic and (set(given) & set(STILL) or set(given) == {"image"}):
+        raise UserError(
+            "augment.mosaic puts four images together, which needs masks or boxes and no label of a whole image; got "
+            f"{', '.join(given)}: set it to 0"
+        )
 
 
 def _size(examples: Mapping[str, jax.Array], kinds: Mapping[str, str]) -> tuple[int, int]:
@@ -81,11 +131,19 @@ def _size(examples: Mapping[str, jax.Array], kinds: Mapping[str, str]) -> tuple[
     return next(iter(sizes.values()))
 
 
-def _changed_image(config: Augment, key: jax.Array, geometry: Geometry, images: jax.Array) -> jax.Array:
-    """Images moved, then changed in color, then hidden in part."""
-    images = change_colour(config, key, move_images(geometry, images))
+def _moved(geometry: Geometry, values: jax.Array, kind: str, void: int | None) -> jax.Array:
+    """Images or masks after the movement."""
+    if kind == "image":
+        return move_images(geometry, values)
+    fill = int(jnp.iinfo(values.dtype).max) if void is None else void
+    return move_masks(geometry, values, fill)
+
+
+def _changed_image(config: Augment, key: jax.Array, images: jax.Array) -> jax.Array:
+    """Images changed in color, then hidden in part."""
+    images = change_colour(config, key, images)
     if config.cutout:
         sides = (config.cutout, config.cutout)
-        hidden = rectangles(stream(key, "cutout"), len(images), geometry.output, sides)
+        hidden = rectangles(stream(key, "cutout"), len(images), (images.shape[1], images.shape[2]), sides)
         images = jnp.where(hidden, 0.5, images)
     return images

@@ -19,8 +19,8 @@ from jaxrec.settings import Augment
 class Geometry:
     """A movement of each image of a batch; None: no such part.
 
-    The parts happen in the order affine, window, crop, flip. What an affine map or a window brings in from outside the
-    image is black (masks: a given value); what a crop brings in is the image reflected at its border.
+    The parts happen in the order affine, window, crop, flips, turns. What an affine map or a window brings in from
+    outside the image is black (masks: a given value); what a crop brings in is the image reflected at its border.
     """
 
     size: tuple[int, int] = flax.struct.field(pytree_node=False)
@@ -33,6 +33,10 @@ class Geometry:
     """int32 [B, 2]: first row and column, from 0 to 2 pad, of the crop from the padded image."""
     flip: jax.Array | None = None
     """bool [B]: mirrored left-right."""
+    flip_vertical: jax.Array | None = None
+    """bool [B]: mirrored top-bottom."""
+    turns: jax.Array | None = None
+    """int32 [B]: quarter turns counterclockwise, 0 to 3, of images that are square by then."""
     window: jax.Array | None = None
     """int32 [B, 2]: row and column of the image at which the window starts; negative if it starts outside."""
     cut: tuple[int, int] | None = flax.struct.field(pytree_node=False, default=None)
@@ -50,11 +54,11 @@ def draw_geometry(
     """Draws each example's movement: ``index`` int [B], ``epoch`` int [B] or a scalar, ``size`` the images' (H, W).
 
     RandAugment's geometric operations are part of it; :func:`change_colour` does the others when it is given the same
-    key. Raises UserError for a window or a range of scales that cannot be.
+    key. Raises UserError for a window, a range of scales or turns that cannot be.
     """
-    _check(config)
-    batch = len(index)
     cut = config.window if config.window != (0, 0) else None
+    _check(config, cut or size)
+    batch = len(index)
     affine = _draw_affine(config, key, batch, size, cut or size)
     window = None
     if cut and affine is None:
@@ -63,7 +67,12 @@ def draw_geometry(
     if config.crop:
         crop = jax.random.randint(stream(key, "crop"), (batch, 2), 0, 2 * config.crop + 1, jnp.int32)
     flip = _draw_flip(config, key, index, epoch)
-    return Geometry(size, config.crop, affine, crop, flip, window, cut)
+    flip_vertical = turns = None
+    if config.flip_vertical:
+        flip_vertical = jax.random.bernoulli(stream(key, "flip vertical"), jnp.float32(0.5), (batch,))
+    if config.turns:
+        turns = jax.random.randint(stream(key, "turns"), (batch,), 0, 4, jnp.int32)
+    return Geometry(size, config.crop, affine, crop, flip, flip_vertical, turns, window, cut)
 
 
 def move_images(geometry: Geometry, images: jax.Array) -> jax.Array:
@@ -94,11 +103,31 @@ def move_boxes(geometry: Geometry, boxes: jax.Array) -> jax.Array:
         boxes = jnp.clip(boxes - _twice(geometry.window), 0.0, limits)
     if geometry.crop is not None:
         boxes = jnp.clip(boxes - _twice(geometry.crop - geometry.pad), 0.0, limits)
+    return _turned_boxes(geometry, boxes)
+
+
+def _turned_boxes(geometry: Geometry, boxes: jax.Array) -> jax.Array:
+    """The boxes after the flips and the turns."""
+    height, width = geometry.output
     if geometry.flip is not None:
         y0, x0, y1, x1 = jnp.moveaxis(boxes, -1, 0)
-        mirrored = jnp.stack([y0, width - x1, y1, width - x0], -1)
-        boxes = jnp.where(geometry.flip[:, None, None], mirrored, boxes)
+        boxes = _chosen(geometry.flip, jnp.stack([y0, width - x1, y1, width - x0], -1), boxes)
+    if geometry.flip_vertical is not None:
+        y0, x0, y1, x1 = jnp.moveaxis(boxes, -1, 0)
+        boxes = _chosen(geometry.flip_vertical, jnp.stack([height - y1, x0, height - y0, x1], -1), boxes)
+    if geometry.turns is not None:
+        y0, x0, y1, x1 = jnp.moveaxis(boxes, -1, 0)
+        boxes = _chosen(geometry.turns >= 2, jnp.stack([height - y1, width - x1, height - y0, width - x0], -1), boxes)
+        y0, x0, y1, x1 = jnp.moveaxis(boxes, -1, 0)
+        boxes = _chosen(geometry.turns % 2 == 1, jnp.stack([width - x1, y0, width - x0, y1], -1), boxes)
     return boxes
+
+
+def areas_uncut(geometry: Geometry, boxes: jax.Array) -> jax.Array:
+    """The areas float32 [B, N] that boxes [B, N, 4] have after the movement, with what it cut off at the border."""
+    if geometry.affine is not None:
+        boxes = _through(geometry.affine, boxes, geometry.size, geometry.output)
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
 def _through(affine: jax.Array, boxes: jax.Array, size: tuple[int, int], output: tuple[int, int]) -> jax.Array:
@@ -127,8 +156,18 @@ def _cut_and_flip(geometry: Geometry, images: jax.Array, fill: int) -> jax.Array
         padded = jnp.pad(images, ((0, 0), border, border, (0, 0)), mode="reflect")
         images = windows(padded, geometry.crop, geometry.output)
     if geometry.flip is not None:
-        images = jnp.where(geometry.flip[:, None, None, None], images[:, :, ::-1], images)
+        images = _chosen(geometry.flip, images[:, :, ::-1], images)
+    if geometry.flip_vertical is not None:
+        images = _chosen(geometry.flip_vertical, images[:, ::-1], images)
+    if geometry.turns is not None:
+        images = _chosen(geometry.turns >= 2, images[:, ::-1, ::-1], images)
+        images = _chosen(geometry.turns % 2 == 1, jnp.rot90(images, axes=(1, 2)), images)
     return images
+
+
+def _chosen(chosen: jax.Array, changed: jax.Array, values: jax.Array) -> jax.Array:
+    """``changed`` [B, ...] for the examples that are ``chosen``, bool [B], and ``values`` for the others."""
+    return jnp.where(chosen.reshape(-1, *[1] * (values.ndim - 1)), changed, values)
 
 
 def _window(images: jax.Array, corners: jax.Array, output: tuple[int, int], fill: int) -> jax.Array:
@@ -141,13 +180,18 @@ def _window(images: jax.Array, corners: jax.Array, output: tuple[int, int], fill
     return windows(images, corners, output)
 
 
-def _check(config: Augment) -> None:
-    """Raises UserError for a window or a range of scales that cannot be."""
+def _check(config: Augment, output: tuple[int, int]) -> None:
+    """Raises UserError for a window, a range of scales or turns that cannot be."""
     smallest, largest = config.jitter
     if not 0 < smallest <= largest:
         raise UserError(f"augment.jitter is {config.jitter}; expected two factors above 0, the smaller one first")
     if config.window != (0, 0) and min(config.window) < 1:
         raise UserError(f"augment.window is {config.window}; expected a height and a width of at least 1 pixel, or 0 0")
+    if config.turns and output[0] != output[1]:
+        raise UserError(
+            f"augment.turns turns images on their side, and they are {output[0]}x{output[1]}; expected square images: "
+            "give --augment.window two equal sides, or use --augment.flip-vertical"
+        )
 
 
 def _draw_flip(config: Augment, key: jax.Array, index: jax.Array, epoch: jax.Array) -> jax.Array | None:

@@ -75,6 +75,10 @@ class Augment:
     flip: Literal["none", "random", "alternating"] = "none"
     """Mirror images left to right. random: each image with probability 1/2 in each epoch. alternating: one half of the
     images in even epochs, the other half in odd ones."""
+    flip_vertical: bool = False
+    """Mirror images top to bottom, each with probability 1/2."""
+    turns: bool = False
+    """Turn each image by 0, 90, 180 or 270 degrees; square images or windows only."""
     crop: Annotated[int, NOT_NEGATIVE] = 0
     """Pad by this many reflected pixels and crop back at a random position."""
     resized_crop: Annotated[float, SHARE] = 0.0
@@ -101,6 +105,12 @@ class Augment:
     """Height and width of a random crop, which is what the model is trained on. 0 0: train on whole images."""
     jitter: Annotated[tuple[float, float], POSITIVE] = (1.0, 1.0)
     """Smallest and largest factor by which the image is scaled before the window is cut from it; 0.5 2 is usual."""
+    mosaic: Annotated[float, SHARE] = 0.0
+    """Share of the images that become mosaics of four images of the batch, until 85 % of the run; needs masks or boxes
+    (Bochkovskiy et al. 2020)."""
+    paste: Annotated[int, NOT_NEGATIVE] = 0
+    """Objects that are copied into each image from another one of the batch, rare classes more often, until 85 % of the
+    run; needs boxes (Dwibedi et al. 2017)."""
 
 
 @dataclass(frozen=True)
