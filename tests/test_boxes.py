@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from jaxrec import boxes
 
@@ -178,3 +179,19 @@ def test_right_boxes_and_found_ones():
     right, met = boxes.matches(found, true_boxes, true_classes, overlap=0.7)
     assert right.tolist() == [True, False, False, False]
     assert met.tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize("choose", [boxes.nms, boxes.soft_nms])
+def test_choosing_divides_over_devices(choose):
+    """Under ``shard_map``, with its check of what differs between devices, and matched to true boxes as well."""
+    candidates, scores = crowds(8, 12, 2)
+    true_boxes, true_classes = candidates[:, :3], np.array([[0, 1, -1]] * 8, np.int32)
+
+    def chosen(candidates, scores, true_boxes, true_classes):
+        found = choose(candidates, scores, score=0.5, most=6)
+        return found, boxes.matches(found, true_boxes, true_classes)
+
+    mesh = Mesh(np.array(jax.devices()), ("data",), axis_types=(AxisType.Auto,))
+    divided = jax.shard_map(chosen, mesh=mesh, in_specs=PartitionSpec("data"), out_specs=PartitionSpec("data"))
+    arrays = candidates, scores, true_boxes, true_classes
+    jax.tree.map(np.testing.assert_array_equal, jax.jit(divided)(*arrays), jax.jit(chosen)(*arrays))

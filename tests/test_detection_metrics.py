@@ -131,9 +131,10 @@ def test_perfect_none_and_only_false_ones():
     np.testing.assert_allclose(
         none["count_error"][:2], [(true_classes == kind).sum(1).mean() for kind in (0, 1)], rtol=1e-12
     )
-    false = of((true_boxes + 1000, scores, true_classes, true_boxes, true_classes), voc=True).compute()
-    assert false["map50"] == false["mar"] == false["voc_map50"] == 0
-    assert false["count_error_mean"] == 0
+    for far in (1000, np.inf, np.nan):
+        false = of((true_boxes + np.float32(far), scores, true_classes, true_boxes, true_classes), voc=True).compute()
+        assert false["map50"] == false["mar"] == false["voc_map50"] == 0
+        assert false["count_error_mean"] == 0
 
 
 def test_without_true_boxes_precision_is_undefined_and_false_ones_are_counted():
