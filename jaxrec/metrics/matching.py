@@ -50,7 +50,8 @@ class Images(NamedTuple):
     ) -> Self:
         """From what was found, boxes [I, K, 4], scores and classes [I, K], and what is there, [I, N, 4] and [I, N].
 
-        A class of -1 is no box, and a box that is not finite finds none. Raises ValueError for a class number that is not below ``class_count``.
+        A class of -1 is no box, and a box that is not finite finds none. Raises ValueError for a class number that is
+        not below ``class_count``.
         """
         finite = np.isfinite(boxes).all(axis=-1, keepdims=True)
         boxes, true_boxes = np.where(finite, boxes, 0.0).astype(np.float64), np.asarray(true_boxes, np.float64)
