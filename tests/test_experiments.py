@@ -46,6 +46,21 @@ def test_the_header_states_what_was_run_and_what_came_of_it(path):
     )
 
 
+@pytest.mark.parametrize("page", ["README.md", "README.zh.md"])
+def test_the_tables_give_the_headers_results(page):
+    """Every number with a deviation, and the time of seed 0."""
+    text = (Path(__file__).parents[1] / page).read_text("utf-8")
+    for path in FILES:
+        header = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+        row = re.search(rf"^\| {path.stem} \|.*$", text, re.MULTILINE)
+        assert row, f"{page} has no row of {path.stem}"
+        number = r"[\d.]+(?= ?[%a-zA-Z]* ± [\d.]+)|(?<=± )[\d.]+"
+        shown, stated = set(re.findall(number, row[0])), set(re.findall(number, header))
+        assert shown and shown <= stated
+        time = re.search(r"^Time: +(\d+) s", header, re.MULTILINE)
+        assert time and f"| {time[1]} " in row[0]
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_the_experiment_runs(path, tmp_path, monkeypatch):
     config = read_experiment(str(path))

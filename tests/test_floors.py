@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from jaxrec.settings import registry
+
 PACKAGE = Path(__file__).parents[1] / "jaxrec"
 FLOORS = (
     ("errors", "files", "waiting"),
@@ -25,7 +27,8 @@ LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
 PURE = ("augment", "boxes", "losses", "metrics", "models", "optimizers", "parallel", "tasks")
 WORLD = {"io", "logging", "os", "pathlib", "random", "shutil", "socket", "subprocess", "tempfile", "threading", "time"}
 """Modules by which code reads a clock, opens a file or keeps something that is global."""
-SYSTEMS = r"Classifier|Autoencoder|\bGAN\b|isinstance\(.*\.task|class_consistency|worst_class|confusion"
+CONFIGS = "|".join(rf"\b{module.Config.__name__}\b" for module in registry.own().values())
+SYSTEMS = rf"{CONFIGS}|isinstance\(.*\.task|class_consistency|worst_class|confusion|miou|psnr|map50"
 """Names that only a system's own files know."""
 
 
