@@ -111,14 +111,15 @@ class Pictures:
 
     def _batch(self, state: State, step: int) -> dict[str, Any]:
         """The batch of the next step as augmented, once in a run."""
-        if self.shown_batch:
+        seen = self.session.system.seen
+        if self.shown_batch or seen is None:
             return {}
         self.shown_batch = True
         session, split = self.session, self.session.data.train
         index, epoch = batch_indices(session.config.seed, step, session.config.batch_size, len(split))
         count = min(MOST, batch_size(PICTURE_EXAMPLES, split), len(index))
         batch = {**split.read(index[:count]), "index": index[:count], "epoch": epoch[:count]}
-        draw = jax.jit(session.system.seen, out_shardings=session.devices.replicated)
+        draw = jax.jit(seen, out_shardings=session.devices.replicated)
         drawn = jax.device_get(session.devices.finish(draw(state, session.devices.copy(batch))))
         pictures = {}
         for name, cells in drawn.items():

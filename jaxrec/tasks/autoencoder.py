@@ -22,7 +22,16 @@ from jaxrec.metrics.meanings import Meaning
 from jaxrec.models.autoencoder import Autoencoder, UNet
 from jaxrec.parallel import stream
 from jaxrec.settings.autoencoder import Autoencoder as Config
-from jaxrec.tasks.inputs import augmented, example_keys, image_shape, pixels, places, scaled, sheet_size
+from jaxrec.tasks.inputs import (
+    augmented,
+    augmented_batch,
+    example_keys,
+    image_shape,
+    pixels,
+    places,
+    scaled,
+    sheet_size,
+)
 from jaxrec.tasks.learning import learn
 from jaxrec.tasks.model import as_model, compute_dtype
 from jaxrec.tasks.state import Batch, Metrics, Player, State, new_player, new_state
@@ -30,7 +39,11 @@ from jaxrec.tasks.state import Batch, Metrics, Player, State, new_player, new_st
 READS = {"image": "image"}
 HEADLINE = ("nll", "psnr", "mse", "loss")
 EVOLVING = ("samples",)
+seen = augmented_batch
 MEANINGS = {
+    "mse": Meaning("Mean squared error of a pixel, of values in [0, 1].", "less"),
+    "psnr": Meaning("Peak signal to noise ratio, in decibels.", "more"),
+    "ssim": Meaning("Structural similarity, at most 1.", "more"),
     "nll": Meaning("Upper bound on the negative log likelihood of an image, in nats.", "less"),
     "elbo": Meaning("Lower bound on the log likelihood of an image, in nats.", "more"),
     "kl": Meaning("Distance of the codes from the prior, in nats an image."),

@@ -23,6 +23,7 @@ from jaxrec.augment import cutmix, mixup, standardise
 from jaxrec.data.features import Features, class_names
 from jaxrec.errors import UserError
 from jaxrec.metrics import Classification, Metric, MultiLabel, Worst
+from jaxrec.metrics.meanings import Meaning
 from jaxrec.models.cnn import CNN
 from jaxrec.models.layers import scaled
 from jaxrec.models.resnet import LAYOUTS, ResNet
@@ -39,6 +40,30 @@ from jaxrec.tasks.system import Facts
 READS = {"image": "image", "label": "class|classes"}
 HEADLINE = ("accuracy", "f1_macro", "loss")
 """A sigmoid head has no accuracy: a model that finds nothing would have a high one if labels are rare."""
+PRECISION = "Of the examples that are said to be of a class, the share that is"
+RECALL = "Of the examples of a class, the share that is found"
+F1 = "Harmonic mean of precision and recall"
+EACH = "each class counts as much as another"
+POOLED = "over all classes together"
+BY_SIZE = "each class weighted by its number of examples"
+MEANINGS = {
+    "accuracy": Meaning("Share of the examples whose class is predicted.", "more"),
+    "top5_accuracy": Meaning("Share of the examples whose class is among the five most probable ones.", "more"),
+    "label_accuracy": Meaning("Share of right answers over all labels; high for a model that finds none.", "more"),
+    "exact_match": Meaning("Share of the examples of which every label is right.", "more"),
+    "precision_macro": Meaning(f"{PRECISION}; {EACH}.", "more"),
+    "precision_micro": Meaning(f"{PRECISION}; {POOLED}.", "more"),
+    "precision_weighted": Meaning(f"{PRECISION}; {BY_SIZE}.", "more"),
+    "recall_macro": Meaning(f"{RECALL}; {EACH}.", "more"),
+    "recall_micro": Meaning(f"{RECALL}; {POOLED}.", "more"),
+    "recall_weighted": Meaning(f"{RECALL}; {BY_SIZE}.", "more"),
+    "f1_macro": Meaning(f"{F1}; {EACH}.", "more"),
+    "f1_micro": Meaning(f"{F1}; {POOLED}.", "more"),
+    "f1_weighted": Meaning(f"{F1}; {BY_SIZE}.", "more"),
+    "calibration_error": Meaning("How far the stated confidence is from the share that is right, on average.", "less"),
+    "worst_class": Meaning("The class of which the smallest share is found.", "", "class"),
+    "worst_class_accuracy": Meaning("Share of that class that is found.", "more"),
+}
 CAPTIONS = {
     "confusion_matrix": "Confusion: rows are the true classes, columns the predicted ones; the darker, the larger its "
     "share of the row. Blue is right, red is wrong.",

@@ -21,7 +21,7 @@ from jaxrec.metrics.meanings import Meaning
 from jaxrec.models.gan import Discriminator, Generator
 from jaxrec.parallel import stream
 from jaxrec.settings.gan import GAN as Config
-from jaxrec.tasks.inputs import augmented, example_keys, image_shape, pixels, sheet_size
+from jaxrec.tasks.inputs import augmented, augmented_batch, example_keys, image_shape, pixels, sheet_size
 from jaxrec.tasks.learning import learn
 from jaxrec.tasks.model import as_model, compute_dtype, for_replicas
 from jaxrec.tasks.state import Batch, Metrics, State, new_player, new_state
@@ -31,6 +31,7 @@ SCORE = None
 """Neither player's loss tells a better generator from a worse one."""
 HEADLINE = ("class_consistency", "frechet_distance", "loss")
 EVOLVING = ("samples",)
+seen = augmented_batch
 MEASURES = ("judge",)
 JUDGED = "by the judge, a classifier of the real images"
 MEANINGS = {

@@ -72,13 +72,11 @@ def augmented(config: Task, key: jax.Array, batch: Batch) -> jax.Array:
     return augment(config.augment, key, pixels(batch), *places(batch))
 
 
-def seen(state: Any, batch: Batch) -> dict[str, dict[str, jax.Array]]:
-    """``batch``: the images of a batch as the training step augments them, float32 [B, 1, H, W, C] in [0, 1].
+def augmented_batch(state: Any, batch: Batch) -> dict[str, dict[str, jax.Array]]:
+    """``batch``: the images of a batch as ``augmented`` leaves them, float32 [B, 1, H, W, C] in [0, 1].
 
-    Empty if the system reads no images.
+    The ``seen`` of systems whose training step does nothing else to them and draws from the stream "augment".
     """
-    if "image" not in batch:
-        return {}
     images = augmented(state.config, stream(state.key, "augment", state.step), batch)
     return {"batch": {"images": images[:, None]}}
 

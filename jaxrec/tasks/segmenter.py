@@ -20,6 +20,7 @@ from jaxrec.data.features import Features, class_names
 from jaxrec.data.masks import VOID
 from jaxrec.errors import UserError
 from jaxrec.metrics import Metric, Pixels, Worst, pixels_that_count
+from jaxrec.metrics.meanings import Meaning
 from jaxrec.models.layers import avg_pool
 from jaxrec.models.resunet import ResUNet
 from jaxrec.models.unet import UNet
@@ -37,6 +38,12 @@ READS = {"image": "image", "mask": "mask"}
 DATASET = "scenes"
 SCORE = Score("miou", lower=False)
 HEADLINE = ("miou", "pixel_accuracy", "loss")
+MEANINGS = {
+    "miou": Meaning("Mean over the classes of the intersection over the union of predicted and true pixels.", "more"),
+    "pixel_accuracy": Meaning("Share of the pixels whose class is predicted.", "more"),
+    "dice": Meaning("Mean over the classes of twice the right pixels over predicted plus true ones.", "more"),
+    "frequency_weighted_iou": Meaning("Intersection over union, weighted by the share of each class.", "more"),
+}
 CAPTIONS = {
     "segmentation": "In each row an image, its true classes, the predicted classes, and the errors in red. Black "
     "pixels do not count.",

@@ -26,7 +26,6 @@ from jaxrec.errors import UserError
 from jaxrec.metrics.meanings import Meaning
 from jaxrec.settings import registry
 from jaxrec.settings.common import Task
-from jaxrec.tasks.inputs import seen
 
 REQUIRED = ("READS", "init", "train_step", "eval_step", "predict", "artifacts")
 
@@ -103,7 +102,7 @@ class System:
     captions: Mapping[str, str] = field(default_factory=dict)
     """A sentence under each picture, by the picture's name."""
     meanings: Mapping[str, Meaning] = field(default_factory=dict)
-    """What the system's own metrics say, by name; of the library's, ``jaxrec.metrics.meanings`` tells."""
+    """What the metrics of the system say, by name; of what every run logs, ``jaxrec.metrics.meanings`` tells."""
     evolving: tuple[str, ...] = ()
     """Pictures that are kept at every evaluation, for a time-lapse."""
     hyper: tuple[str, ...] = ()
@@ -125,9 +124,9 @@ class System:
     ``{name: {"images": [B, n, H, W, C]}}``, n images side by side of each example, and ``label``, ``prediction`` and
     ``confidence`` [B] if they help; ``boxes`` [B, n, K, 4] with ``box_classes`` and others [B, n, K] are drawn on the
     images. For systems whose ``eval_step`` gives ``jaxrec.metrics.Worst``."""
-    seen: Callable[..., dict[str, Any]] = seen
-    """``seen(state, batch)``: a training batch as the model sees it, as pictures in the manner of ``worst``; default:
-    its images as the configured augmentation leaves them."""
+    seen: Callable[..., dict[str, Any]] | None = None
+    """``seen(state, batch)``: a training batch as the model sees it after augmentation, under the name ``batch``, as
+    ``worst`` gives pictures. ``jaxrec.tasks.inputs.augmented_batch`` is one."""
     summary_pictures: Callable[[Mapping[str, Any]], dict[str, Any]] = no_pictures
     """Pictures made from the metrics on the test split, such as a confusion matrix."""
     rows: Callable[..., list[dict[str, Any]]] | None = None

@@ -75,20 +75,32 @@ def measured(logits: jax.Array, turns: jax.Array) -> Metrics:
     return {"loss": loss, "turn_accuracy": (logits.argmax(-1).astype(jnp.int32) == turns).astype(jnp.float32)}
 
 
-def train_step(state: State, batch: Batch, *, axis_name: str | None = None) -> tuple[State, Metrics]:
-    """One update; pure. The turns are drawn anew for each step, on each replica by itself."""
+def drawn(state: State, batch: Batch, axis_name: str | None) -> tuple[jax.Array, jax.Array]:
+    """The images of a training batch after augmentation and turns, and their turns, int32 [B]."""
     key = partial(stream, state.key, step=state.step, axis_name=axis_name)
     images = middle(augmented(state.config, key("augment"), batch))
     turns = jax.random.randint(key("turn"), images.shape[:1], 0, 4, jnp.int32)
+    return turned(images, turns), turns
+
+
+def train_step(state: State, batch: Batch, *, axis_name: str | None = None) -> tuple[State, Metrics]:
+    """One update; pure. The turns are drawn anew for each step, on each replica by itself."""
+    images, turns = drawn(state, batch, axis_name)
 
     def loss(params: Any, stats: Any, examples: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
         logits = state.player.model.apply({"params": params}, examples["image"])
         means = jax.tree.map(jnp.mean, measured(logits, examples["turn"]))
         return means["loss"], (means, stats)
 
-    examples = {"image": turned(images, turns), "turn": turns}
-    player, metrics = learn(state.player, state, loss, examples, key("model"), axis_name=axis_name)
+    key = stream(state.key, "model", state.step, axis_name)
+    player, metrics = learn(state.player, state, loss, {"image": images, "turn": turns}, key, axis_name=axis_name)
     return state.replace(step=state.step + 1, players={"net": player}), metrics
+
+
+def seen(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:
+    """``batch``: the turned images of a training batch, [B, 1, S, S, C]."""
+    images, _ = drawn(state, batch, None)
+    return {"batch": {"images": images[:, None]}}
 
 
 def evaluated(state: State, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:

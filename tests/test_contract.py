@@ -1,0 +1,47 @@
+"""What a system gives is taken as its contract says: nothing is made up, and what does not fit is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jaxrec
+from jaxrec.run.fit import Run
+from jaxrec.run.introduction import for_the_report
+from jaxrec.settings import Train, preset, registry
+from jaxrec.tasks.system import system_of
+
+COUNTING = Path(__file__).parent / "assets" / "counting.py"
+pytestmark = pytest.mark.usefixtures("as_users_run_it")
+
+
+def examples(count: int = 24) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {"image": rng.integers(0, 256, (count, 6, 5, 1)).astype(np.uint8), "count": np.arange(count, dtype=float)}
+
+
+def fit(runs: Path, file: Path = COUNTING) -> Run:
+    task = next(iter(registry.load_file(str(file)).PRESETS))
+    settings = Train(task=preset(task), steps=2, batch_size=8, mesh="data=1", runs=str(runs), tune_allocator=False)
+    return jaxrec.fit(settings, examples())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fit(tmp_path_factory.mktemp("runs")).folder
+
+
+def test_of_its_metrics_no_other_system_tells_the_meaning(run):
+    meanings = json.loads((run / "manifest.json").read_text())["report"]["meanings"]
+    for model in ("cnn", "autoencoder", "unet"):
+        system = system_of(preset(model))
+        assert system.meanings.keys() <= for_the_report(system, preset(model))["meanings"].keys()
+        assert system.meanings and not system.meanings.keys() & meanings.keys()
+    assert "loss" in meanings and "mae" not in meanings
+
+
+def test_no_augmented_batch_is_shown_of_a_step_that_augments_nothing(run):
+    pictures = {path.name for path in (run / "pictures").iterdir()}
+    assert {"images.png", "worst_counts.png"} <= pictures
+    assert "batch.png" not in pictures
