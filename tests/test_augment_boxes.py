@@ -70,11 +70,11 @@ def test_boxes_hold_their_rectangles_and_no_other_pixel_is_drawn(config):
             inside = mask[round(y0) : round(y1), round(x0) : round(x1)]
             assert inside.size and 0 <= y0 < y1 <= height and 0 <= x0 < x1 <= width
             # A pasted rectangle may hide part of another.
-            assert (inside == 1 + label).mean() >= (0.2 if config.paste else 1)
+            assert (inside == 1 + label).mean() >= (0.25 if config.paste else 1)
             left[round(y0) : round(y1), round(x0) : round(x1)] = 0
             count += 1
-        # What has lost its box is less than a fifth of the largest rectangle, 6 x 6, in each of four tiles.
-        assert (left > 0).sum() < 4 * 36 / 5 * PLACES
+        # What has lost its box is less than a quarter of the largest rectangle, 6 x 6, in each of four tiles.
+        assert (left > 0).sum() < 4 * 36 / 4 * PLACES
     assert count > BATCH
 
 
@@ -91,15 +91,15 @@ def test_boxes_follow_sampled_rectangles_to_the_pixel(config):
     assert count > 300 and right == count
 
 
-def test_a_box_is_kept_if_a_fifth_of_it_is_left():
-    """Windows of 6 x 24 that start anywhere see all, some or nothing of a rectangle of 5 x 8."""
+def test_a_box_is_kept_if_a_quarter_of_it_is_left():
+    """Windows of 6 x 24 that start anywhere see all, some or nothing of a rectangle of 4 x 8."""
     examples = {name: jnp.zeros_like(jnp.asarray(values)) for name, values in drawn().items()}
-    examples["boxes"] = examples["boxes"].at[:, 0].set(jnp.array([10.0, 4.0, 15.0, 12.0]))
+    examples["boxes"] = examples["boxes"].at[:, 0].set(jnp.array([10.0, 4.0, 14.0, 12.0]))
     examples["label"] = jnp.full((BATCH, PLACES), -1).at[:, 0].set(3)
-    examples["mask"] = examples["mask"].at[:, 10:15, 4:12].set(1)
+    examples["mask"] = examples["mask"].at[:, 10:14, 4:12].set(1)
     result = jax.device_get(moved(Augment(window=(6, 24)), jax.random.key(3), examples))
     rows_left = (result["mask"] == 1).any(2).sum(1)
-    assert {0, 1, 5} <= set(rows_left)
+    assert {0, 1, 4} <= set(rows_left)
     np.testing.assert_array_equal(result["label"][:, 0], np.where(rows_left >= 1, 3, -1))
     heights = result["boxes"][:, 0, 2] - result["boxes"][:, 0, 0]
     np.testing.assert_array_equal(heights, rows_left)

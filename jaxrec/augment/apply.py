@@ -47,8 +47,8 @@ def augment_examples(
     - mask: int [B, H, W] of the images' size; each pixel takes the nearest one's value. ``void`` is what comes in from
       outside the image; by default the largest value of the mask's dtype, which is no class.
     - boxes: float32 [B, N, 4], y0, x0, y1, x1 in pixels.
-    - box_classes: int [B, N], -1 for no box. A box of which less than a fifth is left in the image becomes zeros, and
-      its class -1. Pasting adds a box for each object, and mosaics have room for twice as many.
+    - box_classes: int [B, N], -1 for no box. A box of which less than a quarter is left in the image becomes zeros,
+      and its class -1. Pasting adds a box for each object, and mosaics have room for twice as many.
     - class, classes, number: left as they are.
 
     ``index`` and ``epoch`` are as for :func:`augment`. ``composing``, a bool scalar, turns pasting and mosaics off

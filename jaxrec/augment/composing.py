@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.augment.draws import stream
+from jaxrec.data.boxes import SEEN
 
-SEEN = 0.2
-"""A box is kept if this share of its area is left: of less, a person would not say either what it was."""
 PLACES = 8
 """Places that are tried for a pasted object; the one where it hides least is taken."""
 TILES = 4
@@ -28,7 +27,7 @@ class Objects(NamedTuple):
     """int32 [B, N]; -1: no box."""
 
     def seen(self) -> "Objects":
-        """Without the boxes of which too little is left; they are zeros then, and their class -1."""
+        """Without the boxes of which less than a quarter is left, as when files are cropped; they are zeros then, and their class -1."""
         area = areas(self.boxes)
         kept = (self.classes >= 0) & (area > 0) & (area >= SEEN * self.whole)
         return Objects(

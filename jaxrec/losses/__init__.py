@@ -8,6 +8,7 @@ from jaxrec.losses.adversarial import (
     gradient_penalty,
 )
 from jaxrec.losses.classification import ClassificationLoss, Head, classification, smooth
+from jaxrec.losses.detection import assign, detection
 from jaxrec.losses.reconstruction import (
     GAUSSIAN_SIGMA,
     Likelihood,
@@ -26,8 +27,10 @@ __all__ = [
     "GANLoss",
     "Head",
     "Likelihood",
+    "assign",
     "class_weights",
     "classification",
+    "detection",
     "discriminator_loss",
     "generator_loss",
     "gradient_norm_squared",
