@@ -23,7 +23,7 @@ Place = Callable[[float, float], tuple[float, float]]
 
 
 def curves_picture(artifact: Mapping[str, Any], class_names: Sequence[str]) -> Image.Image:
-    """Draws a curve for each class in the unit square.
+    """Draws a curve for each class in the unit square; the key gives the mean of its points.
 
     Of more than 12 classes all curves are grey, and their mean is drawn. ``artifact`` holds
 
@@ -42,10 +42,11 @@ def curves_picture(artifact: Mapping[str, Any], class_names: Sequence[str]) -> I
     for row, number in enumerate(drawn):
         _line(draw, place, at, lines[number], GRID if many else class_ink(number))
         if not many:
-            _key(draw, row, shown_name(number, class_names), class_ink(number))
+            _key(draw, row, shown_name(number, class_names), lines[number].mean(), class_ink(number))
     if many:
-        _line(draw, place, at, lines[drawn].mean(axis=0), INK)
-        _key(draw, 0, f"mean of {len(drawn)} classes", INK)
+        mean = lines[drawn].mean(axis=0)
+        _line(draw, place, at, mean, INK)
+        _key(draw, 0, f"{len(drawn)} classes", mean.mean(), INK)
     return _shrunk(picture)
 
 
@@ -129,11 +130,12 @@ def _line(draw: ImageDraw.ImageDraw, place: Place, at: np.ndarray, values: np.nd
     draw.line(points, fill=ink, width=2 * SHARP, joint="curve")
 
 
-def _key(draw: ImageDraw.ImageDraw, row: int, name: str, ink: Any) -> None:
+def _key(draw: ImageDraw.ImageDraw, row: int, name: str, mean: float, ink: Any) -> None:
     """A line of the key beside the curves."""
     y = 44 + 24 * row
     draw.rectangle([SHARP * side for side in (470, y - 5, 482, y + 5)], fill=ink)
-    _text(draw, (490, y), fit(name, 13 * SHARP, 145 * SHARP), INK, "lm")
+    _text(draw, (490, y), fit(name, 13 * SHARP, 100 * SHARP), INK, "lm")
+    _text(draw, (632, y), f"{mean:.3f}", FAINT, "rm")
 
 
 def _text(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, ink: Any, anchor: str) -> None:
