@@ -27,7 +27,10 @@ class Objects(NamedTuple):
     """int32 [B, N]; -1: no box."""
 
     def seen(self) -> "Objects":
-        """Without the boxes of which less than a quarter is left, as when files are cropped; they are zeros then, and their class -1."""
+        """Without the boxes of which less than a quarter is left, as when files are cropped.
+
+        They are zeros then, and their class is -1.
+        """
         area = areas(self.boxes)
         kept = (self.classes >= 0) & (area > 0) & (area >= SEEN * self.whole)
         return Objects(

@@ -53,7 +53,7 @@ def places(size: tuple[int, int], strides: tuple[int, ...]) -> Places:
     for stride in strides:
         # The network repeats the last row and column up to a multiple of the largest stride.
         rows, columns = (math.ceil(side / strides[-1]) * strides[-1] // stride for side in size)
-        cells = np.stack(np.mgrid[:rows, :columns], -1).reshape(-1, 2)
+        cells = np.indices((rows, columns)).reshape(2, -1).T
         centers.append((cells + 0.5) * stride)
         sides.append(np.full(len(cells), stride))
     return Places(jnp.array(np.concatenate(centers), jnp.float32), jnp.array(np.concatenate(sides), jnp.float32))
