@@ -1,5 +1,6 @@
 """What a system gives is taken as its contract says: nothing is made up, and what does not fit is refused."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -7,8 +8,11 @@ import numpy as np
 import pytest
 
 import jaxrec
+from jaxrec.cli.prediction_files import open_predictions
+from jaxrec.data import Feature, open_dataset
 from jaxrec.run.fit import Run
 from jaxrec.run.introduction import for_the_report
+from jaxrec.run.told import true_values
 from jaxrec.settings import Train, preset, registry
 from jaxrec.tasks.system import system_of
 
@@ -45,3 +49,27 @@ def test_no_augmented_batch_is_shown_of_a_step_that_augments_nothing(run):
     pictures = {path.name for path in (run / "pictures").iterdir()}
     assert {"images.png", "worst_counts.png"} <= pictures
     assert "batch.png" not in pictures
+
+
+def test_predictions_hold_the_true_number_beside_the_predicted_one(run, tmp_path):
+    given = open_dataset(examples(), reads={"image": "image", "count": "number"})
+    trained = jaxrec.load(run)
+    (rows,) = trained.predictions(given.splits["test"])
+    test = given.splits["test"].read(np.arange(len(rows)))
+    assert [row["truth"] for row in rows] == test["count"].tolist()
+    with open_predictions(tmp_path) as write:
+        write(rows)
+    told = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    with (tmp_path / "predictions.csv").open() as file:
+        table = list(csv.DictReader(file))
+    expected = trained.predict(test["image"])["number"]
+    for written in (told, table):
+        assert [float(row["truth"]) for row in written] == test["count"].tolist()
+        assert [np.float32(row["count"]) for row in written] == expected.tolist()
+    assert {tuple(row) for row in (*told, *table)} == {("example", "truth", "count")}
+
+
+def test_each_true_value_of_several_has_a_column():
+    features = {"label": Feature("class", (), "int32", ("no", "yes")), "count": Feature("number", (), "float32")}
+    example = {"label": np.int32(1), "count": np.float32(2.5)}
+    assert true_values(features, example) == {"truth_label": "yes", "truth_count": 2.5}

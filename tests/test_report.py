@@ -31,6 +31,7 @@ from jaxrec.run import evaluation
 from jaxrec.run.drawing import arranged
 from jaxrec.run.introduction import for_the_report
 from jaxrec.run.observers import Moment
+from jaxrec.run.show import pictures
 from jaxrec.run.show.charts import curves
 from jaxrec.run.show.compare import compare, write_comparison
 from jaxrec.run.show.fonts import can_write
@@ -75,6 +76,18 @@ def test_grid_writes_mistakes_in_red() -> None:
     red = (drawn[84:, :, 0] - drawn[84:, :, 1]).max(axis=0)
     assert red[:84].max() > 100
     assert red[84:].max() < 10
+
+
+def test_classes_are_named_and_right_or_wrong_and_quantities_are_numbers(monkeypatch) -> None:
+    written = []
+    monkeypatch.setattr(pictures, "grid", lambda _, *told: written.append(told))
+    cells = {"images": np.zeros((1, 3, 4, 4, 1)), "prediction": np.array([[2, 1, 0]])}
+    pictures.drawn("classes", {**cells, "label": np.array([[2, 0, 0]])}, ["a", "b", "c"])
+    quantities = {"label": np.array([[2.0, 6.6, 0.5]]), "prediction": np.array([[2.0004, 1234.5, 0.25]], np.float32)}
+    pictures.drawn("quantities", {**cells, **quantities}, [])
+    (classes, wrong), (numbers, none) = written
+    assert classes == [["c", "b\nis a", "a"]] and wrong.tolist() == [[False, True, False]]
+    assert numbers == [["2", "1.23e+03\nis 6.6", "0.25\nis 0.5"]] and none is None
 
 
 @pytest.mark.parametrize("diagonal", [True, False])

@@ -39,7 +39,7 @@ class Evaluate(OpenedModel):
     column: Annotated[str | None, tyro.conf.arg(name="slice", metavar="COLUMN")] = None
     """Add metrics by each value of a column of the table; for csv: sets."""
     predictions: bool = False
-    """Write what is predicted for each example, beside its true class."""
+    """Write what is predicted for each example, beside its true class or number."""
     out: str | None = None
     """Folder for predictions.csv and predictions.jsonl. Default: RUN/predictions."""
     json: bool = False

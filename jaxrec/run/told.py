@@ -1,4 +1,4 @@
-"""What is told of the examples of a split, a row for each: their true classes and what the system says of them."""
+"""What is told of the examples of a split, a row for each: what is true of them and what the system says of them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,9 +14,9 @@ Predict = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
 
 def told(system: System, config: Task, split: Split, index: np.ndarray, predict: Predict) -> list[dict[str, Any]]:
-    """A row for each example at int indices [n]: ``truth`` if it has classes, then what the system tells of its image.
+    """A row for each example at int indices [n]: ``truth``, then what the system tells of its image.
 
-    If the system reads no images, nothing but the truth is told.
+    If the system reads no images, nothing but the truth is told; see ``true_values``.
     """
     examples = split.read(index)
     said: Sequence[Mapping[str, Any]] = [{}] * len(index)
@@ -25,19 +25,28 @@ def told(system: System, config: Task, split: Split, index: np.ndarray, predict:
         said = system.rows(config, images, predict(images), split.features)
     rows = []
     for place in range(len(index)):
-        truth = true_classes(split.features, {name: values[place] for name, values in examples.items()})
+        truth = true_values(split.features, {name: values[place] for name, values in examples.items()})
         rows.append({**truth, **said[place]})
     return rows
 
 
-def true_classes(features: Features, example: Mapping[str, Any]) -> dict[str, str]:
-    """``truth``: the names of the classes that an example has; empty if it has none."""
+def true_values(features: Features, example: Mapping[str, Any]) -> dict[str, Any]:
+    """``truth``: the classes of an example, by name, or its number; empty if it has none.
+
+    Of several such features each has a column of its own, such as ``truth_count``. So none of them has the name of a
+    feature, which a system may give to what it predicts.
+    """
+    found: dict[str, Any] = {}
     for name, feature in features.items():
         if name not in example:
             continue
         if feature.kind == "class":
-            return {"truth": feature.names[int(example[name])]}
-        if feature.kind == "classes":
-            there = np.flatnonzero(example[name])
-            return {"truth": " ".join(feature.names[number] for number in there)}
-    return {}
+            found[name] = feature.names[int(example[name])]
+        elif feature.kind == "classes":
+            found[name] = " ".join(feature.names[number] for number in np.flatnonzero(example[name]))
+        elif feature.kind == "number":
+            found[name] = example[name]
+    if len(found) == 1:
+        (value,) = found.values()
+        return {"truth": value}
+    return {f"truth_{name}": value for name, value in found.items()}

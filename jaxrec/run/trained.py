@@ -94,7 +94,8 @@ class Trained:
         """What is told of each example of a split, in rows, as many at a time as are predicted at once.
 
         A row holds ``path``, or ``example``, its number, if the examples are in no files; ``truth``, the names of its
-        classes, if it has any; and what the system says of it. Raises UserError if the system reads no images.
+        classes or its number, if it has any; and what the system says of it. Raises UserError if the system reads
+        no images.
         """
         self._check_reads_images()
         places = np.arange(len(split))

@@ -122,16 +122,17 @@ class System:
     worst: Callable[..., dict[str, Any]] | None = None
     """``worst(state, batch)``: pictures of the examples of highest loss, given worst first, a few at a time:
     ``{name: {"images": [B, n, H, W, C]}}``, n images side by side of each example, and ``label``, ``prediction`` and
-    ``confidence`` [B] if they help; ``boxes`` [B, n, K, 4] with ``box_classes`` and others [B, n, K] are drawn on the
-    images. For systems whose ``eval_step`` gives ``jaxrec.metrics.Worst``."""
+    ``confidence`` [B] if they help: integers are classes, written by name, mistakes in red; floats are quantities,
+    written with three digits. ``boxes`` [B, n, K, 4] with ``box_classes`` and others [B, n, K] are drawn on the images.
+    For systems whose ``eval_step`` gives ``jaxrec.metrics.Worst``."""
     seen: Callable[..., dict[str, Any]] | None = None
     """``seen(state, batch)``: a training batch as the model sees it after augmentation, under the name ``batch``, as
     ``worst`` gives pictures. ``jaxrec.tasks.inputs.augmented_batch`` is one."""
     summary_pictures: Callable[[Mapping[str, Any]], dict[str, Any]] = no_pictures
     """Pictures made from the metrics on the test split, such as a confusion matrix."""
     rows: Callable[..., list[dict[str, Any]]] | None = None
-    """``rows(config, inputs, outputs, features)``: what ``predict`` tells of each input, as numpy arrays; None: the
-    system reads no images. Lists and dicts go to the JSON file alone."""
+    """``rows(config, inputs, outputs, features)``: what ``predict`` tells of each input, as a dict; inputs and
+    outputs are NumPy arrays. Lists, dicts and arrays go to the JSON file alone. None: the system reads no images."""
     sheet: Callable[..., dict[str, Any]] | None = None
     """``sheet(config, inputs, outputs, features)``: pictures of the first inputs that ``predict`` writes."""
     drawings: Callable[..., list[dict[str, Any]]] | None = None

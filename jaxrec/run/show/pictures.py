@@ -138,22 +138,39 @@ def _sideways(picture: Image.Image, text: str, size: int, ink: tuple[int, int, i
 
 
 def _captions(artifact: Artifact, class_names: Sequence[str]) -> tuple[list[list[str]] | None, np.ndarray | None]:
-    """What to write under each cell, and which cells were predicted wrongly, from a grid's optional arrays."""
+    """What to write under each cell, and which cells were predicted wrongly, from a grid's optional arrays.
+
+    Integers are classes, which are right or wrong. Floats are quantities, of which none is told to be wrong.
+    """
     label, prediction, confidence = (artifact.get(key) for key in ("label", "prediction", "confidence"))
     shown = prediction if prediction is not None else label
     if shown is None:
         return None, None
-    wrong = prediction != label if prediction is not None and label is not None else None
+    wrong = None
+    if prediction is not None and label is not None and _are_classes(prediction) and _are_classes(label):
+        wrong = prediction != label
 
     def caption(cell: tuple[int, ...]) -> str:
-        text = shown_name(int(shown[cell]), class_names)
+        said = text = _written(shown, cell, class_names)
         if confidence is not None:
             text += f" {confidence[cell]:.0%}"
-        if label is not None and label[cell] != shown[cell]:
-            text += f"\nis {shown_name(int(label[cell]), class_names)}"
+        truth = said if label is None else _written(label, cell, class_names)
+        if truth != said:
+            text += f"\nis {truth}"
         return text
 
     return [[caption((r, c)) for c in range(shown.shape[1])] for r in range(shown.shape[0])], wrong
+
+
+def _are_classes(values: np.ndarray) -> bool:
+    return values.dtype.kind in "iub"
+
+
+def _written(values: np.ndarray, cell: tuple[int, ...], class_names: Sequence[str]) -> str:
+    """The name of a class, or a quantity with three digits."""
+    if _are_classes(values):
+        return shown_name(int(values[cell]), class_names)
+    return f"{float(values[cell]):.3g}"
 
 
 def drawn(name: str, artifact: Artifact, class_names: Sequence[str]) -> Image.Image:
@@ -191,7 +208,8 @@ def save_artifacts(
     Args:
         folder: the run's pictures; made if missing.
         artifacts: by name, {"images": float [R, C, H, W, ch], "label", "prediction", "confidence": [R, C], optional}
-            or {"matrix": int [K, K]}; or, written as they are, {"picture": float [H, W, 3]} in [0, 1] or
+            (classes if "label" and "prediction" are integers, quantities if they are floats) or
+            {"matrix": int [K, K]}; or, written as they are, {"picture": float [H, W, 3]} in [0, 1] or
             {"indices": int [H, W]} with colors for the numbers. "images" and "picture" may come with "boxes" and
             what :func:`jaxrec.run.show.rectangles.with_boxes` takes beside them, of each cell [R, C, ...] or of the
             picture [...]. Plots are {"curves", "at", "axes"}, see

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jaxrec.data.walk import LeftOut
 from jaxrec.errors import UserError
 from jaxrec.files import write_atomically
@@ -57,7 +59,7 @@ def write_left_out(folder: Path, left_out: Sequence[LeftOut]) -> None:
 
 def table_cells(row: Mapping[str, Any]) -> dict[str, Any]:
     """What a table can show of a row: single numbers and words, but no lists and no numbers by class."""
-    return {name: value for name, value in row.items() if not isinstance(value, list | dict)}
+    return {name: value for name, value in row.items() if not isinstance(value, list | dict | np.ndarray)}
 
 
 def write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
