@@ -59,6 +59,21 @@ def _area(boxes: np.ndarray) -> np.ndarray:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
+def turned(boxes: np.ndarray, orientation: int, size: Size) -> np.ndarray:
+    """Boxes [n, 4] of an image of a height and width, as it is stored, in the image upright.
+
+    ``orientation`` is EXIF's, of an image that lies on its side, 5 to 8, or 1.
+    """
+    if orientation < 5:
+        return boxes
+    height, width = size
+    top, left, bottom, right = boxes.T
+    # Columns become rows, in their order or from the last one on; and rows become columns.
+    rows = (left, right) if orientation in (5, 6) else (width - right, width - left)
+    columns = (top, bottom) if orientation in (5, 8) else (height - bottom, height - top)
+    return np.stack([rows[0], columns[0], rows[1], columns[1]], axis=1)
+
+
 def around(shapes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The boxes around shapes, bool [..., H, W]: float32 [..., 4], zeros if a shape is empty; and whether it is not."""
     rows, columns = np.any(shapes, axis=-1, keepdims=True)[..., 0], np.any(shapes, axis=-2, keepdims=True)[..., 0, :]

@@ -11,13 +11,15 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from jaxrec.data.boxes import CUT_OFF, Objects, cut_off, resized
+from jaxrec.data.boxes import told as boxes_left_out
 from jaxrec.data.cache import cache_dir
 from jaxrec.data.decoded import Decoded
 from jaxrec.data.features import Feature, Features, blank, nbytes, to_json
 from jaxrec.data.images import Header, decode_file, open_image, probe_file, strict_pillow
 from jaxrec.data.levels import Extent, Levels, extent, find_levels
 from jaxrec.data.masks import MaskClasses, decode_mask
-from jaxrec.data.sizes import Size, told
+from jaxrec.data.sizes import Resizing, Size, told
 from jaxrec.data.splits import Read, Source, cut, from_arrays, not_kept, same_split
 from jaxrec.data.walk import UNREADABLE, LeftOut
 from jaxrec.errors import UserError
@@ -47,6 +49,8 @@ class File(NamedTuple):
     values: Mapping[str, Any] = {}
     """Classes and numbers, by name in the batch."""
     mask: Path | None = None
+    objects: Objects | None = None
+    """The boxes in the image, if the set has boxes."""
     columns: Mapping[str, str] = {}
     """The cells of its row, if a table names the examples."""
 
@@ -161,6 +165,8 @@ def open_files(
         if mask is not None:
             mask = (mask[0], mask[1].bordered(feature.resize))
             features[mask[0]] = mask[1].feature((height, width), feature.resize)
+        files, cut = _moved_boxes(files, headers, features, feature)
+        remarks += cut
         decode = partial(_decode, features=features, image=image, mask=mask)
         held = len(files) * nbytes(features) <= options.held
         if held:
@@ -208,6 +214,27 @@ def _content_key(files: Sequence[File], pixels: Features) -> str:
             state = path.stat()
             digest.update(os.fsencode(path.absolute()) + f" {state.st_size} {state.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:32]
+
+
+def _moved_boxes(
+    files: list[File], headers: Sequence[Header], features: Features, image: Feature
+) -> tuple[list[File], tuple[str, ...]]:
+    """The files with their boxes brought to the images' size among their values; and how many are cut off."""
+    wanted = {name: feature for name, feature in features.items() if feature.kind in ("boxes", "box_classes")}
+    if not wanted:
+        return files, ()
+    most = next(iter(wanted.values())).shape[0]
+    moved: list[File] = []
+    total, cut = 0, 0
+    for file, header in zip(files, headers, strict=True):
+        assert file.objects is not None
+        resizing = Resizing(header.size, (image.shape[0], image.shape[1]), image.resize)
+        total += len(file.objects.boxes)
+        cut += int(cut_off(file.objects.boxes, resizing).sum())
+        boxes, classes = resized(file.objects, resizing, most)
+        values = {name: boxes if feature.kind == "boxes" else classes for name, feature in wanted.items()}
+        moved.append(file._replace(values={**file.values, **values}))
+    return moved, boxes_left_out({CUT_OFF: cut}, total)
 
 
 def _images(files: Iterable[File]) -> list[Path]:
@@ -372,7 +399,7 @@ def name_of(root: Path, file: File) -> str:
 
 
 def digest_of(file: File) -> str:
-    """What tells an example's files apart from others: hexadecimal SHA-256 of sizes and contents.
+    """What tells an example from others: hexadecimal SHA-256 of its files' sizes and contents, and of its boxes.
 
     Of a large file, it is of pieces from its beginning to its end.
     """
@@ -387,6 +414,8 @@ def digest_of(file: File) -> str:
             for start in np.linspace(0, size - PIECE, PIECES, dtype=np.int64).tolist():
                 opened.seek(start)
                 digest.update(opened.read(PIECE))
+    if file.objects is not None:
+        digest.update(file.objects.boxes.tobytes() + file.objects.classes.tobytes())
     return digest.hexdigest()[:32]
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from jaxrec.data.features import Feature
 from jaxrec.data.files import File, Options, arrange, check_trained, known_names, numbered, open_files, to_source
+from jaxrec.data.folder_boxes import open_folder_boxes
 from jaxrec.data.folder_masks import open_folder_masks
 from jaxrec.data.reads import Reads, choose, needs, wants
 from jaxrec.data.splits import SAME_SPLIT, Source, same_split
@@ -41,12 +42,21 @@ def open_folder(path: str, reads: Reads, options: Options) -> Source:
     anywhere in PATH. Each may lie below a folder per split: ``train`` or ``training``; ``val``, ``valid`` or
     ``validation``; ``test`` or ``testing``, in small or capital letters. Without them the set is cut 80/20 into train
     and test. A single folder around it all is entered. Classes are sorted by name; the cut and the order within a split
-    are seeded. Raises UserError naming what is amiss.
+    are seeded. For boxes, see ``open_folder_boxes``. Raises UserError naming what is amiss.
     """
     root = Path(os.path.expanduser(path))
     if not root.is_dir():
         moved = "" if options.known is None else "; if it was moved, name it with --dataset folder:PATH"
         raise UserError(f"folder {root} does not exist: expected a folder of images{moved}")
+    if wants(reads, "boxes"):
+        source = open_folder_boxes(root, reads, options)
+        if source is not None:
+            return source
+        if needs(reads, "boxes"):
+            raise UserError(
+                f"folder {root} holds no boxes: expected COCO's JSON, Pascal VOC's XML or YOLO's text, "
+                "beside the images or in a folder such as annotations/ or labels/"
+            )
     tree = _tree(root, wants(reads, "class"))
     if wants(reads, "mask"):
         return open_folder_masks(tree.root, reads, options, tree.remarks)

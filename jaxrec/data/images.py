@@ -142,11 +142,11 @@ def upright(image: "PIL.Image.Image") -> "PIL.Image.Image":
     from PIL import ImageOps
 
     image.load()  # some files tell their orientation after their pixels
-    return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
+    return image if orientation(image) == 1 else ImageOps.exif_transpose(image)
 
 
-def _orientation(image: "PIL.Image.Image") -> int:
-    """What the EXIF block says, from 1 to 8; 1 without one, or if it is not what EXIF should be."""
+def orientation(image: "PIL.Image.Image") -> int:
+    """What an image's EXIF block says, from 1 to 8; 1 without one, or if it is not what EXIF should be."""
     try:
         return image.getexif().get(ORIENTATION, 1)
     except Exception:  # Pillow raises half a dozen kinds; the pixels do not depend on it.
@@ -248,7 +248,7 @@ def upright_size(image: "PIL.Image.Image") -> Size:
     width, height = image.size
     if image.format == "PNG" and "exif" not in image.info:  # asking further would decode the image
         return (height, width)
-    return (width, height) if _orientation(image) >= 5 else (height, width)
+    return (width, height) if orientation(image) >= 5 else (height, width)
 
 
 def has_colour(image: "PIL.Image.Image") -> bool:

@@ -20,12 +20,14 @@ UNREADABLE = "unreadable"
 
 
 class LeftOut(NamedTuple):
-    """A file that is not read."""
+    """A file that is not read, or a box in it."""
 
     path: Path
     kind: str
     """What such files are counted by: their suffix, or why none of them is read."""
     reason: str
+    what: str = "file"
+    """``file`` or ``box``."""
 
 
 class Found(NamedTuple):
@@ -91,10 +93,15 @@ def _files(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
 
 def counted(left_out: Iterable[LeftOut]) -> str:
     """The line that says what was left out, such as ``3 files left out: 2 .txt, 1 unreadable``."""
-    kinds = Counter(each.kind for each in left_out)
-    total = sum(kinds.values())
-    told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    return f"{total} file{'s' if total > 1 else ''} left out: {told}"
+    lines = []
+    listed = list(left_out)
+    for what, plural in (("file", "files"), ("box", "boxes")):
+        kinds = Counter(each.kind for each in listed if each.what == what)
+        total = sum(kinds.values())
+        told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        if total:
+            lines.append(f"{total} {plural if total > 1 else what} left out: {told}")
+    return "; ".join(lines)
 
 
 def shown(name: str | Path) -> str:
