@@ -27,6 +27,9 @@ from jaxrec.data import (
 from jaxrec.data.features import Feature
 from jaxrec.data.splits import Split, from_arrays, quotas
 from jaxrec.errors import UserError
+from jaxrec.run.data import open_data
+from jaxrec.settings import Train
+from jaxrec.tasks.system import system_of
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -309,6 +312,15 @@ def test_unknown_names(odd, name, hint):
     assert str(caught.value).startswith(start)
     assert f"`jaxrec prepare {name} --data-dir {odd}`" in str(caught.value)
     assert hint is None or str(caught.value).endswith(hint or "`pip install 'jaxrec[prepare]'`")
+
+
+@pytest.mark.parametrize("name", ["", " ", "folder:", "csv:", "npz:"])
+def test_an_empty_name_or_path(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="--dataset"):
+        open_dataset(name)
+    with pytest.raises(UserError, match="--dataset"):
+        open_data(Train(dataset=name), system_of(Train().task))
 
 
 @pytest.mark.parametrize(

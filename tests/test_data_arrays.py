@@ -158,7 +158,7 @@ def test_image_size_is_not_for_arrays():
 
 
 def test_numpy_files(tmp_path):
-    np.savez(tmp_path / "plain.npz", image=IMAGES, label=LABELS, class_names=np.array(list("abcd")))
+    np.savez(tmp_path / "plain.npz", image=IMAGES, label=LABELS, class_names=np.array(list("abcd"), "S"))
     data = open_dataset(f"npz:{tmp_path / 'plain.npz'}")
     assert class_names(data.features) == tuple("abcd")
     assert_array_equal(whole(data)["label"], whole(open_dataset({"image": IMAGES, "label": LABELS}))["label"])
@@ -175,6 +175,75 @@ def test_numpy_files(tmp_path):
     assert_array_equal(data.splits["train"].load()["image"], IMAGES[:30])
     assert_array_equal(data.splits["test"].load()["label"], LABELS[30:35])
     assert class_names(data.features) == tuple("abcd")
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "train", "test"),
+    [
+        ("x", "y", "{}_train", "{}_test"),
+        ("X", "y", "{}_train", "{}_test"),
+        ("images", "labels", "{}_training", "{}_testing"),
+        ("image", "label", "training_{}", "testing_{}"),
+        ("image", "label", "Train_{}", "Test_{}"),
+    ],
+)
+def test_names_of_arrays_tell_their_split(tmp_path, image, label, train, test):
+    arrays = {train.format(image): IMAGES[:30], train.format(label): LABELS[:30]}
+    arrays |= {test.format(image): IMAGES[30:], test.format(label): LABELS[30:]}
+    np.savez(tmp_path / "a.npz", **arrays)
+    for data in (open_dataset(f"npz:{tmp_path / 'a.npz'}"), open_dataset(arrays)):
+        assert_array_equal(data.splits["train"].load()["image"], IMAGES[:30])
+        assert_array_equal(data.splits["test"].load()["label"], LABELS[30:])
+
+
+def test_arrays_that_are_not_read_are_named():
+    more = {"ids": LABELS, "test_score": LABELS / 2}
+    data = open_dataset({"image": IMAGES, "label": LABELS, **more})
+    assert sum(map(len, data.splits.values())) == 40
+    assert any("ids" in remark and "test_score" in remark for remark in data.remarks)
+    splits = {"train_image": IMAGES, "train_label": LABELS, "test_image": IMAGES, "test_label": LABELS}
+    assert any("ids" in remark for remark in open_dataset({**splits, "ids": LABELS}).remarks)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "named"),
+    [
+        ({"left": IMAGES, "right": IMAGES, "label": LABELS}, "left, right"),
+        ({"image": IMAGES, "age": LABELS, "sex": LABELS}, "age, sex"),
+        ({"image": IMAGES, "x": IMAGES, "label": LABELS}, "'x'"),
+        ({"train_image": IMAGES, "train_label": LABELS, "image": IMAGES}, "'image'"),
+        (
+            {
+                "train": {"image": IMAGES, "label": LABELS},
+                "Training": {"image": IMAGES, "label": LABELS},
+            },
+            "train and Training",
+        ),
+        ({"image": IMAGES.transpose(0, 3, 1, 2).repeat(2, 3), "label": LABELS}, "moveaxis"),
+    ],
+)
+def test_arrays_that_may_mean_several_things_are_refused(arrays, named):
+    with pytest.raises(UserError, match=named):
+        open_dataset(arrays)
+
+
+def test_classes_that_are_not_trained_on():
+    train, test = {"image": IMAGES[:30], "label": LABELS[:30]}, {"image": IMAGES[30:], "label": LABELS[30:]}
+    with pytest.raises(UserError, match=r"'label' of arrays .* class '4'"):
+        open_dataset({"train": train, "test": {**test, "label": LABELS[30:] + 1}})
+    said = open_dataset({"image": IMAGES, "label": LABELS + 1}).remarks
+    assert any("1 of the 5 classes of 'label'" in remark for remark in said)
+    with pytest.raises(UserError, match="'label' of arrays holds only 4 of the numbers from 0 to 15"):
+        open_dataset({"image": IMAGES, "label": LABELS * 5})
+    assert not open_dataset({"image": IMAGES, "label": LABELS}).remarks
+
+
+def test_dark_images_are_told():
+    white = {np.uint16: 4095, np.uint8: 15, np.float32: 1 / 255}
+    for dtype, top in white.items():
+        dark = (IMAGES.astype(np.float64) / 255 * top).astype(dtype)
+        remarks = open_dataset({"image": dark, "label": LABELS}).remarks
+        assert any("'image' of arrays" in remark and "multiply" in remark for remark in remarks)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no zip", None])

@@ -8,24 +8,26 @@ from typing import Any
 
 import numpy as np
 
+from jaxrec.data.array_names import UNCUT, by_split
 from jaxrec.data.boxes import faults, packed
 from jaxrec.data.features import KINDS, NO_BOX, Feature
+from jaxrec.data.labels import check_numbers
 from jaxrec.data.masks import mask_classes
-from jaxrec.data.reads import Reads, alternatives, choose
-from jaxrec.data.splits import Source, cut, from_arrays
+from jaxrec.data.reads import Reads, alternatives, check_clear, choose
+from jaxrec.data.splits import Source, cut, from_arrays, same_split
 from jaxrec.errors import UserError
 
 Arrays = Mapping[str, Any]
 """Arrays by name, or such mappings by split."""
 
 NAMES = "class_names"
-UNCUT = ""
-"""What stands for the split of arrays that are to be cut."""
-PLURALS = {"images": "image", "masks": "mask"}
-SPLITS = ("train", "test", "val", "validation")
+DARK = 4
+"""What white is divided by to tell images that are so dark that another white may be meant."""
+CHANNELS = (1, 2, 3, 4)
+"""How many channels most images have."""
 
 
-def open_arrays(arrays: Arrays, reads: Reads, name: str = "arrays") -> Source:
+def open_arrays(arrays: Arrays, reads: Reads, name: str = "arrays", *, trains: bool = True) -> Source:
     """Examples that lie in arrays of one length, by the names under which a system reads them.
 
     ===========  =====================================================================================
@@ -42,15 +44,22 @@ def open_arrays(arrays: Arrays, reads: Reads, name: str = "arrays") -> Source:
 
     Args:
         arrays: ``{"image": ..., "label": ...}``, cut 80/20 into train and test with equal shares of each class; or such
-            mappings by split, ``{"train": {...}, "test": {...}}``. ``class_names`` in it names the classes.
+            mappings by split, ``{"train": {...}, "test": {...}}``, or names with a split, ``{"train_image": ...,
+            "test_image": ...}`` or ``{"x_train": ...}``. ``class_names`` in it names the classes.
         reads: What is read, see ``open_dataset``.
         name: What the set is called in an error.
+        trains: Whether the set is to be trained on, so that its classes have to be there.
 
     Raises:
-        UserError: An array is missing, or has another shape, dtype or range.
+        UserError: An array is missing, has another shape, dtype or range, or may be any of several.
     """
-    splits, names = _splits(arrays, name)
-    chosen = choose(name, reads, _kinds(splits, reads))
+    if not arrays:
+        raise UserError(f"{name} is empty: expected arrays by name, such as image and label")
+    names = _class_names(arrays.get(NAMES))
+    splits, stray, remarks = by_split(name, {key: array for key, array in arrays.items() if key != NAMES}, reads)
+    kinds = _kinds(splits, reads)
+    chosen = choose(name, reads, kinds)
+    check_clear(name, kinds, chosen)
     features: dict[str, Feature] = {}
     whole: dict[str, np.ndarray] = {}
     for each, key in chosen.items():
@@ -62,58 +71,64 @@ def open_arrays(arrays: Arrays, reads: Reads, name: str = "arrays") -> Source:
     _pack_boxes(name, features, whole)
     sizes = {split: len(np.asarray(values[next(iter(chosen.values()))])) for split, values in splits.items()}
     identity = _identity(whole, features, sizes)
+    training = np.concatenate(
+        [np.full(size, split == UNCUT or same_split(split, "train")) for split, size in sizes.items()]
+    )
+    remarks += _unread(splits, chosen, stray)
+    for each, feature in features.items():
+        what = f"'{chosen[each]}' of {name}"
+        if feature.kind == "image":
+            remarks += _dark(what, whole[each])
+        if feature.kind in ("class", "box_classes") and trains and training.any():
+            remarks += check_numbers(what, whole[each], training, feature, names is not None)
     if list(splits) == [UNCUT]:
         rows = _cut(name, features, whole)
         sizes = {split: len(each) for split, each in rows.items()}
         order = np.concatenate(list(rows.values()))
-        return Source(lambda wanted: from_arrays(whole)(order[wanted]), sizes, features, identity)
-    return Source(from_arrays(whole), sizes, features, identity)
+        return Source(lambda wanted: from_arrays(whole)(order[wanted]), sizes, features, identity, remarks=remarks)
+    return Source(from_arrays(whole), sizes, features, identity, remarks=remarks)
 
 
-def open_npz(path: str, reads: Reads) -> Source:
-    """The arrays in a NumPy file, as in ``open_arrays``; ``train_image`` and the like belong to a split.
-
-    ``images``, ``masks`` and ``labels`` may stand for ``image``, ``mask`` and ``label``.
-    """
+def open_npz(path: str, reads: Reads, *, trains: bool = True) -> Source:
+    """The arrays in a NumPy file, as in ``open_arrays``."""
     file = Path(os.path.expanduser(path))
     try:
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as saved:
             arrays = {key: saved[key] for key in saved.files}
-    except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds on broken files
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
+        reason = error.strerror or error
         raise UserError(f"NumPy file {file} cannot be read ({reason}): expected an .npz file of arrays") from error
-    nested: dict[str, Any] = {}
-    for key, array in arrays.items():
-        split, _, rest = key.partition("_")
-        if split in SPLITS:
-            name, array = _singular(rest, array)
-            nested.setdefault(split, {})[name] = array
-        else:
-            name, array = _singular(key, array)
-            nested[name] = array
-    return open_arrays(nested, reads, f"npz:{path}")
+    except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds on broken files
+        raise UserError(
+            f"NumPy file {file} cannot be read: it is not an .npz file of numbers, as numpy.savez writes it"
+        ) from error
+    return open_arrays(arrays, reads, f"npz:{path}", trains=trains)
 
 
-def _singular(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
-    if name == "labels" and array.ndim in (1, 2) and array.size == len(array):
-        # Some published sets keep one label each in a column.
-        return "label", array.reshape(-1)
-    return PLURALS.get(name, name), array
+def _class_names(names: Any) -> tuple[str, ...] | None:
+    """The names of classes, which NumPy files may hold as bytes."""
+    if names is None:
+        return None
+    return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
 
 
-def _splits(arrays: Arrays, name: str) -> tuple[dict[str, Arrays], Sequence[str] | None]:
-    """The mappings by split, ``UNCUT`` if there are no splits, and the class names."""
-    if not arrays:
-        raise UserError(f"{name} is empty: expected arrays by name, such as image and label")
-    names = arrays.get(NAMES)
-    rest = {key: value for key, value in arrays.items() if key != NAMES}
-    nested = {key for key, value in rest.items() if isinstance(value, Mapping)}
-    if not nested:
-        return {UNCUT: rest}, names
-    if nested != rest.keys():
-        alone = sorted(rest.keys() - nested)
-        raise UserError(f"{name} mixes splits with the array '{alone[0]}': give one mapping of arrays for each split")
-    return rest, names
+def _unread(splits: Mapping[str, Arrays], chosen: Mapping[str, str], stray: Sequence[str]) -> tuple[str, ...]:
+    """The sentence that names the arrays that are not read; none if all are."""
+    there = {key for values in splits.values() for key in values}
+    unread = sorted((there - set(chosen.values())).union(stray))
+    return (f"arrays that are not read: {', '.join(unread)}",) if unread else ()
+
+
+def _dark(what: str, images: np.ndarray) -> tuple[str, ...]:
+    """The sentence that says that images may have another white than their dtype's; none if they use its range."""
+    white = 1 if images.dtype.kind == "f" else np.iinfo(images.dtype).max
+    top = images.max().item()
+    if not 0 < top <= white / DARK:
+        return ()
+    return (
+        f"{what} is dark, for {white} is white and the largest value {top:g}: "
+        f"if that is to be white, multiply by {white / top:g}",
+    )
 
 
 def _kinds(splits: Mapping[str, Arrays], reads: Reads) -> dict[str, str]:
@@ -212,6 +227,11 @@ def _image(what: str, array: np.ndarray, names: Sequence[str] | None) -> tuple[F
         raise _refuse(what, array, "images [N, H, W, C] or [N, H, W]")
     if array.ndim == 3:
         array = array[..., None]
+    if array.shape[1] in (1, 3) and array.shape[3] not in CHANNELS:
+        raise UserError(
+            f"{what} is {array.dtype} {array.shape}, which seems to have the channels first: "
+            "expected [N, H, W, C]; transpose it with numpy.moveaxis(images, 1, -1)"
+        )
     if array.dtype.kind == "f":
         low, high = array.min(), array.max()
         if not (low >= 0 and high <= 1):  # also false for NaN

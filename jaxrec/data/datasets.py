@@ -140,7 +140,7 @@ def _usual_resize(reads: Reads) -> str:
 def absolute_name(name: str) -> str:
     """The name of a set with a path that holds in every working directory."""
     kind, colon, path = name.partition(":")
-    if colon and kind in PATHS:
+    if colon and path and kind in PATHS:
         return f"{kind}:{os.path.abspath(Path(path).expanduser())}"
     return name
 
@@ -173,7 +173,7 @@ def _arrays(data: Any, reads: Reads, options: Options) -> Source:
         )
     _refuse_size("arrays", options)
     _refuse_image_key("arrays", options)
-    return open_arrays(data, reads)
+    return open_arrays(data, reads, trains=options.known is None)
 
 
 def _kept(name: str, source: Source, rows: np.ndarray) -> Decoded | None:
@@ -201,7 +201,7 @@ def _npz(path: str, reads: Reads, options: Options) -> Source:
     from jaxrec.data.arrays import open_npz
 
     _refuse_size(f"npz:{path}", options)
-    return open_npz(path, reads)
+    return open_npz(path, reads, trains=options.known is None)
 
 
 def _refuse_size(what: str, options: Options) -> None:
@@ -248,7 +248,12 @@ MADE: dict[str, Callable[[Reads, Options], Source]] = {
 
 def _open_source(name: str, reads: Reads, data_dir: str | None, options: Options) -> Source:
     kind, colon, path = name.partition(":")
+    if not name.strip():
+        raise UserError("--dataset is empty: name a data set, or leave the option out")
     if colon and kind in PATHS:
+        # An empty path would be the working directory.
+        if not path.strip():
+            raise UserError(f"--dataset {name} names no path: expected {kind}:PATH")
         _refuse_image_key(name, options)
         return PATHS[kind](path, reads, options)
     if name == ARRAYS:

@@ -81,6 +81,21 @@ def choose(dataset: str, reads: Reads, there: Mapping[str, str]) -> dict[str, st
     return chosen
 
 
+def check_clear(dataset: str, there: Mapping[str, str], chosen: Mapping[str, str]) -> None:
+    """Raises UserError if one of several features of a kind was chosen, and its name does not tell that it is meant.
+
+    ``there`` and ``chosen`` are what ``choose`` got and returned.
+    """
+    for name, key in chosen.items():
+        kind = there[key]
+        alike = [each for each, other in there.items() if other == kind and each not in chosen.values()]
+        if alike and key not in (name, USUAL[kind]):
+            raise UserError(
+                f"dataset '{dataset}' has several features of kind {kind}, {', '.join(sorted([key, *alike]))}: "
+                f"call the one to read '{name}'"
+            )
+
+
 def _first(name: str, kinds: str, free: Mapping[str, str]) -> str | None:
     for kind in alternatives(kinds):
         keys = sorted(key for key in free if free[key] == kind)

@@ -191,11 +191,14 @@ def _copies(dataset: Dataset, train: Split, test: Split) -> tuple[str, ...]:
 
 def _few(sizes: Mapping[str, int]) -> tuple[str, ...]:
     """The sentences that say which splits are too small to measure anything."""
-    return tuple(
-        f"the {name} split has {size} examples: metrics on fewer than {FEW} say little, one example is {1 / size:.0%}"
-        for name, size in sizes.items()
-        if 0 < size < FEW
-    )
+    said = []
+    for name, size in sizes.items():
+        if 0 < size < FEW:
+            has = "1 example" if size == 1 else f"{size} examples"
+            said.append(
+                f"the {name} split has {has}: metrics on fewer than {FEW} say little, one example is {1 / size:.0%}"
+            )
+    return tuple(said)
 
 
 def _order(config: Train, train: Split) -> Order:
@@ -235,7 +238,7 @@ def _open(config: Train, system: System, dataset: Any, known: Known | None, *, o
                     f"{name} cannot be applied to a data set that is open already; give it to jaxrec.open_dataset"
                 )
         return dataset
-    named = config.dataset or system.dataset
+    named = system.dataset if config.dataset is None else config.dataset
     return open_dataset(
         named if dataset is None else dataset,
         reads=system.features_read(config.task),

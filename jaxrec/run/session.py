@@ -152,7 +152,7 @@ def _dataset_name(config: Train, system: System, dataset: Any) -> str:
         return absolute_name(dataset)
     if dataset is not None:
         return getattr(dataset, "name", ARRAYS)
-    return absolute_name(config.dataset or system.dataset)
+    return absolute_name(system.dataset if config.dataset is None else config.dataset)
 
 
 def _resumed_folder(config: Train) -> Path | None:

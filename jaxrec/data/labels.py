@@ -1,0 +1,53 @@
+"""What is said of the classes that examples have: numbers and names that look like a slip."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxrec.data.features import NO_BOX, Feature
+from jaxrec.data.splits import TOLD
+from jaxrec.errors import UserError
+
+
+def check_numbers(
+    what: str, numbers: np.ndarray, training: np.ndarray, feature: Feature, named: bool
+) -> tuple[str, ...]:
+    """The sentence that says which classes never occur in training; none if all do.
+
+    Args:
+        what: What the numbers are called.
+        numbers: Class numbers, int [N] or [N, M], -1 for none.
+        training: bool [N], which examples are trained on.
+        feature: The feature of the numbers.
+        named: Whether the classes' names are given, so that their number is meant.
+
+    Raises:
+        UserError: A class has examples but none to train on, or most numbers up to the highest are no class.
+    """
+    names = feature.names
+    trained = _there(numbers[training])
+    unseen = sorted(_there(numbers) - trained)
+    if unseen and feature.kind == "class":
+        raise UserError(
+            f"{what} has no training example of class '{names[unseen[0]]}', which other splits have: "
+            "add some or leave the class out"
+        )
+    missing = [number for number in range(len(names)) if number not in trained]
+    if not named and 2 * len(missing) > len(names):
+        raise UserError(
+            f"{what} holds only {len(trained)} of the numbers from 0 to {len(names) - 1}: expected classes numbered "
+            "from 0, as numpy.unique(labels, return_inverse=True) numbers them, or class_names for all of them"
+        )
+    if not missing:
+        return ()
+    return (f"{len(missing)} of the {len(names)} classes of {what} never occur in training: {few(names, missing)}",)
+
+
+def few(names: Sequence[str], numbers: Sequence[int]) -> str:
+    """The names of some classes, the first ten of them."""
+    more = f" and {len(numbers) - TOLD} more" if len(numbers) > TOLD else ""
+    return ", ".join(names[number] for number in numbers[:TOLD]) + more
+
+
+def _there(numbers: np.ndarray) -> set[int]:
+    return set(np.unique(numbers).tolist()) - {NO_BOX}
