@@ -6,6 +6,7 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 from jaxrec.data import Feature, open_dataset
+from jaxrec.data.files import Known, Parts
 from jaxrec.errors import UserError
 
 
@@ -24,6 +25,11 @@ def table(folder, header, rows):
 
 def values(split):
     return split.load()["image"][:, 0, 0, 0]
+
+
+def labels(split):
+    """The class of each example by its file."""
+    return {split.file(place): label for place, label in enumerate(split.load()["label"].tolist())}
 
 
 def test_labels_of_one_class(tmp_path):
@@ -112,3 +118,22 @@ def test_a_file_that_is_not_there(tmp_path):
     (tmp_path / "image.csv").write_bytes(b"\x89PNG\xff\xfe")
     with pytest.raises(UserError, match=r"image\.csv"):
         open_dataset(f"csv:{tmp_path / 'image.csv'}")
+
+
+def test_rows_of_one_image_keep_their_splits_and_labels(tmp_path):
+    """A run knows each of several rows that name an image; a person is told of them."""
+    images(tmp_path)
+    rows = [f"{i}.png,{'cat' if i % 2 else 'dog'}" for i in range(10)]
+    again = [f"{i}.png,{'cat' if i % 3 else 'dog'}" for i in range(10)]
+    path = table(tmp_path, "path,label", rows + again)
+    data = open_dataset(f"csv:{path}")
+    different = sum(one != other for one, other in zip(rows, again, strict=True))
+    assert len(set(data.files)) == 20
+    assert any("10 of the 10 images" in remark and f"{different} of them" in remark for remark in data.remarks)
+
+    splits = [name for name, size in data.sizes.items() for _ in range(size)]
+    known = Known(data.features, Parts(zip(data.files, data.digests, splits, strict=True)))
+    opened = open_dataset(f"csv:{path}", known=known)
+    assert opened.fingerprint == data.fingerprint
+    for name, split in opened.splits.items():
+        assert labels(split) == labels(data.splits[name])

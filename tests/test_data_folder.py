@@ -1,6 +1,7 @@
 """Image files of every kind, and folders of them as sets."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -501,3 +502,34 @@ def test_the_validation_cut_keeps_rare_classes(tmp_path):
     assert np.bincount(train, minlength=4).tolist() == [53, 18, 1, 1]
     assert np.bincount(validation, minlength=4).tolist() == [5, 2, 0, 1]
     assert any("validation" in remark and "yak" in remark and "zebra" not in remark for remark in data.remarks)
+
+
+def test_examples_that_splits_share_are_counted(tmp_path):
+    classes(tmp_path)
+
+    def shared(**splits):
+        return [remark for remark in cut(tmp_path, **splits).remarks if "--" in remark]
+
+    assert shared() == []
+    assert shared(train_split="train[:4]", validation_split="train[4:6]", test_split="train[6:]+test") == []
+    (remark,) = shared(test_split="train[6:]+test")
+    assert remark.startswith("2 of the 4 ") and "--test-split" in remark and "--train-split" in remark
+    (remark,) = shared(validation_split="test")
+    assert remark.startswith("2 of the 2 ") and "--test-split" in remark and "--validation-split" in remark
+
+
+def test_copies_are_counted_in_a_set_held_in_memory(tmp_path):
+    classes(tmp_path / "train")
+    for name, number in (("cat", 7), ("dog", 8), ("dog", 9)):
+        solid(tmp_path / "test" / name / f"{number}.png", (number, 7, 7))
+
+    def copies():
+        data = open_data(Train(dataset=f"folder:{tmp_path}", batch_size=4), system_of(Train().task), trains=True)
+        return [remark for remark in data.remarks if "cop" in remark]
+
+    assert copies() == []
+    shutil.copy(tmp_path / "test" / "cat" / "7.png", tmp_path / "train" / "cat")
+    for number in range(5):
+        shutil.copy(tmp_path / "train" / "cat" / "7.png", tmp_path / "train" / "cat" / f"seven-{number}.png")
+    (remark,) = copies()
+    assert remark.startswith("1 of the 3 ")

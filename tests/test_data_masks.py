@@ -12,6 +12,11 @@ from jaxrec.data.files import Options
 from jaxrec.data.folder import open_folder
 from jaxrec.data.masks import decode_mask, mask_classes
 from jaxrec.errors import UserError
+from jaxrec.run.data import open_data, open_test
+from jaxrec.run.introduction import describe, listed
+from jaxrec.run.known import KnownData
+from jaxrec.settings import Segmenter, Train
+from jaxrec.tasks.system import system_of
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -115,6 +120,25 @@ def test_a_border_of_255_is_void(tmp_path):
     mask_of(values, "L").save(tmp_path / "masks" / "2.png")
     feature = opened(tmp_path).features["mask"]
     assert (feature.names, feature.void) == (("0", "1", "2"), 255)
+
+
+@pytest.mark.parametrize("values", [(0, 1, 255), (0, 255)])
+@pytest.mark.parametrize("names", ["", "road\nsky\n"])
+@pytest.mark.parametrize("resize", ["crop", "pad"])
+def test_a_run_finds_its_masks_unchanged(tmp_path, values, names, resize):
+    scenes(tmp_path, 4)
+    for number in range(4):
+        mask_of(np.resize(values, (6, 8)), "L").save(tmp_path / "masks" / f"{number}.png")
+    if names:
+        (tmp_path / "classes.txt").write_text(names)
+    config = Train(task=Segmenter(), dataset=f"folder:{tmp_path}", resize=resize, batch_size=2, image_size="8x8")
+    system = system_of(config.task)
+    data = open_data(config, system)
+    known = KnownData(describe(data), listed(data))
+    again = open_test(config, system, None, known)
+    assert again.dataset.fingerprint == data.dataset.fingerprint
+    assert known.changes(again.dataset) == ()
+    assert_array_equal(again.test.load()["mask"], data.test.load()["mask"])
 
 
 def test_more_classes_than_a_byte_counts(tmp_path):

@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
     # The pattern runs/* also names the list of the runs.
     runs = [folder.find(run) for run in options.runs if Path(run).name != "index.html"]
     if len(runs) < 2:
-        raise UserError(f"there is nothing to compare with: got {len(runs)} runs, expected two or more")
+        raise UserError(f"there is nothing to compare with: got {len(runs)}, expected two or more runs")
     from jaxrec.run.show.compare import compare, write_comparison
 
     found = compare(runs)

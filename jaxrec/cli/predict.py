@@ -81,7 +81,8 @@ def main(argv: list[str]) -> None:
     trained = load(options.run, checkpoint=options.checkpoint)
     others = [load(run, trained.devices, checkpoint=options.checkpoint) for run in options.ensemble]
     check_ensemble(trained, others, options.top)
-    for remark in trained.remarks(paths):
+    every = (trained, *others)
+    for remark in dict.fromkeys(remark for each in every for remark in each.remarks(paths)):
         print(remark)
     out = Path(options.out) if options.out else trained.folder / "predictions"
     first: list[dict[str, Any]] = []
@@ -90,7 +91,8 @@ def main(argv: list[str]) -> None:
     try:
         with open_predictions(out) as write:
             for part, images in read_images(trained, paths, options.skip_bad, left_out):
-                outputs = averaged([each.predict(images) for each in (trained, *others)])
+                # Each run brings the files to what it was trained on itself: the others may resize them in another way.
+                outputs = averaged([trained.predict(images), *(each.predict(part) for each in others)])
                 if not count:
                     draw_sheet(trained, images, outputs, out)
                 told = describe(trained, part, images, outputs, out, labels)

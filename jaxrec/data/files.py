@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -370,32 +371,59 @@ def arrange(
     labels = None if label is None else np.array([file.values[label] for file in files], np.int32)
     with ThreadPoolExecutor() as pool:
         digests = list(pool.map(digest_of, files))
+    remarks = _named_again(files)
     split_of = np.array([file.split for file in files])
     if not split_of[0]:
         split_of = _dealt(root, files, digests, known)
     if split_of is not None:
         splits = {split: rows[split_of[rows] == split] for split in sorted(set(split_of.tolist()))}
-        return Arranged(splits, digests, labels)
+        return Arranged(splits, digests, labels, remarks)
     if len(files) < 2:
         raise UserError(f"{root} holds a single image: expected two or more, one for training and one for the test")
     train, test = cut(rows, 0.2, labels)
-    remarks = () if labels is None else not_kept("the test split", names, labels[train], labels[test])
+    if labels is not None:
+        remarks += not_kept("the test split", names, labels[train], labels[test])
     return Arranged({"train": train, "test": test}, digests, labels, remarks)
+
+
+def _named_again(files: Sequence[File]) -> tuple[str, ...]:
+    """The sentence that says how many images several rows of a table name; none if none is."""
+    rows: dict[Path, list[str]] = defaultdict(list)
+    for file in files:
+        rows[file.image].append(repr(sorted((name, np.asarray(each).tolist()) for name, each in file.values.items())))
+    again = [values for values in rows.values() if len(values) > 1]
+    if not again:
+        return ()
+    different = sum(len(set(values)) > 1 for values in again)
+    return (
+        f"{len(again)} of the {len(rows)} images are named in several rows, {different} of them with different labels "
+        "or numbers: each row is an example",
+    )
 
 
 def _dealt(root: Path, files: Sequence[File], digests: Sequence[str], known: Known | None) -> np.ndarray | None:
     """The split of each file as a run has dealt them; None if it knows none of them, and deals them itself."""
     if known is None:
         return None
-    found = known.splits.of([name_of(root, file) for file in files], digests)
+    found = known.splits.of(names_of(root, files), digests)
     if found is None:
         return None if known.unknown == "train" else np.array([known.unknown] * len(files))
     return np.array([split or known.unknown for split in found])
 
 
-def name_of(root: Path, file: File) -> str:
-    """The path of an example's image from the folder of the set, or the whole one if it lies elsewhere."""
-    return str(_within(root, file.image))
+def names_of(root: Path, files: Iterable[File]) -> list[str]:
+    """The path of each example's image from the folder of the set, or the whole one if it lies elsewhere.
+
+    If several rows of a table name one image, ``#2`` stands behind the second one's, and so on: names differ.
+    """
+    names = []
+    rows: Counter[Path] = Counter()
+    for file in files:
+        rows[file.image] += 1
+        count = rows[file.image]
+        name = str(_within(root, file.image))
+        names.append(name if count == 1 else f"{name}#{count}")
+    return names
 
 
 def digest_of(file: File) -> str:
@@ -471,8 +499,9 @@ def to_source(
     """
     order = np.concatenate(list(arranged.splits.values()))
     identity = hashlib.sha256(also.encode("utf-8", "surrogateescape"))
-    for file, digest in zip(opened.files, arranged.digests, strict=True):
-        identity.update(os.fsencode(name_of(root, file)) + f" {digest}\n".encode())
+    names = names_of(root, opened.files)
+    for name, digest in zip(names, arranged.digests, strict=True):
+        identity.update(os.fsencode(name) + f" {digest}\n".encode())
     rows = order.tolist()
     return Source(
         read=lambda rows: opened.read(order[rows]),
@@ -482,7 +511,7 @@ def to_source(
         left_out=(*left_out, *opened.left_out),
         remarks=(*remarks, *arranged.remarks, *opened.remarks),
         classes=None if arranged.classes is None else arranged.classes[order],
-        files=tuple(name_of(root, opened.files[row]) for row in rows),
+        files=tuple(names[row] for row in rows),
         digests=tuple(arranged.digests[row] for row in rows),
         columns=_columns([opened.files[row] for row in rows]),
     )

@@ -41,6 +41,8 @@ def open_folder_masks(root: Path, reads: Reads, options: Options, remarks: tuple
     image, mask = sorted(chosen, key=lambda name: chosen[name])
     found = _find(root)
     listed = _read_classes(root / CLASSES)
+    # The set is the same to whoever opens it, so its identity holds what the file says and not what a run knows.
+    stated = repr(listed)
     if options.known is not None:
         feature = options.known.features[mask]
         listed = ClassList(feature.names, feature.void)
@@ -53,7 +55,7 @@ def open_folder_masks(root: Path, reads: Reads, options: Options, remarks: tuple
     below = walk(root)
     left_out += [each for each in below.left_out if each.path != root / CLASSES]
     left_out += [LeftOut(path, "beside images/ and masks/", BESIDE) for path in below.images if path not in taken]
-    return to_source(root, opened, arranged, left_out, remarks, also=repr(listed))
+    return to_source(root, opened, arranged, left_out, remarks, also=stated)
 
 
 def _find(root: Path) -> list[File]:

@@ -81,9 +81,10 @@ def mask_classes(
     Raises ValueError if the values do not fit.
     """
     found = set(values)
-    grey = found <= {0, 255} and void is None
+    # A run that has padded such masks knows a void value beyond both classes.
+    grey = found <= {0, 255} and void not in (0, 1, VOID)
     if grey and 255 in found and (names is None or len(names) == 2):
-        return MaskClasses(tuple(names or BINARY), None, binary=True)
+        return MaskClasses(tuple(names or BINARY), void, binary=True)
     if void is None and VOID in found and (names is None or len(names) <= VOID):
         void = VOID
     if names is None:

@@ -99,7 +99,7 @@ def open_data(
         )
     test = opened.splits["test"]
     few = {"validation": 0 if validation is None else len(validation), "test": len(test)}
-    said = _few(few) + _copies(opened, train, test)
+    said = _shared(opened) + _few(few) + _copies(opened, train, test)
     order = _order(config, train) if trains else shuffled(len(train))
     facts = {} if known is None else dict(known.facts)
     return Data(opened, train, validation, test, resident, order, changes + remarks + said, facts)
@@ -143,7 +143,8 @@ def _with_validation(
             f"got --validation-split {config.validation_split} and --validation {config.validation}; give one of them"
         )
     if own is not None and config.validation is None:
-        return train, own, (f"the set's own validation split is used: {len(own):,} examples",)
+        which = "the set's own" if config.validation_split is None else config.validation_split
+        return train, own, (f"the validation split is {which}: {len(own):,} examples",)
     unused = () if own is None else (f"the set's own validation split of {len(own):,} examples is not used",)
     share = SHARE if config.validation is None else config.validation
     if not share:
@@ -178,15 +179,36 @@ def _classes(split: Split) -> np.ndarray | None:
     return np.concatenate(list(whole.values(name, np.arange(len(split)))))
 
 
+def _shared(dataset: Dataset) -> tuple[str, ...]:
+    """The sentences that say how many examples two splits share, of those that are to be apart; none if none are."""
+    said = []
+    for one, other in (("test", "train"), ("validation", "train"), ("test", "validation")):
+        if one not in dataset.splits or other not in dataset.splits:
+            continue
+        rows = dataset.splits[one].rows
+        count = int(np.isin(rows, dataset.splits[other].rows).sum())
+        if count:
+            said.append(
+                f"{count} of the {len(rows)} examples of the {one} split are in the {other} split, too, so metrics on "
+                f"them are too good: change --{one}-split or --{other}-split"
+            )
+    return tuple(said)
+
+
 def _copies(dataset: Dataset, train: Split, test: Split) -> tuple[str, ...]:
-    """The sentence that says how many files of the test split are in training, too; none if none is."""
-    if not dataset.digests:
+    """The sentence that says how many files of the test split have a copy in training; none if none has."""
+    # Rows of splits that are held in memory are numbered anew; names stay.
+    digests = dict(zip(dataset.files, dataset.digests, strict=True))
+    if not digests:
         return ()
-    trained = {dataset.digests[row] for row in train.rows.tolist()}
-    count = sum(dataset.digests[row] in trained for row in test.rows.tolist())
+    trained = [train.file(index) for index in range(len(train))]
+    tested = [test.file(index) for index in range(len(test))]
+    contents = {digests[name] for name in trained}
+    count = sum(digests[name] in contents for name in set(tested) - set(trained))
     if not count:
         return ()
-    return (f"{count} of the {len(test)} test examples are copies of training examples: remove them from one split",)
+    are = "is a copy of a training example" if count == 1 else "are copies of training examples"
+    return (f"{count} of the {len(test)} test examples {are}: keep each in one split alone",)
 
 
 def _few(sizes: Mapping[str, int]) -> tuple[str, ...]:

@@ -121,7 +121,8 @@ def listed(data: Data) -> list[Listed]:
     """Every example of a set of files, with its split, what it is used as and its class."""
     dataset = data.dataset
     roles = {}
-    for role, split in {"train": data.train, "validation": data.validation, "test": data.test}.items():
+    # Of an example in several splits, it is told that it was trained on.
+    for role, split in {"test": data.test, "validation": data.validation, "train": data.train}.items():
         for index in range(0 if split is None else len(split)):
             assert split is not None
             roles[split.file(index)] = role

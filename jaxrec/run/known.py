@@ -61,7 +61,7 @@ class KnownData:
         kept = set(now.values())
         if not contents & kept:
             return (
-                f"dataset '{shown(dataset.name)}' is another one than the run was trained on: "
+                f"dataset '{shown(dataset.name)}' is not the one that the run was trained on: "
                 f"none of its {len(now)} files is known",
             )
         removed = [path for path, digest in before.items() if path not in now and digest not in kept]
