@@ -10,6 +10,7 @@ import pytest
 import jaxrec
 from jaxrec.cli.prediction_files import open_predictions
 from jaxrec.data import Feature, open_dataset
+from jaxrec.errors import UserError
 from jaxrec.run.fit import Run
 from jaxrec.run.introduction import for_the_report
 from jaxrec.run.told import true_values
@@ -26,8 +27,8 @@ def examples(count: int = 24) -> dict[str, np.ndarray]:
 
 
 def fit(runs: Path, file: Path = COUNTING) -> Run:
-    task = next(iter(registry.load_file(str(file)).PRESETS))
-    settings = Train(task=preset(task), steps=2, batch_size=8, mesh="data=1", runs=str(runs), tune_allocator=False)
+    task = registry.load_file(str(file)).Config(model="counting")
+    settings = Train(task=task, steps=2, batch_size=8, mesh="data=1", runs=str(runs), tune_allocator=False)
     return jaxrec.fit(settings, examples())
 
 
@@ -73,3 +74,45 @@ def test_each_true_value_of_several_has_a_column():
     features = {"label": Feature("class", (), "int32", ("no", "yes")), "count": Feature("number", (), "float32")}
     example = {"label": np.int32(1), "count": np.float32(2.5)}
     assert true_values(features, example) == {"truth_label": "yes", "truth_count": 2.5}
+
+
+# Each is added to a whole system and breaks it in one way.
+STEP = """
+whole = train_step
+def train_step(state, batch, *, axis_name=None):
+    after, metrics = whole(state, batch, axis_name=axis_name)
+    return {}
+"""
+BROKEN = {
+    "no_loss": (STEP.format("after, {'mae': metrics['mae']}"), "train_step.*'mae'|train_step.* mae.*'loss'"),
+    "a_loss_of_each_example": (STEP.format("after, {'loss': metrics['loss'] * jnp.ones(3)}"), r"'loss' \(3,\)"),
+    "no_pair": (STEP.format("after"), "train_step"),
+    "a_step_that_stands": (STEP.format("after.replace(step=state.step), metrics"), "step.*state.step"),
+    "a_state_that_grows": (STEP.format("after.replace(extra={'more': state.step}), metrics"), "extra.*more.*int32"),
+    "no_metric": (
+        "def eval_step(state, batch): return {'count': batch['count'].mean()}",
+        "eval_step.*'count'.*Average",
+    ),
+    "three_axes": (
+        "def artifacts(state, batch): return {'one': {'images': pixels(batch)}}",
+        "artifacts.*'one'.*images",
+    ),
+    "no_picture": ("def artifacts(state, batch): return {'one': {'image': pixels(batch)}}", "artifacts.*'one'.*image"),
+    "labels_of_rows": (
+        "def worst(state, batch): return {'w': {'images': pixels(batch)[:, None], 'label': batch['count'][None]}}",
+        "worst.*'w'.*label",
+    ),
+    "an_unknown_score": ("SCORE = Score('mea')", "'mea'.*'mae'"),
+    "an_unknown_headline": ("HEADLINE = ('mae', 'rmse')", "HEADLINE.*'rmse'"),
+    "a_misspelt_fact": ("HEADLINES = ('mae',)", "HEADLINES.*HEADLINE"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_system_that_breaks_its_contract_is_refused_before_it_trains(name, tmp_path):
+    change, words = BROKEN[name]
+    file = tmp_path / f"{name}.py"
+    file.write_text(f"{COUNTING.read_text()}\n{change}\n")
+    with pytest.raises(UserError, match=words):
+        fit(tmp_path / "runs", file)
+    assert not list(tmp_path.glob("runs/*"))

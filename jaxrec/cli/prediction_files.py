@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jaxrec.errors import UserError
 from jaxrec.files import open_atomically
+from jaxrec.run.store.folder import plain_value
 from jaxrec.run.store.listing import table_cells
 
 Row = dict[str, Any]
@@ -28,7 +27,7 @@ def open_predictions(out: Path) -> Iterator[Callable[[Sequence[Row]], None]]:
     with open_atomically(out / "predictions.jsonl") as lines, open_atomically(out / "predictions.csv") as table:
 
         def write(rows: Sequence[Row]) -> None:
-            lines.writelines(json.dumps(row, default=_plain).encode() + b"\n" for row in rows)
+            lines.writelines(json.dumps(row, default=plain_value).encode() + b"\n" for row in rows)
             spread = [_spread(row) for row in rows]
             text = io.StringIO(newline="")
             writer = csv.DictWriter(text, columns or spread[0], extrasaction="ignore")
@@ -45,15 +44,6 @@ def open_predictions(out: Path) -> Iterator[Callable[[Sequence[Row]], None]]:
 def unwritable(out: Path, error: OSError) -> UserError:
     """The error of a folder that predictions cannot be written to."""
     return UserError(f"'{out}' cannot be written ({error.strerror}); choose another folder with --out")
-
-
-def _plain(value: object) -> Any:
-    """A NumPy number or array as JSON can hold it; a float32 with the digits that tell it from others."""
-    if isinstance(value, np.floating):
-        return float(str(value))
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    raise TypeError(f"a prediction holds a {type(value).__name__}; expected numbers, words, arrays, lists or dicts")
 
 
 def _spread(row: Row) -> Row:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxrec.errors import UserError
+from jaxrec.run.contract import check_contract
 from jaxrec.run.data import Data
 from jaxrec.run.ending import finish, note_history, write_config
 from jaxrec.run.feed import Feed, open_feed
@@ -72,7 +73,9 @@ def fit(config: Train, dataset: Any = None, observers: Sequence[Observer] = ()) 
         return fit_members(config, dataset, observers)
     with open_session(config, dataset) as session:
         config, progress = session.config, session.progress
-        state = session.restored(_initial(session))
+        state = _initial(session)
+        check_contract(session, state)
+        state = session.restored(state)
         start, end = _length(session)
         session.checkpoints.check_room(state)
         with Log(session.folder, end, start, progress.unevaluated, config, len(session.data.train)) as log:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.errors import UserError
+from jaxrec.run.contract import check_contract
 from jaxrec.run.drawing import Pictures
 from jaxrec.run.ending import conclude, tested, worst_of
 from jaxrec.run.evaluation import Evaluator, Interrupted, scalars
@@ -62,6 +63,7 @@ def fit_members(
         _check_session(session, halving)
         members = Members(session, values, together)
         stacks = members.initial()
+        check_contract(session, members.shown(stacks))
         session.checkpoints.check_room(members.shown(stacks))
         with Log(session.folder, steps, 0, False, config, len(session.data.train)) as log:
             write_members(members)

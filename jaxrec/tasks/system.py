@@ -14,6 +14,7 @@ The optional names are the fields of ``System`` below. Of jaxrec's own systems `
 ``jaxrec/settings/NAME.py``, so that ``--help`` need not import jax, and the rest in ``jaxrec/tasks/NAME.py``.
 """
 
+import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import ModuleType
@@ -180,13 +181,15 @@ FUNCTIONS = (
 def read_system(name: str, settings: ModuleType, functions: ModuleType) -> System:
     """The system that two modules define, which may be one and the same.
 
-    Raises UserError if a required name is missing.
+    Raises UserError if a required name is missing, or a name is nearly that of a fact.
     """
     missing = [each for each in REQUIRED if not hasattr(functions, each)]
     if missing:
         raise UserError(
             f"the system '{name}' defines no {missing[0]}; expected {', '.join(REQUIRED)}: see jaxrec.tasks.system"
         )
+    for module in (settings, functions):
+        _check_spelling(name, module)
     given = {each: getattr(functions, each) for each in REQUIRED[1:]}
     for each in DATA:
         for module in (settings, functions):
@@ -196,6 +199,18 @@ def read_system(name: str, settings: ModuleType, functions: ModuleType) -> Syste
         if hasattr(functions, each):
             given[each] = getattr(functions, each)
     return System(name=name, reads=functions.READS, **given)
+
+
+def _check_spelling(name: str, module: ModuleType) -> None:
+    """Raises UserError if the module defines a name that is nearly that of a fact: nothing would read it."""
+    facts = ["READS", "PRESETS", *(each.upper() for each in DATA)]
+    for each in vars(module):
+        meant = difflib.get_close_matches(each, facts, n=1, cutoff=0.85) if each.isupper() else []
+        if meant and each not in facts:
+            raise UserError(
+                f"the system '{name}' defines {each}, which nothing reads; call it {meant[0]}, or rename it if it is "
+                "something else"
+            )
 
 
 def system_of(config: Task) -> System:

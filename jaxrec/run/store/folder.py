@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxrec.errors import UserError, nearest
 from jaxrec.files import write_atomically
 from jaxrec.settings import Train, from_dict, to_dict
@@ -29,8 +31,17 @@ LONGEST_DATASET = 60
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON whole or not at all."""
-    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+    """Writes JSON whole or not at all; it may hold NumPy numbers and arrays."""
+    write_atomically(path, (json.dumps(value, indent=2, default=plain_value) + "\n").encode())
+
+
+def plain_value(value: object) -> Any:
+    """A NumPy number or array as JSON can hold it; a float32 with the digits that tell it from others."""
+    if isinstance(value, np.floating):
+        return float(str(value))
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"a {type(value).__name__} cannot be written as JSON; expected numbers, words, arrays or lists")
 
 
 def read_json(path: Path, parse: Callable[[Any], Any] = lambda value: value) -> Any:
