@@ -231,14 +231,15 @@ def test_plain_forms_have_forward_mode(ours, plain, in_float64):
 def test_forms_keep_the_dtype(ours, plain, dtype, tolerance, inputs, outputs, size, strides):
     x = jnp.asarray(normal(0, 2, 6, 6, inputs), dtype)
     kernel = jnp.asarray(normal(1, size, size, inputs, outputs) / inputs**0.5, dtype)
-    got, expected = (jax.vjp(lambda x, k, f=f: f(x, k, strides), x, kernel) for f in (ours, plain))
+
+    def run(function):
+        value, back = jax.vjp(lambda x, k: function(x, k, strides), x, kernel)
+        return value, back(jnp.ones_like(value))
+
+    got, expected = jax.jit(lambda: (run(ours), run(plain)))()
     assert got[0].dtype == dtype
-    wide = jax.tree.map(lambda a: a.astype(jnp.float32), (got[0], got[1](jnp.ones_like(got[0]))))
-    close(
-        wide,
-        jax.tree.map(lambda a: a.astype(jnp.float32), (expected[0], expected[1](jnp.ones_like(got[0])))),
-        tolerance,
-    )
+    wide = (jax.tree.map(lambda a: a.astype(jnp.float32), each) for each in (got, expected))
+    close(*wide, tolerance)
 
 
 @pairs
@@ -260,22 +261,25 @@ def test_scan_of_gradient_steps(ours, plain, inputs, outputs, size, strides, in_
 @pairs
 @channels
 @shapes
-@pytest.mark.parametrize("check", [True, False])
 @pytest.mark.parametrize("order", [first_order, image_penalty])
 def test_shard_map_sums_the_kernel_gradient_over_devices(
-    ours, plain, check, order, inputs, outputs, size, strides, in_float64
+    ours, plain, order, inputs, outputs, size, strides, in_float64
 ):
     x, kernel = normal(0, 8, 6, 6, inputs), normal(1, size, size, inputs, outputs) / inputs**0.5
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
 
-    def step(x, kernel):
-        gradient = order(lambda x, k: ours(x, k, strides))(x, kernel)[1][1]
-        # With checking on, a gradient by a replicated kernel is already summed.
-        return gradient if check else lax.psum(gradient, "data")
+    specs = {"mesh": mesh, "in_specs": (PartitionSpec("data"), PartitionSpec()), "out_specs": PartitionSpec()}
 
-    specs = (PartitionSpec("data"), PartitionSpec())
-    got = jax.jit(jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=check))(x, kernel)
-    close(got, jax.jit(order(lambda x, k: plain(x, k, strides)))(x, kernel)[1][1], 1e-10)
+    def gradient(function, x, kernel):
+        return order(lambda x, k: function(x, k, strides))(x, kernel)[1][1]
+
+    # With checking on, a gradient by a replicated kernel is already summed.
+    checked = jax.shard_map(partial(gradient, ours), check_vma=True, **specs)
+    unchecked = jax.shard_map(lambda x, k: lax.psum(gradient(ours, x, k), "data"), check_vma=False, **specs)
+    ways = (checked, unchecked, partial(gradient, plain))
+    one, other, expected = jax.jit(lambda x, kernel: [way(x, kernel) for way in ways])(x, kernel)
+    close(one, expected, 1e-10)
+    close(other, expected, 1e-10)
 
 
 @pytest.mark.parametrize("large", [1, 10**9], ids=["large", "small"])
