@@ -7,7 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from jaxrec.data.boxes import CROWD, NO_CLASS
-from jaxrec.data.marks import MALFORMED, NO_IMAGE, TWO_IMAGES, Annotations, Below, Mark, Marked, not_used, split_called
+from jaxrec.data.marks import (
+    MALFORMED,
+    NO_IMAGE,
+    TWO_IMAGES,
+    Annotations,
+    Below,
+    Mark,
+    Marked,
+    not_used,
+    plain,
+    split_called,
+)
 from jaxrec.data.sizes import Size
 from jaxrec.data.walk import LeftOut
 from jaxrec.errors import UserError
@@ -92,16 +103,17 @@ def _split(below: Below, path: Path) -> str:
 
 def _add_names(names: dict[int, str], path: Path, categories: list[dict[str, Any]]) -> None:
     for row in categories:
-        number, name = row.get("id"), row.get("name")
-        if not isinstance(number, int) or not isinstance(name, str):
-            raise UserError(f"{path} has the category {row}: expected an id, which is a whole number, and a name")
+        number, name = row.get("id"), plain(str(row.get("name", "")))
+        if not isinstance(number, int) or not name:
+            stated = f"id {plain(str(number))} and name '{name}'"
+            raise UserError(f"{path} has a category with {stated}: expected a whole number and a name")
         if names.setdefault(number, name) != name:
             raise UserError(f"{path} calls category {number} '{name}', and it is '{names[number]}' elsewhere: name one")
 
 
 def _marked(below: Below, path: Path, content: Any, split: str) -> tuple[list[Marked], list[LeftOut]]:
     """The images of a file with their objects, and what is wrong."""
-    categories = {row["id"]: row["name"] for row in content["categories"]}
+    categories = {row["id"]: plain(str(row["name"])) for row in content["categories"]}
     by_image: dict[str, list[Mark]] = {}
     for row in content["annotations"]:
         # Some tools write numbers as text.
@@ -117,27 +129,27 @@ def _marked(below: Below, path: Path, content: Any, split: str) -> tuple[list[Ma
             problems.append(LeftOut(path, TWO_IMAGES, str(error)))
             continue
         if image is None:
-            problems.append(LeftOut(path, NO_IMAGE, f"there is no image '{name}', which has {len(marks)} boxes"))
+            problems.append(LeftOut(path, NO_IMAGE, f"there is no image '{plain(name)}', which has {len(marks)} boxes"))
         else:
             marked.append(Marked(image, marks, path, split or below.split_of(image), _size(row)))
     for number, marks in by_image.items():
-        reason = f"{len(marks)} boxes are of image {number}, which it does not list"
+        reason = f"{len(marks)} boxes are of image {plain(number)}, which it does not list"
         problems.append(LeftOut(path, NO_IMAGE, reason))
     return marked, problems
 
 
 def _mark(row: dict[str, Any], categories: Mapping[int, str]) -> Mark:
-    where = f"annotation {row.get('id')}"
+    where = f"annotation {plain(str(row.get('id')))}"
     category = row.get("category_id")
     box = row.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(_is_number(side) for side in box):
-        return Mark("", (0, 0, 0, 0), f"{where} with bbox {box}", MALFORMED)
+        return Mark("", (0, 0, 0, 0), f"{where} with bbox {plain(str(box))[:80]}", MALFORMED)
     left, top, width, height = box
     corners = (top, left, top + height, left + width)
     if row.get("iscrowd"):
         return Mark("", corners, where, CROWD)
     if not isinstance(category, int) or category not in categories:
-        return Mark("", corners, f"{where} with category_id {category}", NO_CLASS)
+        return Mark("", corners, f"{where} with category_id {plain(str(category))}", NO_CLASS)
     return Mark(categories[category], corners, where)
 
 

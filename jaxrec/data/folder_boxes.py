@@ -112,16 +112,17 @@ def _seen(marked: Marked) -> Seen:
             sound.append(place)
             names.append(mark.name)
             continue
-        reason = f"{mark.where} is {fault}{'' if mark.fault else _told(boxes[place], size)}"
+        reason = f"{mark.where} is {fault}" if mark.fault else f"{mark.where} has {_told(boxes[place], fault, size)}"
         rejected = left_out if fault == CROWD else problems
         rejected.append(LeftOut(marked.source, fault, reason, "box"))
     inside = boxes[sound].clip(0, (*size, *size))
     return Seen(turned(inside, turn, size).astype(np.float32), names, problems, left_out)
 
 
-def _told(box: np.ndarray, size: Size) -> str:
+def _told(box: np.ndarray, fault: str, size: Size) -> str:
     top, left, bottom, right = box.tolist()
-    return f" (rows {top:g} to {bottom:g} and columns {left:g} to {right:g} of {size[0]}x{size[1]} pixels)"
+    place = f"rows {top:g} to {bottom:g} and columns {left:g} to {right:g} of {size[0]}x{size[1]} pixels"
+    return f"a box {fault} ({place})"
 
 
 def _check(problems: Sequence[LeftOut], options: Options) -> None:

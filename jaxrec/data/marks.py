@@ -1,6 +1,7 @@
 """What annotation files say of images: marks with a class and a box, in whatever format they are written."""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -98,6 +99,12 @@ class Below:
         if len(best) > 1:
             raise UserError(f"'{best[0].stem}' may be {best[0]} or {best[1]}: rename or remove one of them")
         return best[0] if best else None
+
+
+def plain(text: str) -> str:
+    """A text from a file on one line, with a space for what cannot be printed, and composed as all systems write it."""
+    printed = "".join(character if character.isprintable() else " " for character in text)
+    return " ".join(unicodedata.normalize("NFC", printed).split())
 
 
 def split_called(name: str) -> str:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from jaxrec.data.marks import MALFORMED, NO_ANNOTATIONS, NO_IMAGE, TWO_IMAGES, Annotations, Below, Mark, Marked
+from jaxrec.data.marks import MALFORMED, NO_ANNOTATIONS, NO_IMAGE, TWO_IMAGES, Annotations, Below, Mark, Marked, plain
 from jaxrec.data.marks import split_called as split_of_name
 from jaxrec.data.sizes import Size
 from jaxrec.data.walk import UNREADABLE, LeftOut
@@ -137,7 +137,7 @@ def _listed_without(lists: Sequence[Lists], parsed: dict[Path, Element]) -> list
     for each in lists:
         for name, split in each.splits.items():
             if name not in there:
-                reason = f"the list of {split} names '{name}', which has no XML file"
+                reason = f"the list of {split} names '{plain(name)}', which has no XML file"
                 problems.append(LeftOut(each.folder / LISTS, NO_ANNOTATIONS, reason))
     return problems
 
@@ -182,12 +182,12 @@ def _marks(root: Element) -> list[Mark]:
 
 
 def _mark(element: Element, number: int) -> Mark:
-    name = (element.findtext("name") or "").strip()
+    name = plain(element.findtext("name") or "")
     corners = [element.findtext(f"bndbox/{corner}") for corner in ("ymin", "xmin", "ymax", "xmax")]
     try:
         top, left, bottom, right = (float(corner or "") for corner in corners)
     except ValueError:
-        return Mark(name, (0, 0, 0, 0), f"object {number} with bndbox {corners}", MALFORMED)
+        return Mark(name, (0, 0, 0, 0), f"object {number} with bndbox {plain(str(corners))}", MALFORMED)
     if not name:
         return Mark(name, (0, 0, 0, 0), f"object {number} without a name", MALFORMED)
     return Mark(name, (top - 1, left - 1, bottom, right), f"object {number}")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxrec.data.boxes import NO_CLASS
-from jaxrec.data.marks import MALFORMED, NO_IMAGE, Annotations, Below, Mark, Marked
+from jaxrec.data.marks import MALFORMED, NO_IMAGE, Annotations, Below, Mark, Marked, plain
 from jaxrec.data.walk import LeftOut
 from jaxrec.errors import UserError
 
@@ -63,17 +63,17 @@ def _label(below: Below, image: Path, texts: set[Path]) -> Path | None:
 
 def _names(below: Below) -> tuple[tuple[str, ...], set[Path]]:
     """The names of classes, empty if none are stated, and the files that state them."""
-    for read, found in ((_from_yaml, below.ending(".yaml", ".yml")), (_from_lines, _listed(below))):
-        named = {path: names for path in found if (names := read(path))}
-        if len(set(named.values())) > 1:
-            one, two = list(named)[:2]
-            raise UserError(f"{one} and {two} name different classes: remove one of them")
-        for path, names in named.items():
-            if len(set(names)) < len(names):
-                raise UserError(f"{path} names a class twice: expected a different name for each number")
-        if named:
-            return next(iter(named.values())), set(named)
-    return (), set()
+    read = {path: _from_yaml(path) for path in below.ending(".yaml", ".yml")}
+    if not any(read.values()):
+        read = {path: _from_lines(path) for path in _listed(below)}
+    stated = {path: tuple(map(plain, names)) for path, names in read.items() if names}
+    for path, names in stated.items():
+        if len(set(names)) < len(names) or "" in names:
+            raise UserError(f"{path} names a class twice, or not at all: expected a different name for each number")
+    if len(set(stated.values())) > 1:
+        one, two = list(stated)[:2]
+        raise UserError(f"{one} and {two} name different classes: remove one of them")
+    return next(iter(stated.values()), ()), set(stated)
 
 
 def _listed(below: Below) -> list[Path]:
@@ -96,7 +96,8 @@ def _from_yaml(path: Path) -> tuple[str, ...]:
     try:
         content: Any = yaml.safe_load(path.read_bytes())
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error}): expected YAML; replace it or remove it") from error
+        reason = plain(str(error))
+        raise UserError(f"{path} cannot be read ({reason}): expected YAML; correct it or remove it") from error
     names = content.get("names") if isinstance(content, dict) else None
     if names is None:
         return ()
@@ -123,7 +124,7 @@ def _mark(line: str, where: str, names: Sequence[str]) -> Mark:
         values = []
     polygon = len(values) >= 7 and len(values) % 2 == 1
     if len(values) != 5 and not polygon:
-        return Mark("", (0, 0, 0, 0), f"{where}, '{line.strip()[:80]}',", MALFORMED)
+        return Mark("", (0, 0, 0, 0), f"{where}, '{plain(line)[:80]}',", MALFORMED)
     if polygon:
         across, down = values[1::2], values[2::2]
         box = (min(down), min(across), max(down), max(across))
@@ -132,7 +133,7 @@ def _mark(line: str, where: str, names: Sequence[str]) -> Mark:
         box = (y - height / 2, x - width / 2, y + height / 2, x + width / 2)
     number = int(values[0]) if values[0].is_integer() else -1
     if not 0 <= number < (len(names) or MOST):
-        return Mark("", box, f"{where} with class {words[0]}", NO_CLASS)
+        return Mark("", box, f"{where} with class {words[0][:80]}", NO_CLASS)
     return Mark(names[number] if names else str(number), box, where)
 
 
