@@ -9,7 +9,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from jaxrec.cli.predict import find_images
 from jaxrec.data import Feature, class_names, convert_image, image_shape, images, open_dataset, read_image
-from jaxrec.data.files import Options
+from jaxrec.data.files import Known, Options
 from jaxrec.data.folder import open_folder
 from jaxrec.data.walk import walk
 from jaxrec.errors import UserError
@@ -82,6 +82,13 @@ def test_modes(image, colour):
     grey = convert_image(image, (4, 4, 1))
     assert grey.shape == (4, 4, 1)
     np.testing.assert_allclose(grey.astype(float), np.dot(colour, [0.299, 0.587, 0.114]), atol=1)
+
+
+def test_lab_becomes_gray(tmp_path):
+    path = solid(tmp_path / "lab.tif", (128, 140, 150), mode="LAB")
+    color, gray = read_image(path, (8, 8, 3)), read_image(path, (8, 8, 1))
+    assert len(np.unique(color)) == 3
+    np.testing.assert_allclose(gray[..., 0], np.dot(color, [0.299, 0.587, 0.114]), atol=1)
 
 
 def test_sixteen_bits_survive_a_file(tmp_path):
@@ -533,3 +540,23 @@ def test_copies_are_counted_in_a_set_held_in_memory(tmp_path):
         shutil.copy(tmp_path / "train" / "cat" / "7.png", tmp_path / "train" / "cat" / f"seven-{number}.png")
     (remark,) = copies()
     assert remark.startswith("1 of the 3 ")
+
+
+def test_what_files_lose_is_counted(tmp_path):
+    """Pages after the first, colors that training had not, and white drawings on nothing."""
+    for number in range(3):
+        solid(tmp_path / "gray" / f"{number}.png", number, mode="L")
+    known = Known(without_classes(tmp_path / "gray").features, unknown="test")
+    frames = [Image.new("L", (8, 8), level) for level in (10, 200)]
+    (tmp_path / "new").mkdir()
+    frames[0].save(tmp_path / "new" / "moving.gif", save_all=True, append_images=frames[1:])
+    solid(tmp_path / "new" / "red.png")
+    drawing = Image.new("LA", (8, 8), (255, 0))
+    drawing.putpixel((3, 3), (255, 255))
+    drawing.save(tmp_path / "new" / "drawing.png")
+    drawing.putpixel((3, 3), (0, 255))
+    drawing.save(tmp_path / "new" / "ink.png")
+    moving, gray, blank = without_classes(tmp_path / "new", known=known, only_test=True).remarks
+    assert moving.startswith("1 of 4 ") and "moving.gif" in moving
+    assert gray.startswith("1 of 4 ") and "gray" in gray
+    assert blank.startswith("1 of 2 ") and "drawing.png" in blank

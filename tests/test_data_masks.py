@@ -8,7 +8,8 @@ from numpy.testing import assert_array_equal
 from PIL import Image, ImageOps
 
 from jaxrec.data import Feature, class_counts, open_dataset
-from jaxrec.data.files import Options
+from jaxrec.data.features import from_json, to_json
+from jaxrec.data.files import Known, Options
 from jaxrec.data.folder import open_folder
 from jaxrec.data.masks import decode_mask, mask_classes
 from jaxrec.errors import UserError
@@ -122,8 +123,17 @@ def test_a_border_of_255_is_void(tmp_path):
     assert (feature.names, feature.void) == (("0", "1", "2"), 255)
 
 
-@pytest.mark.parametrize("values", [(0, 1, 255), (0, 255)])
-@pytest.mark.parametrize("names", ["", "road\nsky\n"])
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ((0, 1, 255), ""),
+        ((0, 1, 255), "road\nsky\n"),
+        ((0, 255), ""),
+        ((0, 255), "road\nsky\n"),
+        ((0, 100, 200), ""),
+        ((0, 254, 255), ""),
+    ],
+)
 @pytest.mark.parametrize("resize", ["crop", "pad"])
 def test_a_run_finds_its_masks_unchanged(tmp_path, values, names, resize):
     scenes(tmp_path, 4)
@@ -143,11 +153,64 @@ def test_a_run_finds_its_masks_unchanged(tmp_path, values, names, resize):
 
 def test_more_classes_than_a_byte_counts(tmp_path):
     scenes(tmp_path, 4)
+    (tmp_path / "classes.txt").write_text("\n".join(f"class {number}" for number in range(304)))
     for number in range(4):
         mask_of(np.full((6, 8), 300 + number), "I;16").save(tmp_path / "masks" / f"{number}.png")
     data = opened(tmp_path, train_split="train+test")
     assert data.features["mask"].dtype == "int32" and len(data.features["mask"].names) == 304
     assert sorted(data.splits["train"].load()["mask"][:, 0, 0].tolist()) == [300, 301, 302, 303]
+
+
+def told(data, *parts):
+    """Whether one line holds all the parts."""
+    return any(all(part in line for part in parts) for line in data.remarks)
+
+
+def test_values_far_apart_are_numbered_and_stay_so(tmp_path):
+    """As in masks that are to be seen as pictures: of 201 classes, 198 would be empty."""
+    scenes(tmp_path / "a", 6)
+    for number in range(6):
+        mask_of(np.full((6, 8), (0, 1000, 2000)[number % 3]), "I;16").save(tmp_path / "a" / "masks" / f"{number}.png")
+    data = opened(tmp_path / "a", train_split="train+test")
+    assert data.features["mask"] == Feature("mask", (6, 8), "uint8", ("0", "1000", "2000"), values=(0, 1000, 2000))
+    assert sorted(data.splits["train"].load()["mask"][:, 0, 0].tolist()) == [0, 0, 1, 1, 2, 2]
+    assert told(data, "0, 1000, 2000") and from_json(to_json(data.features)) == data.features
+    scenes(tmp_path / "b", 3)
+    for number in range(3):
+        mask_of(np.full((6, 8), 2000), "I;16").save(tmp_path / "b" / "masks" / f"{number}.png")
+    known = Known(data.features, unknown="test")
+    assert (opened(tmp_path / "b", known=known, only_test=True).splits["test"].load()["mask"] == 2).all()
+    mask_of(np.full((6, 8), 1), "I;16").save(tmp_path / "b" / "masks" / "1.png")
+    with pytest.raises(UserError, match=r"masks/1\.png .*value 1,"):
+        opened(tmp_path / "b", known=known, only_test=True)
+
+
+def test_palettes_in_another_order_are_refused(tmp_path):
+    scenes(tmp_path)
+    mask = Image.open(tmp_path / "masks" / "4.png")
+    mask.putpalette(COLOURS[3:6] + COLOURS[:3] + COLOURS[6:])
+    mask.save(tmp_path / "masks" / "4.png")
+    with pytest.raises(UserError, match=r"masks/0\.png and .*masks/4\.png"):
+        opened(tmp_path)
+    mask.putpalette([*COLOURS[:9], 7, 7, 7])  # Of a value that no mask holds.
+    mask.save(tmp_path / "masks" / "4.png")
+    check_pairs(opened(tmp_path))
+
+
+def test_what_looks_wrong_is_counted(tmp_path):
+    """Classes that are never trained on, masks of several pages, and images that are turned without their masks."""
+    data = opened(scenes(tmp_path))
+    assert data.remarks == ()
+    (tmp_path / "classes.txt").write_text("sky\nroad\ncar\nmoon\n")
+    mask = Image.open(tmp_path / "masks" / "1.png")
+    mask.save(tmp_path / "masks" / "1.tif", save_all=True, append_images=[mask])
+    (tmp_path / "masks" / "1.png").unlink()
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.open(tmp_path / "images" / "2.png").save(tmp_path / "images" / "2.png", exif=exif)
+    data = opened(tmp_path)
+    assert len(data.remarks) == 3
+    assert told(data, "1 of the 4", "moon") and told(data, "1 of 10", "masks/1.tif") and told(data, "masks/2.png")
 
 
 def test_masks_are_resized_like_their_images_but_to_the_nearest_pixel():
@@ -235,6 +298,12 @@ def test_bad_masks_are_left_out(tmp_path):
     scenes(tmp_path)
     (tmp_path / "masks" / "3.png").write_text("no image")
     (tmp_path / "images" / "4.png").write_text("no image")
+    with pytest.raises(UserError, match=r"masks/3\.png .* 1 more .*images/4\.png"):
+        opened(tmp_path)
+    (tmp_path / "masks" / "5.png").write_text("no image")
+    with pytest.raises(UserError, match=r"2 more .*masks/5\.png"):
+        opened(tmp_path)
+    scenes(tmp_path, 1, first=5)
     data = opened(tmp_path, skip_bad=True)
     assert len(data.left_out) == 2 and sum(map(len, data.splits.values())) == 8
     check_pairs(data)
@@ -258,10 +327,11 @@ def test_folders_without_masks(tmp_path, make):
         ({0, 1, 255}, None, None, (("0", "1"), 255, False)),
         ({0, 1, 2}, None, None, (("0", "1", "2"), None, False)),
         ({0, 3}, None, 0, (("0", "1", "2", "3"), 0, False)),
+        ({0, 255}, ("a", "b"), 2, (("a", "b"), 2, True)),
     ],
 )
 def test_what_values_stand_for(values, names, void, expected):
-    assert mask_classes(values, names, void) == expected
+    assert mask_classes(values, names, void)[:3] == expected
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from jaxrec.data import convert_image, image_shape, images, open_dataset, read_image
+from jaxrec.data.files import Known
 from jaxrec.data.images import probe_file, read_as
 from jaxrec.data.levels import Extent, find_levels
 from jaxrec.errors import UserError
@@ -132,3 +133,15 @@ def test_large_photos_are_read_at_a_fraction_of_their_size(tmp_path):
     got = read_image(tmp_path / "large.jpg", (12, 8, 1))[..., 0]
     want = np.asarray(large.resize((12, 8), Image.Resampling.BILINEAR))
     assert_allclose(got, np.rot90(want, -1).astype(int), atol=4)
+
+
+def test_values_beyond_those_of_training_are_counted(tmp_path):
+    for split, values in (("train", (100, 4000)), ("test", (4095, 4096, 5000, 0))):
+        (tmp_path / split).mkdir()
+        for number, value in enumerate(values):
+            write_png(tmp_path / split / f"{number}.png", np.full((4, 4, 1), value, np.uint16))
+    data = open_dataset(f"folder:{tmp_path}", reads={"image": "image"})
+    assert data.features["image"].levels == (0, 4095)
+    assert any(line.startswith("2 of 6") and "4095" in line and "test/1.png" in line for line in data.remarks)
+    again = open_dataset(f"folder:{tmp_path}", reads={"image": "image"}, known=Known(data.features))
+    assert any(line.startswith("2 of 6") and "4095" in line for line in again.remarks)

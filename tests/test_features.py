@@ -55,6 +55,8 @@ def test_json_and_back():
         {"names": [1]},
         {"dtype": "object"},
         {"void": "7"},
+        {"values": [0]},
+        {"values": ["0", "1"]},
         {"kind": 3},
         {"more": 1},
     ],

@@ -49,6 +49,8 @@ class Feature(NamedTuple):
     """How a file of another size is brought to this one, see ``jaxrec.data.sizes.Resizing`` (image, mask)."""
     levels: tuple[float, ...] = ()
     """The two values of files of 16 bits or floats that are black and white (image); empty: the whole range."""
+    values: tuple[int, ...] = ()
+    """The values of files that stand for the classes, in order (mask); empty: the numbers of the classes."""
 
 
 Features = Mapping[str, Feature]
@@ -122,8 +124,10 @@ def to_json(features: Features) -> dict[str, Any]:
 
 
 def _plain(feature: Feature) -> dict[str, Any]:
-    lists = {"shape": list(feature.shape), "names": list(feature.names), "levels": list(feature.levels)}
-    return {**feature._asdict(), **lists}
+    fields = {name: list(each) if isinstance(each, tuple) else each for name, each in feature._asdict().items()}
+    if not feature.values:
+        del fields["values"]  # Runs of earlier versions know their sets by what is written without it.
+    return fields
 
 
 def from_json(data: Any) -> dict[str, Feature]:
@@ -135,9 +139,9 @@ def from_json(data: Any) -> dict[str, Feature]:
 
 def _feature(name: str, fields: Any) -> Feature:
     expected = {"kind": str, "shape": list, "dtype": str, "names": list, "void": int | None}
-    expected |= {"resize": str, "levels": list}
+    expected |= {"resize": str, "levels": list, "values": list}
     if isinstance(fields, dict):
-        fields = {"resize": "crop", "levels": [], **fields}  # which earlier versions did not write
+        fields = {"resize": "crop", "levels": [], "values": [], **fields}  # which earlier versions did not write
     if not isinstance(fields, dict) or fields.keys() != expected.keys():
         raise ValueError(f"feature '{name}' has not the fields {', '.join(expected)}")
     for field, kind in expected.items():
@@ -145,13 +149,14 @@ def _feature(name: str, fields: Any) -> Feature:
             raise ValueError(f"{field} of feature '{name}' is {fields[field]!r}")
     if not all(type(side) is int and side > 0 for side in fields["shape"]):
         raise ValueError(f"shape of feature '{name}' is {fields['shape']!r}")
-    if not all(isinstance(each, str) for each in fields["names"]):
-        raise ValueError(f"names of feature '{name}' are {fields['names']!r}")
-    if len(fields["levels"]) not in (0, 2) or not all(isinstance(each, int | float) for each in fields["levels"]):
-        raise ValueError(f"levels of feature '{name}' are {fields['levels']!r}")
+    counts = {"names": len(fields["names"]), "levels": 2, "values": len(fields["names"])}
+    for field, kind in {"names": str, "levels": int | float, "values": int}.items():
+        of_kind = all(isinstance(each, kind) for each in fields[field])
+        if not of_kind or len(fields[field]) not in (0, counts[field]):
+            raise ValueError(f"{field} of feature '{name}' are {fields[field]!r}")
     if fields["resize"] not in RESIZES:
         raise ValueError(f"resize of feature '{name}' is {fields['resize']!r}")
     if fields["dtype"] not in ("uint8", "uint16", "int32", "float32"):
         raise ValueError(f"dtype of feature '{name}' is {fields['dtype']!r}")
-    tuples = {each: tuple(fields[each]) for each in ("shape", "names", "levels")}
+    tuples = {each: tuple(fields[each]) for each in ("shape", "names", "levels", "values")}
     return Feature(**{**fields, **tuples})

@@ -17,10 +17,11 @@ from jaxrec.data.boxes import told as boxes_left_out
 from jaxrec.data.cache import cache_dir
 from jaxrec.data.decoded import Decoded
 from jaxrec.data.features import Feature, Features, blank, nbytes, to_json
-from jaxrec.data.images import Header, decode_file, open_image, probe_file, strict_pillow
+from jaxrec.data.headers import remarks as told_of_files
+from jaxrec.data.images import Header, Unreadable, decode_file, open_image, probe_file, strict_pillow
 from jaxrec.data.levels import Extent, Levels, extent, find_levels
 from jaxrec.data.masks import MaskClasses, decode_mask
-from jaxrec.data.sizes import Resizing, Size, told
+from jaxrec.data.sizes import Resizing, Size
 from jaxrec.data.splits import Read, Source, cut, from_arrays, not_kept, same_split
 from jaxrec.data.walk import UNREADABLE, LeftOut
 from jaxrec.errors import UserError
@@ -154,14 +155,16 @@ def open_files(
     with strict_pillow(), ThreadPoolExecutor() as pool:
         probed = counted(pool.map(attempt(probe_file), _images(found)), "reading headers", len(found))
         headers, files, left_out = readable(probed, found, options.skip_bad)
+        measured = []
         if options.known is None:
             shape, dtype = _image_format(files, headers, options.size)
-            levels = _levels(pool, files, headers)
+            measured = _measured(files, headers)
+            levels = _levels(pool, measured)
             feature = Feature("image", shape, dtype, resize=options.resize, levels=levels.values)
         else:
             levels, feature = Levels(), options.known.features[image]
-        height, width, channels = feature.shape
-        remarks = _remarks(headers, (height, width, channels), feature.dtype, feature.resize) + levels.remarks
+        height, width, _ = feature.shape
+        remarks = told_of_files(pool, _images(files), headers, feature, measured) + levels.remarks
         features = {image: feature, **values}
         if mask is not None:
             mask = (mask[0], mask[1].bordered(feature.resize))
@@ -242,11 +245,16 @@ def _images(files: Iterable[File]) -> list[Path]:
     return [file.image for file in files]
 
 
-def _levels(pool: ThreadPoolExecutor, files: Sequence[File], headers: Sequence[Header]) -> Levels:
-    """Black and white of a set's images of more than 8 bits, by those of the training split."""
+def _measured(files: Sequence[File], headers: Sequence[Header]) -> list[Path]:
+    """The images of more than 8 bits from which black and white follow: those of the training split."""
     deep = [file for file, header in zip(files, headers, strict=True) if header.dtype != "uint8"]
     training = [file for file in deep if not file.split or same_split(file.split, "train")]
-    found = pool.map(attempt(extent), _images(training or deep))
+    return _images(training or deep)
+
+
+def _levels(pool: ThreadPoolExecutor, measured: Sequence[Path]) -> Levels:
+    """Black and white of images of more than 8 bits."""
+    found = pool.map(attempt(extent), measured)
     # A file that cannot be decoded is named when all are.
     return find_levels([each for each in found if isinstance(each, Extent)])
 
@@ -269,15 +277,6 @@ def _image_format(
             "convert all images to one of them"
         )
     return (height, width, channels), next(iter(first)) if len(first) == 1 else "uint8"
-
-
-def _remarks(headers: Sequence[Header], shape: tuple[int, ...], dtype: str, resize: str) -> tuple[str, ...]:
-    """What becomes of images of another size or depth than the set's."""
-    remarks = told([header.size for header in headers], (shape[0], shape[1]), resize)
-    deeper = sum(header.dtype != dtype for header in headers)
-    if dtype == "uint8" and deeper:
-        remarks += (f"{deeper} of {len(headers)} images have more than 8 bits and are read with 8, like the others",)
-    return remarks
 
 
 def _decode(file: File, features: Features, image: str, mask: tuple[str, MaskClasses] | None) -> dict[str, Any]:
@@ -328,14 +327,15 @@ def readable(
     bad: list[LeftOut] = []
     for result, file in zip(results, files, strict=True):
         if isinstance(result, UserError):
-            bad.append(LeftOut(file.image, UNREADABLE, str(result)))
+            path = result.path if isinstance(result, Unreadable) else file.image
+            bad.append(LeftOut(path, UNREADABLE, str(result)))
         else:
             good.append(result)
             kept.append(file)
     if bad and not skip_bad:
         raise UserError(f"{bad[0].reason}, or leave out all such files with --skip-bad{_others(bad[1:])}")
     if not good:
-        raise UserError(f"none of the {len(files)} image files can be read, such as {files[0].image}: replace them")
+        raise UserError(f"none of the {len(files)} image files can be read, such as {bad[0].path}: replace them")
     return good, kept, bad
 
 

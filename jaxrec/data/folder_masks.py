@@ -8,11 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrec.data.files import File, Options, arrange, attempt, open_files, readable, to_source
-from jaxrec.data.images import open_image, probe_file, strict_pillow
-from jaxrec.data.masks import MaskClasses, decode_mask, mask_classes
+from jaxrec.data.features import Feature
+from jaxrec.data.files import Arranged, File, Options, arrange, attempt, open_files, readable, to_source
+from jaxrec.data.headers import told_pages
+from jaxrec.data.images import Header, Unreadable, open_image, probe_file, strict_pillow
+from jaxrec.data.labels import few
+from jaxrec.data.masks import MaskClasses, decode_mask, mask_classes, renumbered
 from jaxrec.data.reads import Reads, choose
-from jaxrec.data.splits import Source, same_split
+from jaxrec.data.splits import Source, named_split, same_split
 from jaxrec.data.walk import IMAGES, LeftOut, folders, inside, walk, why_left_out
 from jaxrec.errors import UserError
 
@@ -28,6 +31,18 @@ class ClassList(NamedTuple):
     void: int | None = None
 
 
+class Seen(NamedTuple):
+    """What a look at a mask has shown."""
+
+    path: Path
+    values: set[int]
+    colors: dict[int, tuple[int, ...]]
+    """Of its values, by its palette; none if it is gray."""
+    header: Header
+    turned_alike: bool
+    """Whether EXIF turns it as it turns its image."""
+
+
 def open_folder_masks(root: Path, reads: Reads, options: Options, remarks: tuple[str, ...]) -> Source:
     """The images in PATH/images/ and their masks in PATH/masks/, or both in PATH/SPLIT/ with a split named train.
 
@@ -41,21 +56,21 @@ def open_folder_masks(root: Path, reads: Reads, options: Options, remarks: tuple
     image, mask = sorted(chosen, key=lambda name: chosen[name])
     found = _find(root)
     listed = _read_classes(root / CLASSES)
-    # The set is the same to whoever opens it, so its identity holds what the file says and not what a run knows.
-    stated = repr(listed)
-    if options.known is not None:
-        feature = options.known.features[mask]
-        listed = ClassList(feature.names, feature.void)
     with strict_pillow(), ThreadPoolExecutor() as pool:
-        values, files, left_out = readable(pool.map(attempt(_values), found), found, options.skip_bad)
-    classes = _classes(root, values, files, listed)
+        seen, files, left_out = readable(pool.map(attempt(_look), found), found, options.skip_bad)
+    _check_palettes(seen)
+    known = None if options.known is None else options.known.features[mask]
+    classes = _classes(root, seen, listed, known)
     opened = open_files(files, image, {}, options, (mask, classes))
     arranged = arrange(root, opened.files, options.known, None)
+    remarks += _remarks(seen, classes)
+    if known is None:
+        remarks += _untrained(seen, classes, [opened.files[row].mask for row in _training(arranged)])
     taken = {path for file in found for path in (file.image, file.mask)}
     below = walk(root)
     left_out += [each for each in below.left_out if each.path != root / CLASSES]
     left_out += [LeftOut(path, "beside images/ and masks/", BESIDE) for path in below.images if path not in taken]
-    return to_source(root, opened, arranged, left_out, remarks, also=stated)
+    return to_source(root, opened, arranged, left_out, remarks, also=repr(listed))
 
 
 def _find(root: Path) -> list[File]:
@@ -105,18 +120,38 @@ def _check_partners(files: Mapping[str, Path], partners: Mapping[str, Path], whe
         )
 
 
-def _values(file: File) -> set[int]:
-    """The values of a mask's pixels, after a look at its size."""
-    size = probe_file(file.image).size
+def _look(file: File) -> Seen:
+    """What a mask holds; raises UserError if it or its image cannot be read, or if their sizes differ."""
     assert file.mask is not None
+    image, header = probe_file(file.image), probe_file(file.mask)
     with open_image(file.mask) as opened:
         mask = decode_mask(opened, (opened.height, opened.width))
-    if mask.shape != size:
-        raise UserError(
-            f"{file.mask} has {mask.shape[0]}x{mask.shape[1]} pixels and its image {size[0]}x{size[1]}: "
-            "give both the same size"
+        palette = opened.getpalette("RGB") if opened.mode == "P" else None
+    if mask.shape != image.size:
+        raise Unreadable(
+            file.mask,
+            f"{file.mask} has {mask.shape[0]}x{mask.shape[1]} pixels and its image {image.size[0]}x{image.size[1]}: "
+            "give both the same size",
         )
-    return set(np.unique(mask).tolist())
+    values = set(np.unique(mask).tolist())
+    colors = {value: tuple(palette[3 * value : 3 * value + 3]) for value in values} if palette else {}
+    return Seen(file.mask, values, colors, header, image.orientation == header.orientation)
+
+
+def _check_palettes(seen: Sequence[Seen]) -> None:
+    """Raises UserError if a value has different colors in the palettes of two masks: it stands for different classes.
+
+    Programs that reduce colors write such palettes, each mask's in an order of its own.
+    """
+    first: dict[int, tuple[tuple[int, ...], Path]] = {}
+    for each in seen:
+        for value, color in each.colors.items():
+            known, path = first.setdefault(value, (color, each.path))
+            if known != color:
+                raise UserError(
+                    f"the palettes of masks {path} and {each.path} differ: {value} is the color {known} in one and "
+                    f"{color} in the other; save all masks with one palette, or as gray images of class numbers"
+                )
 
 
 def _read_classes(path: Path) -> ClassList:
@@ -139,15 +174,66 @@ def _read_classes(path: Path) -> ClassList:
     return ClassList(tuple(names) or None, void)
 
 
-def _classes(root: Path, values: Sequence[set[int]], files: Sequence[File], listed: ClassList) -> MaskClasses:
-    together = set().union(*values)
+def _classes(root: Path, seen: Sequence[Seen], listed: ClassList, known: Feature | None) -> MaskClasses:
+    """The classes of the masks; raises UserError naming a mask that does not fit those listed or known to a run."""
+    together = set().union(*(each.values for each in seen))
+    if known is not None:
+        listed = ClassList(known.names, known.void)
     try:
-        return mask_classes(together, listed.names, listed.void, f"the masks of folder {root}")
+        if known is not None and known.values:
+            classes = MaskClasses(known.names, known.void, values=known.values)
+            classes.number(np.array(sorted(together)))
+            return classes
+        classes = mask_classes(together, listed.names, listed.void, f"the masks of folder {root}")
     except ValueError as error:
         void = 255 if listed.void is None else listed.void
-        beyond = {value for value in together if value >= len(listed.names or ())} - {void}
-        wrong = next((file.mask for file, held in zip(files, values, strict=True) if held & beyond), files[0].mask)
+        fit = set(range(len(listed.names or ())))
+        if known is not None and known.values:
+            fit = set(known.values)
+        beyond = together - fit - {void}
+        wrong = next((each.path for each in seen if each.values & beyond), seen[0].path)
         raise UserError(
             f"{wrong} does not fit the classes of folder {root} ({error}): "
             f"name each class, or state 'void N', in {root / 'classes.txt'}"
         ) from error
+    return renumbered(classes, together) if listed == ClassList() else classes
+
+
+def _remarks(seen: Sequence[Seen], classes: MaskClasses) -> tuple[str, ...]:
+    """What a user should know of how masks are read."""
+    said = told_pages([each.path for each in seen], [each.header for each in seen], "masks")
+    apart = [each.path for each in seen if not each.turned_alike]
+    if apart:
+        said += (
+            f"{len(apart)} of {len(seen)} masks, such as {apart[0]}, have another EXIF orientation than their images: "
+            "each file is turned as it says itself, so the masks have to fit the images as viewers show them",
+        )
+    if classes.values:
+        void = ""
+        if classes.void is not None:
+            count = sum(classes.void in each.values for each in seen)
+            void = f"; {classes.void} is void, in {count} of {len(seen)} masks"
+        said += (
+            f"the masks hold only {len(classes.names)} of the values from 0 to {classes.values[-1]}, and these are "
+            f"the classes: {few(classes.names, range(len(classes.names)))}{void}",
+        )
+    return said
+
+
+def _training(arranged: Arranged) -> list[int]:
+    """The rows of the training split."""
+    name = named_split("train", arranged.splits)
+    return [] if name is None else arranged.splits[name].tolist()
+
+
+def _untrained(seen: Sequence[Seen], classes: MaskClasses, training: Sequence[Path | None]) -> tuple[str, ...]:
+    """The sentence that says which classes occur in no training mask; none if all do."""
+    masks = set(training)
+    values = set().union(*(each.values for each in seen if each.path in masks))
+    numbers = set(classes.number(np.array(sorted(values), np.int64)).tolist())
+    missing = [number for number in range(len(classes.names)) if number not in numbers]
+    if not missing:
+        return ()
+    return (
+        f"{len(missing)} of the {len(classes.names)} classes never occur in training: {few(classes.names, missing)}",
+    )

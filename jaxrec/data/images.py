@@ -97,6 +97,8 @@ def _plain(image: "PIL.Image.Image", channels: int) -> "PIL.Image.Image":
     image = upright(image)
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    if image.mode == "LAB":  # Pillow makes it gray by way of RGB only.
+        image = image.convert("RGB")
     mode = "L" if channels == 1 else "RGB"
     return image if image.mode == mode else image.convert(mode)
 
@@ -227,6 +229,14 @@ def decode_file(path: str | Path, feature: Feature) -> np.ndarray:
         return convert_to(image, feature)
 
 
+class Unreadable(UserError):
+    """An image file that cannot be read."""
+
+    def __init__(self, path: str | Path, sentence: str) -> None:
+        super().__init__(sentence)
+        self.path = Path(path)
+
+
 class Header(NamedTuple):
     """What an image file says of itself."""
 
@@ -235,20 +245,50 @@ class Header(NamedTuple):
     colour: bool
     dtype: str
     """What its values need: uint8, uint16 or float32."""
+    orientation: int
+    """EXIF's, from 1 to 8; 1 if it says nothing."""
+    pages: int
+    """Pages or frames; the first one is read."""
+    transparent: bool
 
 
 def probe_file(path: str | Path) -> Header:
     """What a file's header says, without decoding it; raises UserError like ``read_image``."""
     with open_image(path) as image:
-        return Header(upright_size(image), has_colour(image), pixel_dtype(image))
+        return Header(
+            upright_size(image),
+            has_colour(image),
+            pixel_dtype(image),
+            stated_orientation(image),
+            _pages(image),
+            image.has_transparency_data,
+        )
+
+
+def _pages(image: "PIL.Image.Image") -> int:
+    """How many pages or frames an opened image has."""
+    # Cameras put a preview beside a photo, which nobody misses.
+    return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+
+
+def stated_orientation(image: "PIL.Image.Image") -> int:
+    """``orientation`` of an opened image, as far as its header says it."""
+    if image.format == "PNG" and "exif" not in image.info:  # asking further would decode the image
+        return 1
+    return orientation(image)
 
 
 def upright_size(image: "PIL.Image.Image") -> Size:
     """Height and width once the EXIF orientation is applied."""
     width, height = image.size
-    if image.format == "PNG" and "exif" not in image.info:  # asking further would decode the image
-        return (height, width)
-    return (width, height) if orientation(image) >= 5 else (height, width)
+    return (width, height) if stated_orientation(image) >= 5 else (height, width)
+
+
+def is_one_color(path: str | Path) -> bool:
+    """Whether all pixels of a file are alike once it is laid over white; raises UserError if it cannot be decoded."""
+    with open_image(path) as image:
+        bands = _plain(image, 3).split()
+        return all(low == high for low, high in (band.getextrema() for band in bands))
 
 
 def has_colour(image: "PIL.Image.Image") -> bool:
@@ -295,4 +335,5 @@ def open_image(path: str | Path) -> "Iterator[PIL.Image.Image]":
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
             reason = f"its content is none of {', '.join(formats())}"
-        raise UserError(f"{path} is not a readable image ({reason}); replace it or remove it") from error
+        sentence = f"{path} is not a readable image ({reason}); replace it or remove it"
+        raise Unreadable(path, sentence) from error

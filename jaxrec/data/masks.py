@@ -26,6 +26,8 @@ class MaskClasses(NamedTuple):
     void: int | None
     binary: bool = False
     """The files say 255 for class 1."""
+    values: tuple[int, ...] = ()
+    """The files' values of the classes, in order; empty: the numbers of the classes."""
 
     def bordered(self, resize: str) -> "MaskClasses":
         """The classes with a void value for the borders of padded masks, if they are padded and have none."""
@@ -37,19 +39,26 @@ class MaskClasses(NamedTuple):
     def feature(self, size: Size, resize: str = "crop") -> Feature:
         """The feature of masks of a height and width."""
         largest = max(len(self.names) - 1, self.void or 0)
-        return Feature("mask", size, "uint8" if largest <= 255 else "int32", self.names, self.void, resize)
+        dtype = "uint8" if largest <= 255 else "int32"
+        return Feature("mask", size, dtype, self.names, self.void, resize, values=self.values)
 
     def number(self, values: np.ndarray) -> np.ndarray:
         """Class numbers from a file's pixels; raises ValueError for a pixel that is neither a class nor void."""
         if self.binary:
             values = np.where(values == 255, 1, values)
-        wrong = values >= len(self.names)
+        wrong = ~np.isin(values, self.values) if self.values else values >= len(self.names)
         if self.void is not None:
             wrong &= values != self.void
         if wrong.any():
+            known = f" of the values {', '.join(map(str, self.values))}" if self.values else ""
             void = "no void value" if self.void is None else f"the void value {self.void}"
-            raise ValueError(f"a mask holds the value {values[wrong][0]}, beyond {len(self.names)} classes and {void}")
-        return values
+            raise ValueError(
+                f"a mask holds the value {values[wrong][0]}, beyond {len(self.names)} classes{known} and {void}"
+            )
+        if not self.values:
+            return values
+        numbers = np.searchsorted(self.values, values)
+        return numbers if self.void is None else np.where(values == self.void, self.void, numbers)
 
 
 def decode_mask(image: "PIL.Image.Image", size: Size, resize: str = "crop", border: int = 0) -> np.ndarray:
@@ -95,3 +104,14 @@ def mask_classes(
     classes = MaskClasses(tuple(names), void)
     classes.number(np.array(sorted(found)))
     return classes
+
+
+def renumbered(classes: MaskClasses, values: Iterable[int]) -> MaskClasses:
+    """The classes that occur in masks of the given pixel values, each called by its value, if most others do not.
+
+    Masks that a person is to see as pictures hold 0, 100 and 200 instead of 0, 1 and 2.
+    """
+    found = sorted(set(values) - {classes.void})
+    if classes.binary or not 2 <= len(found) <= VOID or 2 * len(found) >= len(classes.names):
+        return classes
+    return MaskClasses(tuple(map(str, found)), classes.void, values=tuple(found))

@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +15,9 @@ import numpy as np
 
 from jaxrec.data import Features, Split, at_once, blank, cache_dir, class_names, image_shape
 from jaxrec.data.features import from_json, image_feature
-from jaxrec.data.images import probe_file, read_as
-from jaxrec.data.sizes import Resizing, told
+from jaxrec.data.headers import remarks as told_of_files
+from jaxrec.data.images import probe_file, read_as, strict_pillow
+from jaxrec.data.sizes import Resizing
 from jaxrec.errors import UserError, nearest
 from jaxrec.host import keep_programs
 from jaxrec.run.by_column import cells_of, metrics_by
@@ -159,20 +161,13 @@ class Trained:
 
         Files that cannot be read are passed over.
         """
-        height, width, _ = image_shape(self.features)
-        feature = image_feature(self.features)
-        headers = []
-        for path in paths:
-            with contextlib.suppress(UserError):
-                headers.append(probe_file(path))
-        remarks = told([header.size for header in headers], (height, width), feature.resize)
-        deep = sum(header.dtype not in ("uint8", feature.dtype) for header in headers)
-        if deep and not feature.levels:
-            remarks += (
-                f"{deep} of {len(headers)} images have more bits than those of training: 65535 is white "
-                "(of floats 1, or 255 if a value is above 1)",
-            )
-        return remarks
+        readable, headers = [], []
+        with strict_pillow(), ThreadPoolExecutor() as pool:
+            for path in map(Path, paths):
+                with contextlib.suppress(UserError):
+                    headers.append(probe_file(path))
+                    readable.append(path)
+            return told_of_files(pool, readable, headers, image_feature(self.features))
 
     def at_own_size(
         self, path: str | Path, image: np.ndarray, outputs: Mapping[str, np.ndarray]
