@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,20 @@ def open_predictions(out: Path) -> Iterator[Callable[[Sequence[Row]], None]]:
 
     All rows have the same names. Raises OSError if the files cannot be written.
     """
+    made = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
+    try:
+        with _open_both(out) as write:
+            yield write
+    except BaseException:
+        if made:
+            with suppress(OSError):  # It is not empty.
+                out.rmdir()
+        raise
+
+
+@contextmanager
+def _open_both(out: Path) -> Iterator[Callable[[Sequence[Row]], None]]:
     columns: list[str] = []
     with open_atomically(out / "predictions.jsonl") as lines, open_atomically(out / "predictions.csv") as table:
 
