@@ -70,6 +70,12 @@ def test_predictions_hold_the_true_number_beside_the_predicted_one(run, tmp_path
     assert {tuple(row) for row in (*told, *table)} == {("example", "truth", "count")}
 
 
+def test_a_run_is_opened_without_a_word(run, caplog):
+    trained = jaxrec.load(run)
+    assert trained.predict(examples()["image"])["number"].shape == (24,)
+    assert [record.getMessage() for record in caplog.records] == []
+
+
 def test_each_true_value_of_several_has_a_column():
     features = {"label": Feature("class", (), "int32", ("no", "yes")), "count": Feature("number", (), "float32")}
     example = {"label": np.int32(1), "count": np.float32(2.5)}

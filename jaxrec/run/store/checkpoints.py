@@ -2,13 +2,14 @@
 
 import contextlib
 import json
+import logging
 import shutil
 import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -31,13 +32,28 @@ RECORD = Path("progress", "metadata")
 """Where Orbax writes the item ``progress`` within a checkpoint's folder."""
 
 
+@contextlib.contextmanager
+def _without(warning: str) -> Iterator[None]:
+    """Keeps Orbax from printing a warning, which begins so, of what is meant."""
+
+    def others(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(warning)
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(others)
+    try:
+        yield
+    finally:
+        logger.removeFilter(others)
+
+
 def saved_arrays(run: Path, step: int) -> dict[str, Any]:
     """Shape and dtype of a saved model's arrays by path, such as ``net/params/conv1/kernel``, from metadata alone."""
     item = run / "checkpoints" / str(step) / "model"
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            metadata: Any = checkpointer.metadata(item)
-        return leaves_by_path(metadata.item_metadata.tree)
+        # A checkpointer would warn that the file of whole checkpoints is missing in a part of one.
+        metadata: Any = ocp.StandardCheckpointHandler().metadata(cast(Any, item))
+        return leaves_by_path(metadata.tree)
     except Exception as error:  # Orbax raises a dozen kinds of errors on damaged files.
         raise UserError(f"checkpoint {step} in '{item.parents[1]}' is damaged (its metadata cannot be read)") from error
 
@@ -97,18 +113,17 @@ class Checkpoints:
             self.folder.mkdir(exist_ok=True)
         # Orbax would have the processes wait for each other, and only the first is here.
         alone = ocp.options.MultiprocessingOptions(active_processes={0})
-        self.manager = ocp.CheckpointManager(
-            self.folder,
-            item_names=ITEMS,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=None if self.read_only else LatestAndBest(self.scores),
-                read_only=self.read_only,
-                create=False,
-                # Threads that wait for a folder which could not be made keep the process from ending.
-                async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
-                multiprocessing_options=alone if several() else ocp.options.MultiprocessingOptions(),
-            ),
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=None if self.read_only else LatestAndBest(self.scores),
+            read_only=self.read_only,
+            save_interval_steps=0 if self.read_only else 1,
+            create=False,
+            # Threads that wait for a folder which could not be made keep the process from ending.
+            async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
+            multiprocessing_options=alone if several() else ocp.options.MultiprocessingOptions(),
         )
+        with _without("Given directory is read only"):
+            self.manager = ocp.CheckpointManager(self.folder, item_names=ITEMS, options=options)
         for step in self._steps():
             with contextlib.suppress(UserError):  # A damaged checkpoint is named when it is restored.
                 self._note_score(step, self._record(step)["score"])
