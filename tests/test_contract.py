@@ -14,7 +14,7 @@ from jaxrec.errors import UserError
 from jaxrec.run.fit import Run
 from jaxrec.run.introduction import for_the_report
 from jaxrec.run.told import true_values
-from jaxrec.settings import Train, preset, registry
+from jaxrec.settings import Train, preset, registry, with_values
 from jaxrec.tasks.system import system_of
 
 COUNTING = Path(__file__).parent / "assets" / "counting.py"
@@ -80,6 +80,25 @@ def test_each_true_value_of_several_has_a_column():
     features = {"label": Feature("class", (), "int32", ("no", "yes")), "count": Feature("number", (), "float32")}
     example = {"label": np.int32(1), "count": np.float32(2.5)}
     assert true_values(features, example) == {"truth_label": "yes", "truth_count": 2.5}
+
+
+def test_the_file_of_a_run_has_the_name_of_its_system(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_given", {})
+    renamed = tmp_path / "renamed.py"
+    renamed.write_text(COUNTING.read_text())
+    with pytest.raises(UserError, match=r"'counting'.*'renamed'.*--system counting\.py"):
+        jaxrec.load(run, system=str(renamed))
+
+
+def test_an_option_that_a_task_does_not_have_is_named_with_those_near_it():
+    for option, words in {
+        "optimizer.learning_rate": "'optimizer.learning_rate'.* lr,",
+        "optimizer.warm-up": "'optimizer.warm-up'.*'warmup'",
+        "optimiser.lr": "'optimiser.lr'.*'optimizer'",
+        "average.lr": "'average.lr'",
+    }.items():
+        with pytest.raises(UserError, match=words):
+            with_values(Train(task=preset("cnn")), {option: 1})
 
 
 # Each is added to a whole system and breaks it in one way.

@@ -65,8 +65,16 @@ def test_numbers(tmp_path):
     data = open_dataset(f"csv:{path}", reads={"image": "image", "age": "number"})
     assert data.features["age"] == Feature("number", (), "float32")
     assert_array_equal(data.splits["train"].load()["age"], values(data.splits["train"]) / 2)
-    with pytest.raises(UserError, match="no number for 'name'"):
+    with pytest.raises(UserError, match=r"line 2 .*'x'.*'name'"):
         open_dataset(f"csv:{path}", reads={"image": "image", "age": "number", "name": "number"})
+
+
+def test_a_cell_that_is_no_number_is_named_with_its_line(tmp_path):
+    images(tmp_path, 3)
+    path = table(tmp_path, "path,count", ["0.png,1", "1.png,x", "2.png,3"])
+    with pytest.raises(UserError, match=r"line 3 .*'x'.*'count'"):
+        open_dataset(f"csv:{path}", reads={"image": "image", "count": "number"})
+    assert open_dataset(f"csv:{path}", reads={"image": "image"}).features.keys() == {"image"}
 
 
 def test_class_numbers_are_in_their_own_order(tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxrec.data.features import Feature
 from jaxrec.data.files import File, Options, arrange, check_trained, known_names, numbered, open_files, to_source
-from jaxrec.data.reads import Reads, choose
+from jaxrec.data.reads import Reads, alternatives, choose
 from jaxrec.data.splits import Source
 from jaxrec.errors import UserError
 
@@ -37,7 +37,7 @@ def open_csv(name: str, reads: Reads, options: Options) -> Source:
     Raises UserError naming what is amiss.
     """
     table = _read(Path(os.path.expanduser(name)))
-    there = _kinds(table)
+    there = _kinds(table, [each for each, kinds in reads.items() if "number" in alternatives(kinds)])
     chosen = choose(f"csv:{table.path}", reads, there)
     features: dict[str, Feature] = {}
     values: list[dict[str, Any]] = [{} for _ in table.rows]
@@ -77,7 +77,10 @@ def _read(path: Path) -> Table:
             columns = list(reader.fieldnames or [])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"csv file {path} cannot be read ({reason}): expected columns path and label") from error
+        raise UserError(
+            f"csv file {path} cannot be read ({reason}): expected a table with a column 'path' and one for each thing "
+            "to learn, such as 'label'"
+        ) from error
     if "path" not in columns:
         raise UserError(f"csv file {path} has no column 'path', only {', '.join(columns) or 'none'}: add it")
     if not rows:
@@ -85,17 +88,30 @@ def _read(path: Path) -> Table:
     return Table(path, columns, rows, lines)
 
 
-def _kinds(table: Table) -> dict[str, str]:
-    """The kind of each column that can be read, the path's as an image."""
+def _kinds(table: Table, numbers: Sequence[str]) -> dict[str, str]:
+    """The kind of each column that can be read, the path's as an image; those in ``numbers`` have to hold numbers."""
     kinds = {"path": "image"}
     for column in table.columns:
         if column == "label":
             kinds[column] = "class"
         elif column == "labels":
             kinds[column] = "classes"
-        elif column not in ("path", "split") and all(_is_number(row[column]) for row in table.rows):
+        elif column not in ("path", "split") and _holds_numbers(table, column, column in numbers):
             kinds[column] = "number"
     return kinds
+
+
+def _holds_numbers(table: Table, column: str, needed: bool) -> bool:
+    """Whether a column holds numbers alone; raises UserError, if they are needed, naming the first other value."""
+    for line, row in zip(table.lines, table.rows, strict=True):
+        if _is_number(row[column]):
+            continue
+        if needed:
+            raise UserError(
+                f"line {line} of csv file {table.path} has '{row[column]}' in the column '{column}'; expected a number"
+            )
+        return False
+    return True
 
 
 def _is_number(text: str) -> bool:

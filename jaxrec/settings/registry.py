@@ -174,6 +174,12 @@ def settings_module(name: str) -> ModuleType:
         return _given[name]
     if name in _offered():
         return _load_offered(name)
+    others = [given for given, module in _given.items() if module.__name__.startswith(FROM_FILE)]
+    if others:
+        raise UserError(
+            f"the system '{name}' is not the one of the given file, '{others[-1]}': a system has the name of its file; "
+            f"give it with --system {name}.py"
+        )
     raise UserError(
         f"the system '{name}' is not part of jaxrec; give its file with --system {name}.py, "
         "or install the package that it comes from"

@@ -1,11 +1,11 @@
 """Settings as JSON data and back, and settings with some options changed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from jaxrec.errors import UserError
+from jaxrec.errors import UserError, nearest
 from jaxrec.settings import registry
 from jaxrec.settings.run import Train
 
@@ -16,15 +16,26 @@ FORMAT = 2
 
 
 def with_values(config: AnyTrain, values: Mapping[str, float]) -> AnyTrain:
-    """The settings with some of the task's options set, such as ``{"optimizer.weight-decay": 0.1}``."""
+    """The settings with some of the task's options set, such as ``{"optimizer.weight-decay": 0.1}``.
+
+    Raises UserError for an option that the task does not have.
+    """
     task = config.task
     for option, value in values.items():
-        group, _, name = option.replace("-", "_").rpartition(".")
-        if group:
-            task = replace(task, **{group: replace(getattr(task, group), **{name: value})})
-        else:
-            task = replace(task, **{name: value})
+        task = _with_value(task, option, option.replace("-", "_").split("."), value)
     return replace(config, task=task)
+
+
+def _with_value(settings: Any, option: str, path: Sequence[str], value: Any) -> Any:
+    """The settings with the field at ``path`` set, which the user calls ``option``."""
+    name, *inner = path
+    known = list(getattr(settings, "__dataclass_fields__", ()))  # A number or a word has none.
+    if name not in known:
+        what = f"; {type(settings).__name__} has {', '.join(known)}" if known else ""
+        raise UserError(f"there is no setting '{option}'{nearest(name, known) or what}")
+    if inner:
+        value = _with_value(getattr(settings, name), option, inner, value)
+    return replace(settings, **{name: value})
 
 
 def to_dict(config: Train) -> dict[str, Any]:
