@@ -12,7 +12,18 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxrec.settings import GAN, Augment, Autoencoder, Classifier, Optimizer, Rule, Segmenter, Task, registry
+from jaxrec.settings import (
+    GAN,
+    Augment,
+    Autoencoder,
+    Classifier,
+    Detector,
+    Optimizer,
+    Rule,
+    Segmenter,
+    Task,
+    registry,
+)
 from jaxrec.tasks.system import system_of
 
 ROTATION = Path(__file__).parent / "assets" / "rotation.py"
@@ -30,6 +41,9 @@ tiny_classifier = partial(Classifier, classes=CLASSES, mean=(0.25,), std=(0.2,),
 tiny_autoencoder = partial(Autoencoder, width=2, code=3, average=0.0, optimizer=SGD)
 tiny_segmenter = partial(
     Segmenter, classes=CLASSES, mean=(0.25,), std=(0.2,), width=2, depth=1, average=0.0, optimizer=SGD
+)
+tiny_detector = partial(
+    Detector, classes=CLASSES, mean=(0.25,), std=(0.2,), width=2, stride=2, average=0.0, optimizer=SLOW
 )
 tiny_gan = partial(GAN, classes=CLASSES, width=2, latents=4, r1=0.0, r2=0.0, average=0.0, optimizer=SLOW)
 tiny_rotation = partial(registry.load_file(str(ROTATION)).Config, model="rotation", width=2, optimizer=SGD)
@@ -69,6 +83,9 @@ ROWS = {
     "resunet": Row(
         tiny_segmenter(model="resunet", auxiliary=0.4, dropout=0.2, augment=Augment(flip="random", crop=1)), draws=True
     ),
+    "detector": Row(
+        tiny_detector(average=0.9, augment=Augment(turns=True, scale=0.1, mosaic=0.5, paste=1)), draws=True
+    ),
     "rotation": Row(tiny_rotation(average=0.9, accumulate=2, augment=Augment(translate=0.1)), draws=True),
 }
 
@@ -81,6 +98,7 @@ SMALL = {
     "gan": ["--width", "8", "--judge-steps", "20"],
     "unet": ["--width", "4", "--depth", "2"],
     "resunet": ["--width", "4", "--depth", "1"],
+    "detector": ["--width", "4"],
     "rotation": ["--width", "4"],
 }
 """The models that commands are tried on, and the options that make them quick; other classifiers are like a cnn."""
@@ -104,12 +122,17 @@ def batches(config: Task, steps: int, size: int) -> dict[str, np.ndarray]:
     image = rng.integers(0, 100, (steps, size, SIDE, SIDE, 1))
     bright = np.arange(SIDE) == 2 * label[..., None]
     image[bright] += 150
+    # The bright row is an object, and there is room for another.
+    top = 2.0 * label[..., None]
+    box = np.stack([top, 0 * top, top + 1, 0 * top + SIDE], -1).astype(np.float32)
     mask = np.broadcast_to(bright[..., None] * label[..., None, None], (steps, size, SIDE, SIDE))
     by_kind = {
         "image": image.astype(np.uint8),
         "class": label,
         "classes": np.eye(CLASSES, dtype=np.int32)[label],
         "mask": mask.astype(np.uint8),
+        "boxes": np.concatenate([box, 0 * box], -2),
+        "box_classes": np.stack([label, np.full_like(label, -1)], -1),
         "number": label.astype(np.float32),
     }
     reads = system_of(config).features_read(config)

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +14,7 @@ from jaxrec.cli.prediction_files import open_predictions, unwritable
 from jaxrec.data.walk import IMAGES, UNREADABLE, LeftOut, counted, walk
 from jaxrec.errors import UserError
 from jaxrec.run.store.listing import LEFT_OUT, table_cells, write_left_out
-from jaxrec.settings.ranges import NOT_NEGATIVE
+from jaxrec.settings.ranges import NOT_NEGATIVE, SHARE
 
 if TYPE_CHECKING:
     from jaxrec.run.trained import Trained
@@ -35,16 +35,18 @@ LABEL = 150
 
 @dataclass(frozen=True)
 class Predict(OpenedModel):
-    """Apply a trained run to images: classify them, segment them, or encode and reconstruct them."""
+    """Apply a trained run to images: classify them, segment them, find objects in them, or reconstruct them."""
 
     paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
     """Images, or folders of images; - reads paths from standard input, one a line."""
     top: Annotated[int, NOT_NEGATIVE] = 0
     """Add columns for this many classes, the most probable first, each with its probability."""
+    score: Annotated[float | None, SHARE] = None
+    """Tell and draw boxes of at least this score. Default: the run's --score."""
     ensemble: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="RUN")] = ()
     """Another run of the same classes; the probabilities of all runs are averaged. Repeat it for each run."""
     out: str | None = None
-    """Folder for predictions.csv, predictions.jsonl and pictures. Default: RUN/predictions."""
+    """Folder for predictions.csv, predictions.jsonl, other files and pictures. Default: RUN/predictions."""
     skip_bad: bool = False
     """Leave out unreadable images instead of stopping; skipped.csv lists them."""
 
@@ -71,7 +73,7 @@ def find_images(paths: tuple[str, ...]) -> tuple[list[Path], list[LeftOut]]:
 
 
 def main(argv: list[str]) -> None:
-    """Prints a table and writes predictions.csv and predictions.jsonl, and the pictures that the system draws."""
+    """Prints a table and writes predictions.csv and .jsonl, the system's own lists, and the pictures that it draws."""
     options = read_options(Predict, argv, "jaxrec predict", EXAMPLES)
     paths, left_out = find_images(named_paths(options.paths))
     from jaxrec.host import tune_cpu
@@ -81,6 +83,8 @@ def main(argv: list[str]) -> None:
     trained = load(options.run, checkpoint=options.checkpoint)
     others = [load(run, trained.devices, checkpoint=options.checkpoint) for run in options.ensemble]
     check_ensemble(trained, others, options.top)
+    if options.score is not None:
+        set_score(trained, options.score)
     every = (trained, *others)
     for remark in dict.fromkeys(remark for each in every for remark in each.remarks(paths)):
         print(remark)
@@ -97,7 +101,7 @@ def main(argv: list[str]) -> None:
                     draw_sheet(trained, images, outputs, out)
                 told = describe(trained, part, images, outputs, out, labels)
                 rows = [with_top(row, options.top) for row in told]
-                write(rows)
+                write(rows, listed(trained, rows))
                 first += rows[: LISTED - len(first)]
                 count += len(rows)
         write_left_out(out, left_out)
@@ -133,6 +137,23 @@ def check_ensemble(trained: "Trained", others: list["Trained"], top: int) -> Non
             )
     if (others or top) and not names:
         raise UserError(f"--ensemble and --top need class probabilities, and {trained.folder.name} has no classes")
+
+
+def set_score(trained: "Trained", score: float) -> None:
+    """Sets the least score of what is told; raises UserError if the system's settings have none."""
+    from jaxrec.tasks.system import with_known
+
+    task = trained.config.task
+    if not hasattr(task, "score"):
+        raise UserError(f"--score is for runs that find boxes, and {trained.folder.name} is a {task.model}; remove it")
+    trained.config = replace(trained.config, task=with_known(task, score=score))
+
+
+def listed(trained: "Trained", rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """What the rows add to the system's own lists."""
+    if trained.system.listed is None:
+        return {}
+    return trained.system.listed(trained.config.task, rows, trained.features)
 
 
 def averaged(outputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -204,6 +225,7 @@ def describe(
     system, names = trained.system, class_names(trained.features)
     task, features = trained.config.task, trained.features
     assert system.rows is not None
+    outputs = trained.at_file_sizes(paths, outputs)
     told = system.rows(task, images, outputs, features)
     rows = [{"path": str(path), **row} for path, row in zip(paths, told, strict=True)]
     if system.drawings is not None:

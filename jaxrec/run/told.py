@@ -44,9 +44,17 @@ def true_values(features: Features, example: Mapping[str, Any]) -> dict[str, Any
             found[name] = feature.names[int(example[name])]
         elif feature.kind == "classes":
             found[name] = " ".join(feature.names[number] for number in np.flatnonzero(example[name]))
+        elif feature.kind == "box_classes":
+            found[name] = _counted(feature.names, np.asarray(example[name]))
         elif feature.kind == "number":
             found[name] = example[name]
     if len(found) == 1:
         (value,) = found.values()
         return {"truth": value}
     return {f"truth_{name}": value for name, value in found.items()}
+
+
+def _counted(names: Sequence[str], classes: np.ndarray) -> str:
+    """How often each class occurs, such as ``12 RBC, 1 WBC``; -1 is none."""
+    counts = np.bincount(classes[classes >= 0], minlength=len(names))
+    return ", ".join(f"{count} {name}" for name, count in zip(names, counts.tolist(), strict=True) if count)

@@ -169,6 +169,18 @@ class Trained:
                     readable.append(path)
             return told_of_files(pool, readable, headers, image_feature(self.features))
 
+    def at_file_sizes(self, paths: Sequence[str | Path], outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs [N, ...] of N predicted image files, with boxes in pixels of the files, upright."""
+        moved = dict(outputs)
+        height, width, _ = image_shape(self.features)
+        resize = image_feature(self.features).resize
+        for name in self.system.boxed:
+            boxes = []
+            for path, found in zip(paths, outputs[name], strict=True):
+                boxes.append(Resizing(probe_file(path).size, (height, width), resize).undo_boxes(found))
+            moved[name] = np.stack(boxes)
+        return moved
+
     def at_own_size(
         self, path: str | Path, image: np.ndarray, outputs: Mapping[str, np.ndarray]
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -177,15 +189,15 @@ class Trained:
         Args:
             path: the file.
             image: [H, W, C], as it was predicted.
-            outputs: what ``predict`` gave for it.
+            outputs: what ``at_file_sizes`` gave for it.
 
         Returns:
             The image [1, h, w, C], and the outputs [1, ...]: those that have a value for each pixel [1, h, w, ...]. If
-            the system has none of these, image and outputs as they were.
+            the system has none of these and no boxes, image and outputs as they were.
         """
         given = {name: values[None] for name, values in outputs.items()}
         unseen = self.system.unseen(self.config.task)
-        if not unseen:
+        if not unseen and not self.system.boxed:
             return image[None], given
         feature = image_feature(self.features)
         height, width = probe_file(path).size

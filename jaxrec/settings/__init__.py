@@ -3,6 +3,7 @@
 from jaxrec.settings.autoencoder import Autoencoder
 from jaxrec.settings.classifier import Classifier
 from jaxrec.settings.common import Augment, Optimizer, Rule, Task
+from jaxrec.settings.detector import Detector
 from jaxrec.settings.gan import GAN
 from jaxrec.settings.registry import models, preset
 from jaxrec.settings.run import Sweep, Train
@@ -14,6 +15,7 @@ __all__ = [
     "Augment",
     "Autoencoder",
     "Classifier",
+    "Detector",
     "Optimizer",
     "Rule",
     "Segmenter",

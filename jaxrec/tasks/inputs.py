@@ -11,9 +11,11 @@ from jaxrec.data.features import at_once
 from jaxrec.errors import UserError
 from jaxrec.parallel import stream
 from jaxrec.settings import Task
-from jaxrec.tasks.state import Batch
+from jaxrec.tasks.state import Batch, State
 
 LARGEST = {"uint8": 255, "uint16": 65535}
+COMPOSED = 0.85
+"""Share of the run after which no images are put together any more: the last steps see what evaluation will see."""
 FEWEST = 4
 """Images on a sheet of the largest ones."""
 
@@ -79,6 +81,19 @@ def augmented_batch(state: Any, batch: Batch) -> dict[str, dict[str, jax.Array]]
     """
     images = augmented(state.config, stream(state.key, "augment", state.step), batch)
     return {"batch": {"images": images[:, None]}}
+
+
+def composing(state: State) -> jax.Array | bool:
+    """Whether this step may put images together, bool scalar: always if the length of the run is not known."""
+    steps = state.config.optimizer.steps
+    return state.step < round(COMPOSED * steps) if steps else True
+
+
+def rgb(images: jax.Array) -> jax.Array:
+    """Images [..., C] of any number of channels as three: gray repeated, or the first three."""
+    if images.shape[-1] < 3:
+        images = images[..., :1]
+    return jnp.broadcast_to(images[..., :3], (*images.shape[:-1], 3))
 
 
 def example_keys(batch: Batch, name: str) -> jax.Array:

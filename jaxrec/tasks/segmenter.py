@@ -27,7 +27,7 @@ from jaxrec.models.unet import UNet
 from jaxrec.parallel import stream
 from jaxrec.settings import Augment
 from jaxrec.settings.segmenter import Segmenter as Config
-from jaxrec.tasks.inputs import image_shape, pixels, places, scaled
+from jaxrec.tasks.inputs import composing, image_shape, pixels, places, rgb, scaled
 from jaxrec.tasks.learning import learn
 from jaxrec.tasks.model import as_model, compute_dtype, for_replicas
 from jaxrec.tasks.palette import colors, errors, overlay
@@ -150,7 +150,7 @@ def train_step(state: State, batch: Batch, *, axis_name: str | None = None) -> t
     config, player = state.config, state.player
     model = for_replicas(player.model, axis_name)
     key = partial(stream, state.key, step=state.step, axis_name=axis_name)
-    examples = _augmented(config, key("augment"), batch)
+    examples = _augmented(state, key("augment"), batch)
     # A window is cut from the shrunk image, in the one resampling that scales it.
     shrink = 1 if _has_window(config) else config.shrink
 
@@ -170,19 +170,21 @@ def train_step(state: State, batch: Batch, *, axis_name: str | None = None) -> t
     return state.replace(step=state.step + 1, players={"net": player}), metrics
 
 
-def _augmented(config: Config, key: jax.Array, batch: Batch) -> Batch:
+def _augmented(state: State, key: jax.Array, batch: Batch) -> Batch:
     """Images in [0, 1] and masks after augmentation."""
+    config, on = state.config, composing(state)
     examples = {"image": pixels(batch), "mask": batch["mask"]}
     kinds = {"image": "image", "mask": "mask"}
-    return augment_examples(_training_augment(config), key, examples, kinds, *places(batch), void=config.void)
+    changes = _training_augment(config)
+    return augment_examples(changes, key, examples, kinds, *places(batch), void=config.void, composing=on)
 
 
 def seen(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:
     """``batch``: images and their classes as the training step augments them, [B, 2, H, W, 3]."""
     config = state.config
-    examples = _augmented(config, stream(state.key, "augment", state.step), batch)
+    examples = _augmented(state, stream(state.key, "augment", state.step), batch)
     mask = examples["mask"].astype(jnp.int32)
-    shown = [_rgb(examples["image"]), colors(mask, pixels_that_count(mask, config.classes, config.void))]
+    shown = [rgb(examples["image"]), colors(mask, pixels_that_count(mask, config.classes, config.void))]
     return {"batch": {"images": jnp.stack(shown, 1)}}
 
 
@@ -271,15 +273,8 @@ def _compared(state: State, batch: Batch) -> dict[str, jax.Array]:
     images, truth = pixels(batch), batch["mask"].astype(jnp.int32)
     predicted = predict(state, images)["classes"]
     counts = pixels_that_count(truth, config.classes, config.void)
-    columns = [_rgb(images), colors(truth, counts), colors(predicted), errors(images, predicted == truth, counts)]
+    columns = [rgb(images), colors(truth, counts), colors(predicted), errors(images, predicted == truth, counts)]
     return {"images": jnp.stack(columns, 1)}
-
-
-def _rgb(images: jax.Array) -> jax.Array:
-    """Images of any number of channels as three: grey repeated, or the first three."""
-    if images.shape[-1] < 3:
-        images = images[..., :1]
-    return jnp.broadcast_to(images[..., :3], (*images.shape[:-1], 3))
 
 
 def summary_pictures(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -311,7 +306,7 @@ def unseen(config: Config) -> dict[str, Any]:
 
 def drawings(config: Config, inputs: np.ndarray, outputs: Mapping[str, np.ndarray], features: Features) -> list[dict]:
     """The mask of each image, as a palette picture of class numbers, and the image with its classes laid over it."""
-    images = np.asarray(_rgb(scaled(inputs)))
+    images = np.asarray(rgb(scaled(inputs)))
     drawn = []
     for image, classes in zip(images, outputs["classes"], strict=True):
         seen = classes != unseen(config)["classes"]

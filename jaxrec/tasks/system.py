@@ -112,6 +112,9 @@ class System:
     """The data set of a run that names none."""
     any_size: bool = False
     """Whether ``predict`` takes images of another size than those of training."""
+    boxed: tuple[str, ...] = ()
+    """The outputs of ``predict`` that hold boxes in pixels of the image, [N, K, 4]: y0, x0, y1, x1. What is told and
+    drawn of a file is in pixels of the file."""
     measures: tuple[str, ...] = ()
     """Measures of ``jaxrec.run.measures`` taken on the final state."""
     complete: Callable[[Task, Facts], Task] = same
@@ -134,6 +137,9 @@ class System:
     rows: Callable[..., list[dict[str, Any]]] | None = None
     """``rows(config, inputs, outputs, features)``: what ``predict`` tells of each input, as a dict; inputs and
     outputs are NumPy arrays. Lists, dicts and arrays go to the JSON file alone. None: the system reads no images."""
+    listed: Callable[..., dict[str, list[Any]]] | None = None
+    """``listed(config, rows, features)``: what ``predict`` writes of told images into other JSON files, each one list
+    of all images: the records by the file's name without its ending."""
     sheet: Callable[..., dict[str, Any]] | None = None
     """``sheet(config, inputs, outputs, features)``: pictures of the first inputs that ``predict`` writes."""
     drawings: Callable[..., list[dict[str, Any]]] | None = None
@@ -161,7 +167,7 @@ class System:
         return self.generates is None or self.generates(config)
 
 
-DATA = ("score", "headline", "captions", "meanings", "evolving", "hyper", "dataset", "any_size", "measures")
+DATA = ("score", "headline", "captions", "meanings", "evolving", "hyper", "dataset", "any_size", "boxed", "measures")
 FUNCTIONS = (
     "complete",
     "validation_config",
@@ -170,6 +176,7 @@ FUNCTIONS = (
     "seen",
     "summary_pictures",
     "rows",
+    "listed",
     "sheet",
     "drawings",
     "unseen",
