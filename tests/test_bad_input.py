@@ -332,7 +332,7 @@ SOME = [f"{name}/{number}.png" for name in ("cat", "dog") for number in range(10
         (lambda root: None, "does not exist"),
         (lambda root: root.mkdir(), "holds no class folders"),
         (lambda root: (root / "cat").mkdir(parents=True), "holds no images"),
-        (lambda root: images(root, "cat/0.png", "cat/1.png"), "holds one class only, 'cat'"),
+        (lambda root: images(root, "cat/0.png", "cat/1.png"), "holds only one class, 'cat'"),
         (lambda root: corrupt(images(root, *SOME) / "dog" / "x.png"), "dog/x.png is not a readable image"),
         (lambda root: truncated(images(root, *SOME) / "cat" / "x.png"), "cat/x.png is not a readable image"),
         (lambda root: truncated(images(root, *SOME) / "cat" / "x.png"), "leave out all such files with --skip-bad"),

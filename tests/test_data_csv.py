@@ -108,7 +108,7 @@ def test_a_label_that_changes_makes_another_set(tmp_path):
         ("path,label", ["0.png,a", "77.png,b"], "line 3 .*'77.png', which does not exist"),
         ("path,label", ["0.png,a", "1.png,"], "line 3 .*no label"),
         ("path,label", ["0.png,a", "1.png"], "line 3 .*no label"),
-        ("path,label", ["0.png,a", "1.png,a"], "one class only, 'a'"),
+        ("path,label", ["0.png,a", "1.png,a"], "only one class, 'a'"),
         ("path,label,split", ["0.png,a,train", "1.png,b,test"], "no readable training image of class 'b'"),
         ("path,label,split", ["0.png,a,train", "1.png,b,"], "line 3 .*no split"),
         ("path,labels", ["0.png,a"], "no class for 'label', only 'labels' .classes., 'path' .image."),

@@ -240,6 +240,103 @@ def test_train_and_test_folders(tmp_path):
         opened(tmp_path)
 
 
+SPLIT_LAYOUTS = {
+    "Kaggle": ("training_set/training_set/{}", "test_set/test_set/{}"),
+    "Intel": ("seg_train/seg_train/{}", "seg_test/seg_test/{}"),
+    "words": ("my-train2017/{}", "Test images/{}"),
+    "doubled": ("train/train/{}", "test/test/{}"),
+    "inner": ("train/images/{}", "test/images/{}"),
+    "classes first": ("{}/train", "{}/test"),
+    "a space": ("train /{}", "TEST/{}"),
+}
+
+
+@pytest.mark.parametrize("layout", SPLIT_LAYOUTS)
+def test_layouts_with_splits(tmp_path, layout):
+    train, test = SPLIT_LAYOUTS[layout]
+    for number, name in enumerate(("cat", "dog")):
+        for count, place in ((3, train), (2, test)):
+            for image in range(count):
+                solid(tmp_path / place.format(name) / f"{image}.png", (100 * number + image, 0, 0))
+    if layout == "Intel":
+        solid(tmp_path / "seg_pred" / "seg_pred" / "0.png")
+    data = opened(tmp_path)
+    assert len(data.left_out) == (layout == "Intel")
+    assert class_names(data.features) == ("cat", "dog")
+    assert sorted(reds(data.splits["train"])) == [0, 1, 2, 100, 101, 102]
+    assert sorted(reds(data.splits["test"])) == [0, 1, 100, 101]
+    labels = data.splits["train"].load()["label"]
+    np.testing.assert_array_equal(labels, np.array(reds(data.splits["train"])) // 100)
+
+
+def test_a_class_in_one_split_is_not_entered(tmp_path):
+    classes(tmp_path / "train")
+    classes(tmp_path / "test" / "cat", ("old", "young"))
+    assert len(opened(tmp_path).splits["test"]) == 10
+
+
+@pytest.mark.parametrize(
+    ("places", "named"),
+    [
+        (("fold0/cat", "fold0/dog", "fold1/cat", "fold1/dog"), ("fold0", "fold1", "cat", "dog")),
+        (("train/fold0/cat", "train/fold0/dog", "train/fold1/cat", "train/fold1/dog"), ("fold0", "dog")),
+        (("cat/train", "cat/test", "dog"), ("cat", "dog", "train")),
+        (("cat_train", "dog_train", "cat_test"), ("cat_train", "dog_train")),
+        (("train_images", "test_images"), ("train_images",)),
+    ],
+)
+def test_layouts_that_may_mean_several_things_are_refused(tmp_path, places, named):
+    for place in places:
+        for image in range(2):
+            solid(tmp_path / place / f"{image}.png")
+    with pytest.raises(UserError) as caught:
+        opened(tmp_path)
+    for name in named:
+        assert name in str(caught.value).replace(str(tmp_path), "")
+
+
+def test_classes_may_be_called_like_splits_in_part(tmp_path):
+    names = ("bullet_train", "bus", "test_tube")
+    assert class_names(opened(classes(tmp_path, names)).features) == names
+
+
+def test_splits_of_images_without_classes(tmp_path):
+    solid(tmp_path / "train_images" / "0.png", (1, 0, 0))
+    solid(tmp_path / "test_images" / "0.png", (2, 0, 0))
+    data = without_classes(tmp_path)
+    assert (reds(data.splits["train"]), reds(data.splits["test"])) == ([1], [2])
+
+
+@pytest.mark.parametrize("inside", [None, "0.png", "cat/0"])
+def test_a_split_without_examples(tmp_path, inside):
+    classes(tmp_path / "train")
+    (tmp_path / "test" / "cat").mkdir(parents=True)
+    if inside is not None:
+        solid(tmp_path / "0.png").rename(tmp_path / "test" / inside)
+    with pytest.raises(UserError) as caught:
+        opened(tmp_path)
+    assert f"{tmp_path / 'test'} holds" in str(caught.value)
+    assert ("1 file left out" in str(caught.value)) == (inside is not None)
+    classes(tmp_path / "val")
+    data = opened(tmp_path, test_split="val")
+    assert any(f"{tmp_path / 'test'} holds" in remark for remark in data.remarks)
+
+
+def test_what_to_give_without_a_test_split(tmp_path):
+    classes(tmp_path / "train")
+    classes(tmp_path / "dev")
+    with pytest.raises(UserError) as caught:
+        opened(tmp_path)
+    assert "--test-split dev" in str(caught.value)
+    assert len(opened(tmp_path, train_split="train[:80%]", test_split="train[80%:]").splits["test"]) == 2
+    assert "--train-split 'train[:80%]' --test-split 'train[80%:]'" in str(caught.value)
+
+
+def test_classes_that_seem_to_be_one(tmp_path):
+    (remark,) = opened(classes(tmp_path, ("Cat", "cat", "dog"))).remarks
+    assert "'Cat' and 'cat'" in remark
+
+
 def test_a_class_may_be_called_train(tmp_path):
     assert class_names(opened(classes(tmp_path, ("train", "bus"))).features) == ("bus", "train")
 
@@ -253,7 +350,8 @@ def test_links_hidden_files_and_other_files(tmp_path):
     solid(root / "dog" / "UPPER.JPG", (100, 0, 0))
     data = opened(root)
     assert class_names(data.features) == ("cat", "dog", "link")
-    assert sum(map(len, data.splits.values())) == 16 and len(data.left_out) == 0
+    assert sum(map(len, data.splits.values())) == 16
+    assert [(each.path.name, each.kind) for each in data.left_out] == [(".hidden.png", "hidden")]
 
 
 def test_grey_or_colour(tmp_path):
@@ -317,7 +415,7 @@ def test_fingerprint_follows_the_content(tmp_path):
         ),
         (
             lambda root: classes(root, ("cat",)),
-            "folder {root} holds one class only, 'cat': expected at least two class folders",
+            "folder {root} holds only one class, 'cat': expected at least two class folders",
         ),
     ],
 )

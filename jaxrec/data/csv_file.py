@@ -137,7 +137,7 @@ def _class_column(table: Table, cells: list[str], known: Sequence[str]) -> tuple
         raise UserError(f"line {line} of csv file {table.path} has no label: add one or remove the line")
     names = numbered(f"csv file {table.path}", _sorted(set(cells)), known)
     if len(names) < 2:
-        raise UserError(f"csv file {table.path} holds one class only, '{cells[0]}': expected at least two")
+        raise UserError(f"csv file {table.path} holds only one class, '{cells[0]}': expected at least two")
     number = {name: place for place, name in enumerate(names)}
     return Feature("class", (), "int32", names), [number[cell] for cell in cells]
 

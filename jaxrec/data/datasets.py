@@ -112,7 +112,7 @@ def open_dataset(
         specs |= {} if own is None else {"validation": own}
     splits = {}
     for role, spec in specs.items():
-        rows = _rows(name, spec, role, source.sizes)
+        rows = _rows(name, spec, role, source)
         kept = _kept(name, source, rows)
         splits[role] = Split(source.read, rows, source.features, kept, source.files, source.classes)
     content = (source.identity, to_json(source.features), train_split)
@@ -286,9 +286,10 @@ def _open_found(name: str, reads: Reads, data_dir: str | None, options: Options)
     return found
 
 
-def _rows(name: str, spec: str, role: str, sizes: dict[str, int]) -> np.ndarray:
+def _rows(name: str, spec: str, role: str, source: Source) -> np.ndarray:
     """The rows of a source that a split with TFDS's slicing stands for."""
-    spec, asked = _known_names(name, spec, role, sizes)
+    sizes = source.sizes
+    spec, asked = _known_names(name, spec, role, source)
     firsts = np.cumsum([0, *sizes.values()]).tolist()
     rows_of = {split: first + np.arange(size) for (split, size), first in zip(sizes.items(), firsts, strict=False)}
     if "[" in spec:
@@ -301,20 +302,31 @@ def _rows(name: str, spec: str, role: str, sizes: dict[str, int]) -> np.ndarray:
     return rows
 
 
-def _known_names(name: str, spec: str, role: str, sizes: dict[str, int]) -> tuple[str, list[str]]:
+def _known_names(name: str, spec: str, role: str, source: Source) -> tuple[str, list[str]]:
     """A split in TFDS's slicing with the set's own names, and these; ``train`` may stand for ``Training``."""
     parts, asked = [], []
     for part in spec.split("+"):
         split, bracket, rest = part.strip().partition("[")
-        known = named_split(split.strip(), sizes)
+        known = named_split(split.strip(), source.sizes)
         if known is None:
-            raise UserError(
-                f"dataset '{name}' has no split '{split.strip()}', only {', '.join(sizes)}: "
-                f"change --{role}-split{nearest(split.strip(), sizes)}"
-            )
+            raise _no_split(name, split.strip(), role, source)
         parts.append(f"{known}{bracket}{rest}")
         asked.append(known)
     return "+".join(parts), asked
+
+
+def _no_split(name: str, split: str, role: str, source: Source) -> UserError:
+    """What to say if a split is asked for that is not there, or is empty."""
+    empty = named_split(split, source.empty)
+    if empty is not None:
+        return UserError(f"split '{empty}' of dataset '{name}' is empty: {source.empty[empty]}")
+    advice = f"change --{role}-split{nearest(split, source.sizes)}"
+    train = named_split("train", source.sizes)
+    if split == role == "test" and train is not None:
+        others = [f"--test-split {each}" for each in source.sizes if each != train]
+        cut = f"--train-split '{train}[:80%]' --test-split '{train}[80%:]'"
+        advice = f"give {' or '.join([*others, cut])}"
+    return UserError(f"dataset '{name}' has no split '{split}', only {', '.join(source.sizes)}: {advice}")
 
 
 def _slices(name: str, spec: str, role: str, sizes: dict[str, int]) -> list[tuple[str, slice]]:

@@ -24,7 +24,7 @@ from jaxrec.data.masks import MaskClasses, decode_mask
 from jaxrec.data.sizes import Resizing, Size
 from jaxrec.data.splits import Read, Source, cut, from_arrays, not_kept, same_split
 from jaxrec.data.walk import UNREADABLE, LeftOut
-from jaxrec.errors import UserError
+from jaxrec.errors import UserError, nearest
 from jaxrec.waiting import counted
 
 HELD = 2**30
@@ -470,12 +470,13 @@ def numbered(where: str, found: Sequence[str], known: Sequence[str]) -> tuple[st
 
 def check_trained(where: str, files: Sequence[File], label: str, names: Sequence[str]) -> None:
     """Raises UserError if training has no readable image of a class."""
-    trained = {names[file.values[label]] for file in files if not file.split or same_split(file.split, "train")}
+    numbers = {int(file.values[label]) for file in files if not file.split or same_split(file.split, "train")}
+    trained = {names[number] for number in numbers}
     unseen = sorted(set(names) - trained)
     if unseen:
         raise UserError(
             f"{where} has no readable training image of class '{unseen[0]}', which it names: "
-            "add images or remove the class"
+            f"add images or remove the class{nearest(unseen[0], trained)}"
         )
 
 

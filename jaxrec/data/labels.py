@@ -8,6 +8,9 @@ from jaxrec.data.features import NO_BOX, Feature
 from jaxrec.data.splits import TOLD
 from jaxrec.errors import UserError
 
+BLANK = ("nan", "none", "null", "n/a", "na", "?")
+"""What programs write for a label that is missing, in small letters."""
+
 
 def check_numbers(
     what: str, numbers: np.ndarray, training: np.ndarray, feature: Feature, named: bool
@@ -41,6 +44,25 @@ def check_numbers(
     if not missing:
         return ()
     return (f"{len(missing)} of the {len(names)} classes of {what} never occur in training: {few(names, missing)}",)
+
+
+def slips(names: Sequence[str]) -> tuple[str, ...]:
+    """The sentences that say which classes seem to be one, or none."""
+    remarks: list[str] = []
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault("".join(name.casefold().split()), []).append(name)
+    for same in alike.values():
+        if len(same) > 1:
+            told = " and ".join(f"'{name}'" for name in same)
+            remarks.append(f"{told} are taken for different classes, and differ in capital letters or spaces only")
+    blank = [name for name in names if name.strip().casefold() in BLANK]
+    if blank:
+        told = " and ".join(f"'{name}'" for name in blank)
+        remarks.append(
+            f"{told} is taken for the name of a class: leave out the examples if it means that they have none"
+        )
+    return tuple(remarks)
 
 
 def few(names: Sequence[str], numbers: Sequence[int]) -> str:

@@ -43,6 +43,8 @@ class Source:
     """The cells of each row by column, if a table names the examples."""
     classes: np.ndarray | None = None
     """int [N], the class of each row, if it is known without decoding."""
+    empty: Mapping[str, str] = field(default_factory=dict)
+    """Splits that have a place but no examples, and why."""
     version: str = ""
     """Differs if the files or their decoder may have changed; empty if decoded examples are not to be kept on disk."""
 
@@ -53,7 +55,7 @@ def same_split(name: str, other: str) -> bool:
 
 
 def _group(name: str) -> tuple[str, ...]:
-    return next((group for group in SAME_SPLIT if name.lower() in group), ())
+    return next((group for group in SAME_SPLIT if name.strip().lower() in group), ())
 
 
 def named_split(name: str, splits: Iterable[str]) -> str | None:

@@ -38,16 +38,13 @@ class Found(NamedTuple):
 
 
 def is_hidden(path: Path) -> bool:
-    """Whether a file or folder is passed over without a word: a name with a dot in front, or clutter of a system's."""
+    """Whether a file or folder is passed over: a name with a dot in front, or clutter of a system's."""
     return path.name.startswith(".") or path.name.lower() in CLUTTER
 
 
 def inside(folder: Path) -> list[Path]:
     """What lies in a folder, sorted by name, without what is hidden; raises UserError if it cannot be read."""
-    try:
-        return sorted(path for path in folder.iterdir() if not is_hidden(path))
-    except OSError as error:
-        raise UserError(f"folder {folder} cannot be read ({error.strerror}): change its permissions") from error
+    return [path for path in _all(folder) if not is_hidden(path)]
 
 
 def folders(folder: Path) -> list[Path]:
@@ -58,12 +55,15 @@ def folders(folder: Path) -> list[Path]:
 def walk(folder: Path) -> Found:
     """All files below a folder, whatever the folder they lie in: images by their suffix, and the others.
 
-    Hidden files and folders are passed over. Links are followed, but not to a folder that the walk is in.
+    Hidden files and folders are passed over, but images among these files count as left out. Links are followed, but
+    not to a folder that the walk is in.
     """
     found = Found([], [])
     for path in _files(folder, ()):
         reason = why_left_out(path)
-        if reason is None:
+        if is_hidden(path):
+            found.left_out.append(LeftOut(path, "hidden", "its name begins with a dot"))
+        elif reason is None:
             found.images.append(path)
         else:
             found.left_out.append(LeftOut(path, path.suffix.lower() or "without a suffix", reason))
@@ -84,11 +84,25 @@ def _files(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
     here = folder.resolve()
     if here in above:
         return
-    for path in inside(folder):
+    for path in _all(folder):
         if path.is_dir():
-            yield from _files(path, (*above, here))
-        else:
+            if not is_hidden(path):
+                yield from _files(path, (*above, here))
+        elif not is_hidden(path) or _is_hidden_image(path):
             yield path
+
+
+def _all(folder: Path) -> list[Path]:
+    """What lies in a folder, sorted by name; raises UserError if it cannot be read."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"folder {folder} cannot be read ({error.strerror}): change its permissions") from error
+
+
+def _is_hidden_image(path: Path) -> bool:
+    """Whether a hidden file may be an image; what macOS writes beside each file, ``._a.png``, is none."""
+    return path.suffix.lower() in (*SUFFIXES, *HEIF) and not path.name.startswith("._")
 
 
 def counted(left_out: Iterable[LeftOut]) -> str:

@@ -1,0 +1,215 @@
+"""How a folder of images is laid out: which of the folders in it are splits, and which are classes."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxrec.data.splits import SAME_SPLIT, same_split
+from jaxrec.data.walk import LeftOut, folders, inside, shown, walk, why_left_out
+from jaxrec.errors import UserError
+
+
+class Tree(NamedTuple):
+    """A folder of images, and how it is cut into splits."""
+
+    root: Path
+    """The folder that holds the splits or classes."""
+    splits: Mapping[str, str] = {}
+    """The folders that are splits, and the name of each split; empty if the set is to be cut."""
+    bases: Mapping[str, Path] = {}
+    """For each folder that is a split, the one that holds its classes: itself, or the only one in it."""
+    inner: bool = False
+    """Whether the folders of splits lie in those of classes."""
+    remarks: tuple[str, ...] = ()
+
+
+class Placed(NamedTuple):
+    """An image file, and the folders that it lies in."""
+
+    path: Path
+    split: str
+    """Empty if the set is to be cut."""
+    folder: str
+    """The folder inside the split, which is a class's if classes are read; empty if it lies in none."""
+
+
+def tree_of(root: Path, classes: bool) -> Tree:
+    """The layout of a folder or, if it holds a single folder and no image, of that one.
+
+    Args:
+        root: The folder.
+        classes: Whether folders may be those of classes.
+
+    Raises:
+        UserError: There are two folders for one split, or it is not clear which folders are classes.
+    """
+    remarks: tuple[str, ...] = ()
+    while True:
+        tree = _stated(root, classes)
+        below = folders(root)
+        if tree.splits or not _wraps(root):
+            break
+        root = below[0]
+        remarks = (f"the set is taken from {shown(root)}, the only folder there",)
+    if classes and not tree.inner:
+        for base in tree.bases.values() or [root]:
+            _check_repeated(base)
+    return tree._replace(remarks=remarks + tree.remarks)
+
+
+def place(tree: Tree) -> tuple[list[Placed], list[LeftOut]]:
+    """Every image file with its split and folder, and what is left out."""
+    found, left_out = walk(tree.root)
+    placed = []
+    for path in found:
+        above = path.relative_to(tree.root).parts[:-1]
+        # Of a class's folder, an image has to lie in a split's folder inside.
+        outer, splits = (above[:1], above[1:2]) if tree.inner else ((), above[:1])
+        if not tree.splits:
+            placed.append(Placed(path, "", "".join(above[:1])))
+        elif not splits or splits[0] not in tree.splits:
+            left_out.append(LeftOut(path, "beside the splits", "it lies in no split's folder"))
+        else:
+            rest = outer or path.relative_to(tree.bases[splits[0]]).parts[:-1]
+            placed.append(Placed(path, tree.splits[splits[0]], "".join(rest[:1])))
+    return placed, left_out
+
+
+def _stated(root: Path, classes: bool) -> Tree:
+    """The tree of a folder whose folders are splits, or hold them; one without splits if they do not."""
+    named = _named_splits(root, classes)
+    worded = {} if named else _worded_splits(root, classes)
+    splits = named or worded
+    if splits:
+        _check_twice(root, splits)
+        places = {folder: root / folder for folder in splits}
+        bases = _bases(places) if classes else places
+        entered = [shown(base.relative_to(root)) for folder, base in bases.items() if base != places[folder]]
+        remarks = (f"classes are taken from {', '.join(entered)}",) if entered else ()
+        if worded:
+            told = ", ".join(f"{shown(folder)} as {split}" for folder, split in worded.items() if folder != split)
+            remarks = (f"folders are read as splits: {told}", *remarks)
+        return Tree(root, splits, bases, remarks=remarks)
+    inner = _inner_splits(root) if classes else {}
+    if inner:
+        told = ", ".join(inner)
+        return Tree(
+            root, inner, inner=True, remarks=(f"each class folder holds splits, which are read as such: {told}",)
+        )
+    return Tree(root)
+
+
+def _named_splits(root: Path, classes: bool) -> dict[str, str]:
+    """The folders that are splits by their whole names; none if they are those of classes."""
+    below = folders(root)
+    known = [path for path in below if is_split(path.name)]
+    trained = [path for path in known if same_split(path.name, "train")]
+    # A class may be called train: then it stands beside others, and holds no folders.
+    stated = bool(trained) if not classes else any(folders(path) for path in trained)
+    if not stated and (not known or len(known) < len(below)):
+        return {}
+    return {path.name: path.name for path in below}
+
+
+def _worded_splits(root: Path, classes: bool) -> dict[str, str]:
+    """The folders that are splits by a word of their names, such as ``training_set`` and ``seg_test``.
+
+    Since the word may also be a class's, all of them must have one, or their folders must have the same names.
+    """
+    below = folders(root)
+    words = {path.name: _word(path.name) for path in below}
+    training = [root / folder for folder, word in words.items() if word == "train"]
+    others = [root / folder for folder, word in words.items() if word not in ("", "train")]
+    if not training or not others:
+        return {}
+    if not all(words.values()):
+        same = _names(_entered(training[0], set())) & _names(_entered(others[0], set()))
+        if not classes or not same or _holds_images(*training, *others):
+            return {}
+    return {folder: word for folder, word in words.items() if word}
+
+
+def _inner_splits(root: Path) -> dict[str, str]:
+    """The folders of splits in each class's folder, and the split's name; none if the classes hold none.
+
+    Raises UserError if some classes hold them and others do not.
+    """
+    names = {path.name: _names(path) for path in folders(root)}
+    cut = [folder for folder, inner in names.items() if len({_word(name) for name in inner if is_split(name)}) > 1]
+    uncut = [folder for folder, inner in names.items() if not inner or not all(map(is_split, inner))]
+    if not cut or len(names) < 2:
+        return {}
+    if uncut:
+        raise UserError(
+            f"class folder {root / cut[0]} holds {' and '.join(sorted(names[cut[0]]))}, and {root / uncut[0]} does "
+            "not: put the images of each class into folders of the same splits, or of none"
+        )
+    return {name: _word(name) for name in sorted(set().union(*names.values()))}
+
+
+def _bases(places: Mapping[str, Path]) -> dict[str, Path]:
+    """For each split's folder, the one that holds the class folders."""
+    known: set[str] = set()
+    for path in places.values():
+        known |= _names(path) if len(_names(path)) > 1 else set()
+    return {folder: _entered(path, known) for folder, path in places.items()}
+
+
+def _entered(folder: Path, known: set[str]) -> Path:
+    """The folder or, as long as it holds a single one that wraps all, that one; ``known`` are names of classes."""
+    while _wraps(folder) and not _names(folder) <= known:
+        folder = folders(folder)[0]
+    return folder
+
+
+def _wraps(folder: Path) -> bool:
+    """Whether a folder holds a single one and no image; one with images of its own is a class, or a set without."""
+    below = folders(folder)
+    return len(below) == 1 and bool(folders(below[0])) and not _holds_images(folder, below[0])
+
+
+def _check_twice(root: Path, splits: Mapping[str, str]) -> None:
+    for group in SAME_SPLIT:
+        named = [folder for folder, split in splits.items() if same_split(split, group[0])]
+        if len(named) > 1:
+            raise UserError(
+                f"folder {root} holds {' and '.join(named)}, which mean one split: "
+                "put their images together, or rename one of them"
+            )
+
+
+def _check_repeated(root: Path) -> None:
+    """Raises UserError if all folders hold folders of the same names, so that either may be classes."""
+    below = folders(root)
+    if len(below) < 2 or _holds_images(*below):
+        return
+    same = sorted(set.intersection(*map(_names, below)))
+    if len(same) > 1:
+        outer = ", ".join(shown(path.name) for path in below[:3])
+        raise UserError(
+            f"the classes of folder {root} may be {outer} or, in each of these, {shown(', '.join(same[:3]))}: "
+            "call the outer folders train and test if they are splits; if they are classes, put the images of each "
+            "into its folder itself"
+        )
+
+
+def _holds_images(*places: Path) -> bool:
+    """Whether images lie in one of the folders themselves."""
+    return any(path.is_file() and why_left_out(path) is None for place in places for path in inside(place))
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folders(folder)}
+
+
+def is_split(name: str) -> bool:
+    """Whether the whole name means a split."""
+    return any(same_split(name, group[0]) for group in SAME_SPLIT)
+
+
+def _word(name: str) -> str:
+    """The split that one word of a name stands for, such as ``train`` for ``train2017``; empty if none does."""
+    words = set(re.split(r"[^a-z]+", name.lower()))
+    meant = [group[0] for group in SAME_SPLIT if words & set(group)]
+    return meant[0] if len(meant) == 1 else ""
