@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
-from systems import SMALL
+from systems import SMALL, add_rows
 
 import jaxrec
 from jaxrec.cli.train import main
@@ -33,6 +33,18 @@ from jaxrec.run.trained import load
 from jaxrec.run.world.devices import Devices
 
 jaxrec.tune_cpu(tune_allocator=False)  # As the commands do. What is for plain operations says so by `plain_forms`.
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--system FILE`` adds the system of a file to those that the conformance suite runs."""
+    parser.addoption("--system", metavar="FILE", help="a file with a system to run in tests/test_conformance.py")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Adds the rows before the tests are collected."""
+    file = config.getoption("--system")
+    if file is not None:
+        add_rows(file)
 
 
 def small(model: str, *options: object) -> list[str]:

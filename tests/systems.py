@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from jaxrec.settings import (
@@ -88,6 +89,22 @@ ROWS = {
     ),
     "rotation": Row(tiny_rotation(average=0.9, accumulate=2, augment=Augment(translate=0.1)), draws=True),
 }
+
+
+def add_rows(file: str) -> None:
+    """Adds a row for each preset of a system in a file: its default settings, with the optimizer of the other rows."""
+    module = registry.load_file(file)
+    for model in module.PRESETS:
+        config = dataclasses.replace(registry.preset(model), optimizer=SGD)
+        ROWS[model] = Row(config, draws=_draws(config))
+
+
+def _draws(config: Task) -> bool:
+    """Whether a step draws numbers: under another key it is another step."""
+    system, batch = system_of(config), at(batches(config, 1, 8), 0)
+    state = system.init(config, jax.random.key(0), batch)
+    one, other = (system.train_step(state.replace(key=jax.random.key(seed)), batch)[0].players for seed in (1, 2))
+    return not all(np.array_equal(*pair) for pair in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
 
 
 DENSE = ["--architecture", "dense", "--width", "4", "--code", "5"]

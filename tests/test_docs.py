@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 import types
 from pathlib import Path
 
@@ -74,6 +75,16 @@ def test_python_runs(name, reader, tmp_path, monkeypatch, capsys):
     for file, code in shown_files(name).items():
         (tmp_path / file).write_text(code)
     exec(compile(scripts()[name], name, "exec"), {"__name__": "__main__"})
+
+
+def test_the_conformance_suite_runs_for_a_shown_file(tmp_path):
+    file = tmp_path / "softmax.py"
+    file.write_text(shown_files("add_a_system.md")[file.name])
+    suite = [sys.executable, "-m", "pytest", "tests/test_conformance.py", "-p", "no:cacheprovider", "-q"]
+    chosen = [*suite, "--system", str(file), "-k", "softmax and (learn or pmap)"]
+    done = subprocess.run(chosen, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout
+    assert "2 passed" in done.stdout
 
 
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
