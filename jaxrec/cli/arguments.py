@@ -78,7 +78,7 @@ def _check_options(known: Iterable[Option], argv: Sequence[str]) -> None:
         typed, equals, value = argument.partition("=")
         name = typed.replace("_", "-")
         if name not in spelled:
-            raise UserError(f"there is no option '{typed}' here{_nearest_option(name, spelled)}")
+            raise UserError(f"unknown option '{typed}'{_nearest_option(name, spelled)}")
         values = [value] if equals else list(takewhile(_is_value, argv[place + 1 :]))
         _check_values(spelled[name], values)
 

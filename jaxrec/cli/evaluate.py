@@ -94,7 +94,7 @@ def _remarks(data: "Data") -> list[str]:
 
 
 def tell(remark: str) -> None:
-    """Says a sentence beside the figures, which may be read by a program."""
+    """Says a sentence beside the metrics, which may be read by a program."""
     print(remark, file=sys.stderr)
 
 

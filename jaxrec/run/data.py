@@ -38,7 +38,7 @@ EVALUATIONS = 10
 SHARE = 0.1
 """Share of the training split that is held out for validation if nothing else is said."""
 FEW = 30
-"""Examples of a split below which its figures are no measure."""
+"""Examples of a split below which metrics say little."""
 SAMPLED_BYTES = 2**30
 """Decoded size from which statistics are taken over a sample of the training split."""
 

@@ -36,7 +36,7 @@ class Train:
     """Size in pixels to which images are resized: 64 for a square, or height x width, such as 224x160. Default: the
     images' own size or, if they differ, that of the first one."""
     resize: Annotated[Literal["crop", "pad", "stretch"] | None, DATA] = None
-    """How images of another shape are brought to that size. crop: cut off what stands out on two sides. pad: add black
+    """How images of another shape are brought to that size. crop: cut off the overhang. pad: add black
     borders on two sides. stretch: distort them. Default: pad if the system reads boxes, crop otherwise."""
     image_key: Annotated[str | None, DATA] = None
     """The feature of a prepared data set that is the image, if it has several."""
@@ -48,7 +48,7 @@ class Train:
     """How devices share the work. data: every device holds the whole state and takes an equal part of the batch.
     data=2: only two devices. data=4,model=2: eight devices in pairs; each pair shares the large arrays of the state."""
     require: Annotated[Literal["gpu", "tpu"] | None, DEVICES] = None
-    """Do not train on anything else: gpu or tpu. Default: train on what JAX finds, if need be on the CPU."""
+    """Fail unless this device is found: gpu or tpu. Default: train on what JAX finds, if need be on the CPU."""
     batch_size: Annotated[int, DATA, AT_LEAST_ONE] = 128
     """Examples per step, over all devices."""
     sampler: Annotated[Literal["shuffle", "balanced"], DATA] = "shuffle"
@@ -98,7 +98,7 @@ class Train:
     log_to: Annotated[tuple[Literal["wandb", "mlflow"], ...], OUTPUT] = ()
     """Also send metrics, settings and pictures to Weights & Biases or MLflow; needs jaxrec[wandb] or jaxrec[mlflow]."""
     profile: Annotated[int | None, OUTPUT, AT_LEAST_ONE, tyro.conf.arg(metavar="STEPS")] = None
-    """Trace so many steps after the first call, into the run's folder profile, and print the ten operations that take
+    """Trace this many steps after the first call, into the run's folder profile, and print the ten operations that take
     longest."""
 
 

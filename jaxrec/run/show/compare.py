@@ -1,4 +1,4 @@
-"""Runs side by side: settings that differ, figures, and curves laid over each other."""
+"""Runs side by side: settings that differ, metrics, and curves laid over each other."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,9 +30,9 @@ class Comparison:
     figures: Rows
     """Test metrics, the headline's first."""
     best: list[int | None]
-    """For each row of figures, the run with the best value; None if neither direction is better or all are equal."""
+    """For each row of metrics, the run with the best value; None if neither direction is better or all are equal."""
     remarks: list[str]
-    """Why figures cannot be compared, if they cannot."""
+    """Why metrics cannot be compared, if they cannot."""
 
 
 def compare(runs: Sequence[Path]) -> Comparison:
@@ -94,7 +94,7 @@ def _remarks(records: Sequence[Record]) -> list[str]:
     sets = {record.manifest.get("dataset", {}).get("fingerprint") for record in records}
     tested = {(record.results.get("split"), record.results.get("examples")) for record in records if record.results}
     if len(sets) > 1 or len(tested) > 1:
-        remarks.append("The runs were tested on different examples: their figures cannot be compared.")
+        remarks.append("The runs were tested on different examples: their metrics cannot be compared.")
     unfinished = [record.run.name for record in records if not record.results]
     if unfinished:
         remarks.append(f"Without test metrics, because they have not finished: {', '.join(unfinished)}.")
@@ -102,7 +102,7 @@ def _remarks(records: Sequence[Record]) -> list[str]:
 
 
 def write_comparison(found: Comparison, path: Path) -> None:
-    """Writes a page that loads nothing: settings that differ, figures, curves, and the command of each run."""
+    """Writes a page that loads nothing: settings that differ, metrics, curves, and the command of each run."""
     body = [
         f'<header><p class="note">jaxrec compare</p><h1>{escape(", ".join(found.names))}</h1></header>',
         *(f'<p class="note">{escape(remark)}</p>' for remark in found.remarks),

@@ -159,7 +159,7 @@ class Log:
         self.say(f"stopped by {number.name} after step {step}, state saved; go on with: {again}")
 
     def results(self, title: str, values: Mapping[str, str], numbers: Mapping[str, Any]) -> None:
-        """A table of the figures at the end of a run, below the bar; the trackers get the numbers among ``numbers``."""
+        """A table of the metrics at the end of a run, below the bar; the trackers get the numbers among ``numbers``."""
         self.stop_bar()
         self.say(title)
         for line in figures(values):

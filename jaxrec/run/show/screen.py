@@ -1,4 +1,4 @@
-"""What the terminal shows while a run trains: the bar's line, rates over the last seconds, and a table of figures."""
+"""What the terminal shows while a run trains: the bar's line, rates over the last seconds, and a table of metrics."""
 
 import time
 from collections import deque

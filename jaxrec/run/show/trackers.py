@@ -26,7 +26,7 @@ class Tracker(Protocol):
         """Takes a picture that was written."""
 
     def close(self, results: Mapping[str, float]) -> None:
-        """Takes the figures on the test split, if the run came to its end, and sends all that waits."""
+        """Takes the metrics on the test split, if the run came to its end, and sends all that waits."""
 
 
 class TensorBoard:
@@ -55,7 +55,7 @@ class TensorBoard:
             self.writer.add_image(path.stem, np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
     def close(self, results: Mapping[str, float]) -> None:
-        """The settings as hyper-parameters, beside the figures on the test split."""
+        """The settings as hyper-parameters, beside the metrics on the test split."""
         if results:
             figures = {f"test/{name}": value for name, value in results.items()}
             # The name keeps them in this run; tensorboardX would make a run of its own of them.
@@ -86,7 +86,7 @@ class Wandb:
         self.run.log({"step": step, path.stem: self.wandb.Image(str(path))})
 
     def close(self, results: Mapping[str, float]) -> None:
-        """The figures on the test split as the run's summary."""
+        """The metrics on the test split as the run's summary."""
         self.run.summary.update({f"test/{name}": value for name, value in results.items()})
         self.run.finish()
 
@@ -115,7 +115,7 @@ class MLflow:
             self.mlflow.log_image(image.convert("RGB"), f"pictures/{path.stem}-{step:08d}.png")
 
     def close(self, results: Mapping[str, float]) -> None:
-        """The figures on the test split as metrics."""
+        """The metrics on the test split as metrics."""
         self.mlflow.log_metrics({f"test/{name}": value for name, value in results.items()})
         self.mlflow.end_run()
 
