@@ -610,7 +610,8 @@ def test_settings_that_cannot_be_read(sentence, copied, content):
     run = copied("autoencoder")
     (run / "config.json").write_text(content)
     for command in (show, evaluate):
-        assert "train again" in sentence(command, run) or "settings" in sentence(command, run)
+        said = sentence(command, run)
+        assert f"{run / 'config.json'}' is missing or damaged" in said or "the settings " in said
 
 
 def test_names_of_classes_stay_names_in_files(copied, tmp_path):

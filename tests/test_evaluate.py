@@ -14,6 +14,7 @@ from PIL import Image
 from jaxrec.cli import evaluate, predict, train
 from jaxrec.data import open_dataset
 from jaxrec.errors import UserError
+from jaxrec.run.by_column import in_order
 from jaxrec.run.trained import load
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run_it")]
@@ -98,9 +99,16 @@ def test_slices_are_the_examples_of_each_cell(run, tmp_path, capsys):
         assert (found["examples"], found["accuracy"]) == (len(those), pytest.approx(right))
     evaluate.main([str(run), "--slice", "camera"])
     old = slices["old"]
-    assert re.search(rf"│ old +│ {old['examples']} +│ {old['accuracy']:.5g} +│", capsys.readouterr().out)
+    told = capsys.readouterr().out
+    assert re.search(rf"│ old +│ {old['examples']} +│ {old['accuracy']:.5g} +│", told)
+    assert re.search(rf"│ \(empty\) +│ {slices['']['examples']} +│", told)
     with pytest.raises(UserError, match=r"--slice lens.*camera"):
         evaluate.main([str(run), "--slice", "lens"])
+
+
+def test_cells_that_are_numbers_are_in_their_order():
+    assert in_order({"10", "9", "", "-1.5"}) == ["", "-1.5", "9", "10"]
+    assert in_order({"b", "10", "9"}) == ["10", "9", "b"]
 
 
 def test_a_set_that_is_not_prepared_refuses_an_image_key(run):

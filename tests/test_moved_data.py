@@ -95,7 +95,7 @@ def test_changed_files_are_named_and_every_file_keeps_its_split(project, evaluat
     assert found["examples"] == len(paths["test"]) - 1 + 1
     for path in (paths["train"][0], paths["test"][0], paths["train"][1], "disc/77.png"):
         assert path in said
-    assert "were trained on" not in said
+    assert "trained on, so" not in said
 
 
 def test_another_set_of_the_same_classes(project, evaluated, tmp_path):
@@ -103,12 +103,12 @@ def test_another_set_of_the_same_classes(project, evaluated, tmp_path):
     new = fill(tmp_path / "new" / "test", ["rows", "disc"], range(4), 7).parent
     found, said = evaluated(run, "--dataset", f"folder:{new}", "--split", "test")
     assert found["examples"] == 8 and found["support"] == [0, 4, 4]
-    assert "another" in said
+    assert "none of its 8 files" in said
     flat = fill(tmp_path / "flat", ["rows", "disc"], range(4), 8)
     assert evaluated(run, "--dataset", f"folder:{flat}")[0]["examples"] == 8
     row = next(row for row in listed(run) if row["used_as"] == "train" and row["class"] == "rows")
     shutil.copy(project / "data" / row["path"], new / "test" / "rows" / "seen.png")
-    assert "1 of the 9 examples were trained on" in evaluated(run, "--dataset", f"folder:{new}")[1]
+    assert "1 of the 9 examples was trained on" in evaluated(run, "--dataset", f"folder:{new}")[1]
     fill(new / "test", ["emu"], range(2), 9)
     with pytest.raises(UserError, match="'emu'"):
         evaluated(run, "--dataset", f"folder:{new}")
@@ -133,9 +133,11 @@ def test_a_run_goes_on_without_a_bad_file(project, capsys):
 def test_a_folder_that_is_not_there_any_more(project):
     run = project / "runs" / "a"
     config = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps({**config, "dataset": "folder:/nowhere"}))
-    with pytest.raises(UserError, match="--dataset"):
-        evaluate.main([str(run)])
+    for kind in ("folder", "csv"):
+        (run / "config.json").write_text(json.dumps({**config, "dataset": f"{kind}:/nowhere"}))
+        for command in (evaluate, verify):
+            with pytest.raises(UserError, match=f"--dataset {kind}:PATH"):
+                command.main([str(run)])
 
 
 def test_copies_keep_the_splits_that_they_were_dealt(tmp_path, evaluated, capsys):
@@ -164,3 +166,12 @@ def test_copies_keep_the_splits_that_they_were_dealt(tmp_path, evaluated, capsys
     after = {row["path"]: row["used_as"] for row in listed(tmp_path / "a")}
     del before["rows/0.png"], after["rows/renamed.png"]
     assert after == before
+
+
+def test_a_damaged_file_of_a_run_is_named_before_it_goes_on(project):
+    run = project / "runs" / "a"
+    (run / "results.json").write_text("{")
+    before = sorted(path.name for path in (run / "checkpoints").iterdir())
+    with pytest.raises(UserError, match=r"results\.json"):
+        train.main(["--resume", "--name", "a", "--runs", str(run.parent), "--steps", "4", "--no-tune-allocator"])
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == before

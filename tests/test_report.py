@@ -638,6 +638,16 @@ def test_the_runs_of_a_folder_are_listed(photos, tmp_path) -> None:
     assert f"accuracy {figure_text(photos.results['accuracy'])}" in page and "accuracy 0.9722" in page
 
 
+@pytest.mark.parametrize("file", ["config.json", "manifest.json", "results.json", "members.json"])
+@pytest.mark.parametrize("content", ["", "3", "[" * 100_000])
+def test_a_damaged_file_is_named(photos, tmp_path, file, content) -> None:
+    other = shutil.copytree(photos.folder, tmp_path / "cats")
+    (other / file).write_text(content)
+    with pytest.raises(UserError, match=file):
+        compare_command([str(photos.folder), str(other), "--out", str(tmp_path / "both.html")])
+    assert not (tmp_path / "both.html").exists()
+
+
 def test_runs_are_compared(photos, tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     other = shutil.copytree(photos.folder, tmp_path / "cats")

@@ -137,5 +137,5 @@ def _print_slices(column: str, slices: dict[str, dict[str, Any]]) -> None:
         table.add_column(Text(name))
     for value, metrics in slices.items():
         cells = ["undefined" if metrics.get(name) is None else f"{metrics[name]:.5g}" for name in names]
-        table.add_row(Text(value), *cells)
+        table.add_row(Text(value or "(empty)"), *cells)
     Console(highlight=False).print(table)

@@ -1,5 +1,6 @@
 """The metrics of the parts of a split that a column of its table tells apart."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -31,12 +32,21 @@ def cells_of(data: Data, column: str) -> np.ndarray:
     return cells
 
 
+def in_order(cells: Iterable[str]) -> list[str]:
+    """Cells in the order of the alphabet; if all but the empty one are numbers, in the order of these."""
+    found = sorted(cells)
+    try:
+        return sorted(found, key=lambda cell: float(cell or "-inf"))
+    except ValueError:
+        return found
+
+
 def metrics_by(evaluator: Evaluator, state: State, data: Data, cells: np.ndarray) -> dict[str, dict[str, Any]]:
     """By each value of ``cells`` str [N], in order: the number of ``examples``, then the system's headline metrics."""
     # One size for all parts, so that they share a program.
     size = batch_size(FEW, data.test)
     found = {}
-    for value in sorted(set(cells.tolist())):
+    for value in in_order(set(cells.tolist())):
         part = data.test.subset(np.flatnonzero(cells == value))
         metrics = plain(evaluator(state, part, size=size))
         headline = {name: metrics[name] for name in evaluator.system.headline or metrics if name in metrics}

@@ -26,7 +26,7 @@ from jaxrec.data.files import Known, Parts
 from jaxrec.data.reads import alternatives
 from jaxrec.data.splits import not_kept
 from jaxrec.errors import UserError
-from jaxrec.run.known import KnownData
+from jaxrec.run.known import KnownData, check_there
 from jaxrec.run.world import processes
 from jaxrec.settings import Train
 from jaxrec.tasks.system import Facts, System
@@ -81,6 +81,8 @@ def open_data(
     Raises:
         UserError: the set is not there or lacks what the system reads, or a batch is larger than the training split.
     """
+    if known is not None and dataset is None:
+        check_there(config.dataset)
     opened = _open(config, system, dataset, None if known is None else known.for_opening("train"))
     _check_features(opened, system, config)
     changes = () if known is None else known.changes(opened)
@@ -117,6 +119,8 @@ def open_test(config: Train, system: System, dataset: Any, known: KnownData) -> 
     Raises:
         UserError: the set is not there, or has other classes or features than the run's.
     """
+    if dataset is None:
+        check_there(config.dataset)
     # A measure compares with what was trained on.
     opened = _open(config, system, dataset, known.for_opening("test"), only_test=not system.measures)
     _check_features(opened, system, config)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxrec.data import Dataset, Split
+from jaxrec.data.datasets import PATHS
 from jaxrec.data.features import from_json, to_json
 from jaxrec.data.files import Known, Parts
 from jaxrec.data.walk import shown
@@ -96,6 +97,13 @@ def known_data(run: Path) -> KnownData:
     return KnownData(read_dataset(run), read_examples(run))
 
 
+def check_there(name: str | None) -> None:
+    """Raises UserError if the folder or file that a run was trained on is not where it was."""
+    kind, colon, path = (name or "").partition(":")
+    if colon and kind in PATHS and not Path(path).exists():
+        raise UserError(f"dataset '{name}' is not there any more: if it was moved, name it with --dataset {kind}:PATH")
+
+
 def seen_in_training(known: KnownData, dataset: Dataset, test: Split) -> tuple[str, ...]:
     """The sentence that says how many of the examples to evaluate on were trained on; none if none was."""
     if not dataset.digests:
@@ -104,7 +112,8 @@ def seen_in_training(known: KnownData, dataset: Dataset, test: Split) -> tuple[s
     count = sum(dataset.digests[row] in trained for row in test.rows.tolist())
     if not count:
         return ()
-    return (f"{count} of the {len(test)} examples were trained on, so the metrics are too good",)
+    were = "was" if count == 1 else "were"
+    return (f"{count} of the {len(test)} examples {were} trained on, so the metrics are too good",)
 
 
 def _told(what: str, paths: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from jaxrec.run.data import check_same_data, complete, open_data
 from jaxrec.run.feed import Feed
 from jaxrec.run.fit import prepare
 from jaxrec.run.initial import initial_state
+from jaxrec.run.known import check_there
 from jaxrec.run.show.log import read_metrics
 from jaxrec.run.steps import CompiledStep, run_steps, unharmed
 from jaxrec.run.store import folder
@@ -46,6 +47,8 @@ class Replay:
         self.system = system_of(self.config.task)
         self.devices = Devices(self.config.mesh)
         self.devices.check_batch(self.config.batch_size)
+        if dataset is None:
+            check_there(self.config.dataset)
         self.data = open_data(self.config, self.system, dataset, trains=True)
         check_same_data(self.data, read_dataset(run))
         self.made_with = read_history(run)

@@ -20,6 +20,7 @@ from jaxrec.errors import TRAINING_MEMORY, UserError, memory_errors
 from jaxrec.host import keep_programs
 from jaxrec.run.data import Data, complete, open_data
 from jaxrec.run.known import known_data
+from jaxrec.run.show.report import Record
 from jaxrec.run.show.screen import Waiting
 from jaxrec.run.show.trackers import check_trackers
 from jaxrec.run.store import folder
@@ -170,6 +171,7 @@ def _resumed_folder(config: Train) -> Path | None:
             f"run '{run.name}' is a population of which only the best member was saved, so it cannot be resumed; "
             "train again under another --name"
         )
+    Record(run)  # The report is written while the run trains: a damaged file would end it there.
     return run
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jaxrec.data.datasets import ARRAYS
 from jaxrec.errors import UserError
@@ -22,6 +22,8 @@ from jaxrec.run.store.folder import resume_command
 from jaxrec.settings import from_dict
 from jaxrec.settings.changes import changes, train_command
 
+T = TypeVar("T")
+
 NO_FACTS: dict[str, Any] = {
     "headline": [],
     "captions": {},
@@ -35,14 +37,17 @@ NO_FACTS: dict[str, Any] = {
 
 
 class Record:
-    """What a run folder holds, whatever is there so far."""
+    """What a run folder holds, whatever is there so far.
+
+    Raises UserError if a file in it is damaged.
+    """
 
     def __init__(self, run: Path) -> None:
         self.run = run
-        self.config: dict[str, Any] = _read(run / "config.json")
-        self.manifest: dict[str, Any] = _read(run / "manifest.json")
-        self.results: dict[str, Any] = _read(run / "results.json")
-        self.members: list[dict[str, Any]] = _read(run / "members.json") or []
+        self.config: dict[str, Any] = _read(run / "config.json", {})
+        self.manifest: dict[str, Any] = _read(run / "manifest.json", {})
+        self.results: dict[str, Any] = _read(run / "results.json", {})
+        self.members: list[dict[str, Any]] = _read(run / "members.json", [])
         self.facts: dict[str, Any] = {**NO_FACTS, **self.manifest.get("report", {})}
 
     @cached_property
@@ -94,8 +99,17 @@ class Record:
             return None
 
 
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+def _read(path: Path, nothing: T) -> T:
+    """What a JSON file holds; ``nothing``, which is of the same type, if it is not there."""
+    if not path.exists():
+        return nothing
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"'{path}' is damaged ({error}); restore it, or remove it") from error
+    if not isinstance(found, type(nothing)):
+        raise UserError(f"'{path}' is damaged (it holds a {type(found).__name__}); restore it, or remove it")
+    return found
 
 
 def write_report(run: Path) -> Path:
