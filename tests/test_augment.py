@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image, ImageEnhance, ImageOps
 
 import jaxrec.augment as module
-from jaxrec.augment import Geometry, colour, randaugment, standardise
+from jaxrec.augment import Geometry, colour, randaugment, standardize
 from jaxrec.errors import UserError
 from jaxrec.settings import Augment
 
@@ -55,7 +55,7 @@ EVERYTHING = Augment(
     cutout=3,
     randaugment=2,
 )
-GAN_KINDS = ("colour", "translation", "cutout")
+GAN_KINDS = ("color", "translation", "cutout")
 
 
 def pixels(shape, seed=0):
@@ -482,7 +482,7 @@ def test_shares_follow_the_beta_distribution(mix):
 
 def test_diffaugment_colour_is_the_papers_chain():
     images = 2 * pixels((300, 4, 5, 3)) - 1
-    changed = np.asarray(diffaugment(KEY, jnp.asarray(images), ("colour",)), np.float64)
+    changed = np.asarray(diffaugment(KEY, jnp.asarray(images), ("color",)), np.float64)
     brightness = changed.mean((1, 2, 3)) - images.mean((1, 2, 3))
     grey, changed_grey = images.mean(-1, keepdims=True), changed.mean(-1, keepdims=True)
     centred, changed_centred = (x - x.mean((1, 2, 3), keepdims=True) for x in (grey, changed_grey))
@@ -534,20 +534,20 @@ def test_diffaugment_gradient_equals_the_numerical_one(shape):
 
 
 def test_diffaugment_names_an_unknown_kind():
-    with pytest.raises(UserError, match="not 'color'; did you mean 'colour'"):
-        diffaugment(KEY, jnp.zeros((1, 4, 4, 3)), ("color",))
+    with pytest.raises(UserError, match="not 'colour'; did you mean 'color'"):
+        diffaugment(KEY, jnp.zeros((1, 4, 4, 3)), ("colour",))
 
 
-# Standardisation
+# Standardization
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize(("mean", "std"), [((), ()), ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))], ids=["unit", "dataset"])
-def test_standardise(mean, std, dtype):
+def test_standardize(mean, std, dtype):
     whole = np.random.default_rng(0).integers(0, 256, (4, 5, 3, 3)).astype(np.uint8)
     expected = (whole / 255 - np.array(mean)) / np.array(std) if mean else whole / 255
     for images in (jnp.asarray(whole), jnp.asarray(whole / 255, jnp.float32)):
-        result = standardise(images, mean, std, dtype)
+        result = standardize(images, mean, std, dtype)
         assert result.dtype == dtype
         np.testing.assert_allclose(
             result.astype(jnp.float32), expected, rtol=1e-5 if dtype == jnp.float32 else 1e-2, atol=1e-6

@@ -76,7 +76,7 @@ def sentence(monkeypatch, capsys):
         ("--optimizer.name adm", ["--optimizer.name", "'adm'", "'adam'"]),
         ("--optimizer.name lbfgs", ["--optimizer.name", "'lbfgs'"]),
         ("--optimizer.schedule=csine", ["--optimizer.schedule", "'csine'", "'cosine'"]),
-        ("--model gan --diffaugment colour shift", ["--diffaugment", "'shift'"]),
+        ("--model gan --diffaugment color shift", ["--diffaugment", "'shift'"]),
         ("--batch-size many", ["--batch-size", "'many'"]),
         ("cnn", ["cnn"]),
         ("--steps 0", ["--steps 0", "1 or more"]),

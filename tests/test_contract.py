@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from jaxrec.errors import UserError
 from jaxrec.run.fit import Run
 from jaxrec.run.introduction import for_the_report
 from jaxrec.run.told import true_values
-from jaxrec.settings import Train, preset, registry, with_values
+from jaxrec.settings import Train, from_dict, preset, registry, to_dict, with_values
 from jaxrec.tasks.system import system_of
 
 COUNTING = Path(__file__).parent / "assets" / "counting.py"
@@ -141,3 +142,13 @@ def test_a_system_that_breaks_its_contract_is_refused_before_it_trains(name, tmp
     with pytest.raises(UserError, match=words):
         fit(tmp_path / "runs", file)
     assert not list(tmp_path.glob("runs/*"))
+
+
+@pytest.mark.parametrize(("model", "name", "old"), [("cnn", "standardize", "standardise"), ("gan", "color", "colour")])
+def test_settings_of_earlier_runs_are_read_in_their_former_spelling(model, name, old):
+    task = preset(model)
+    if model == "gan":
+        task = replace(task, diffaugment=("color", "cutout"))
+    written = json.dumps(to_dict(Train(task=task)))
+    assert from_dict(json.loads(written.replace(f'"{name}"', f'"{old}"'))) == Train(task=task)
+    assert f'"{name}"' in written

@@ -203,7 +203,7 @@ def test_what_else_evolves_is_saved_and_restored(tmp_path, digits):
 
 
 def test_a_loop_of_ones_own_goes_on_from_a_saved_state(tmp_path, digits):
-    config = replace(TINY, classes=10, standardise="unit", average=0.9, dropout=0.2)
+    config = replace(TINY, classes=10, standardize="unit", average=0.9, dropout=0.2)
     batches = [{name: values[16 * n : 16 * n + 16] for name, values in digits.items()} for n in range(6)]
     start = jax.jit(partial(classifier.init, config))
     step = jax.jit(classifier.train_step)

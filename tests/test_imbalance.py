@@ -97,7 +97,7 @@ def test_the_loss_of_training_weighs_each_image_by_its_class(head):
         features={"label": Feature("class", (), "int32", tuple("abc"))},
         class_counts=lambda name: np.array([80, 10, 10]),
     )
-    asked = Classifier(width=0.1, head=head, standardise="unit", class_weights="inverse")
+    asked = Classifier(width=0.1, head=head, standardize="unit", class_weights="inverse")
     config = classifier.complete(asked, facts)
     np.testing.assert_allclose(config.weights, np.array([1.25, 10, 10]) / 3, rtol=1e-6)
     state = classifier.init(config, jax.random.key(0), batch)

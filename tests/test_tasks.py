@@ -419,7 +419,7 @@ def test_what_is_ones_own_learns(row):
 
 
 def test_an_optimizer_and_a_loss_of_ones_own_make_the_updates_that_they_name():
-    config = tiny_classifier(standardise="unit")
+    config = tiny_classifier(standardize="unit")
     optimizer = optax.adamw(1e-3)
     given = {"model": (new_network, apply_network), "optimizer": optimizer, "loss": sum_of_squares}
     state = classifier.init(config, jax.random.key(0), BATCH, **given)
@@ -471,7 +471,7 @@ KEY = jax.random.key(3)
 
 
 def own_state(**changes):
-    config = tiny_classifier(standardise="unit", **changes)
+    config = tiny_classifier(standardize="unit", **changes)
     return classifier.init(config, jax.random.key(0), BATCH, (new_network, apply_network))
 
 

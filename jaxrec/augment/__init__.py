@@ -6,7 +6,7 @@ the key first.
 """
 
 from jaxrec.augment.apply import augment, augment_examples
-from jaxrec.augment.colour import change_colour, standardise
+from jaxrec.augment.colour import change_colour, standardize
 from jaxrec.augment.diffaugment import diffaugment
 from jaxrec.augment.geometry import Geometry, draw_geometry, move_boxes, move_images, move_masks
 from jaxrec.augment.mixing import cutmix, mixup
@@ -23,5 +23,5 @@ __all__ = [
     "move_boxes",
     "move_images",
     "move_masks",
-    "standardise",
+    "standardize",
 ]

@@ -28,7 +28,7 @@ def change_colour(config: Augment, key: jax.Array, images: jax.Array) -> jax.Arr
     return images
 
 
-def standardise(
+def standardize(
     images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype: jax.typing.DTypeLike = jnp.float32
 ) -> jax.Array:
     """(images - mean) / std by channel, as ``dtype``; uint8 images are divided by 255 first, floats are in [0, 1].

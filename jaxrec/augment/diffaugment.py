@@ -11,15 +11,17 @@ from jaxrec.errors import UserError, nearest
 def diffaugment(key: jax.Array, images: jax.Array, kinds: tuple[str, ...]) -> jax.Array:
     """Changes images in [-1, 1], differentiably, before a discriminator sees them (Zhao et al. 2020).
 
-    ``kinds``, done in order: colour (brightness, saturation, contrast), translation (by up to an eighth, zeros come
+    ``kinds``, done in order: color (brightness, saturation, contrast), translation (by up to an eighth, zeros come
     in), cutout (half of each side set to zero). Colours may leave [-1, 1], as in the paper. Raises UserError for
     another kind.
     """
-    known = {"colour": _colour, "translation": _translation, "cutout": _cutout}
+    known = {"color": _colour, "translation": _translation, "cutout": _cutout}
     for kind in kinds:
         if kind not in known:
             raise UserError(f"diffaugment knows {', '.join(known)}, not '{kind}'{nearest(kind, known)}")
-        images = known[kind](stream(key, kind), images)
+        # Runs that began when the kind was spelled "colour" go on with the numbers of that stream.
+        name = "colour" if kind == "color" else kind
+        images = known[kind](stream(key, name), images)
     return images
 
 

@@ -75,7 +75,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
-        """Standardised images [B,H,W,C] to logits [B,classes] and features [B,D], float32."""
+        """Standardized images [B,H,W,C] to logits [B,classes] and features [B,D], float32."""
         x = x.astype(self.dtype)
         features = scaled(64, self.width)
         size, strides = (7, 2) if self.stem == "large" else (3, 1)

@@ -51,7 +51,7 @@ class SpeedNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
-        """Standardised images [B,H,W,C] to logits [B,classes] and features [B,D], float32."""
+        """Standardized images [B,H,W,C] to logits [B,classes] and features [B,D], float32."""
         filters = self.variable("constants", "whitening", whitening, x).value.astype(self.dtype)
         # Each filter comes with its negative, so half of the products are enough.
         x = dense(patches(x.astype(self.dtype)), filters)

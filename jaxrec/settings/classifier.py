@@ -40,7 +40,7 @@ class Classifier(Task):
     """Alpha of mixup (Zhang et al. 2018). 0: off."""
     cutmix: Annotated[float, NOT_NEGATIVE] = 0.0
     """Alpha of CutMix (Yun et al. 2019). 0: off."""
-    standardise: Literal["dataset", "unit"] = "dataset"
+    standardize: Literal["dataset", "unit"] = "dataset"
     """How pixels are scaled. dataset: subtract the mean of the training images and divide by their standard deviation.
     unit: scale to [0, 1]."""
     views: Literal["one", "mirror", "mirror-shift"] = "one"

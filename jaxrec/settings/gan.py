@@ -42,7 +42,7 @@ class GAN(Task):
     """Divide the discriminator's kernels by their largest singular value (Miyato et al. 2018)."""
     discriminator_lr: Annotated[float, NOT_NEGATIVE] = 1.0
     """Learning rate of the discriminator, as a multiple of the generator's."""
-    diffaugment: tuple[Literal["colour", "translation", "cutout"], ...] = ()
+    diffaugment: tuple[Literal["color", "translation", "cutout"], ...] = ()
     """Differentiable augmentations of the images that the discriminator sees (Zhao et al. 2020)."""
     judge_steps: Annotated[int | None, AT_LEAST_ONE] = None
     """Steps for which the judge of generated images is trained. Default: three passes over the data, 400 to 1500."""

@@ -57,9 +57,19 @@ def from_dict(values: dict[str, Any]) -> Train:
         raise UserError(
             f"the settings were written by {version} (format {written}, expected {FORMAT}); use that version"
         )
-    task = dict(values.get("task", {}))
+    task = _renamed(values.get("task", {}))
     kind = registry.settings_module(task.pop("system", "")).Config
     return _build(Train, {**values, "task": _build(kind, task)})
+
+
+def _renamed(task: Mapping[str, Any]) -> dict[str, Any]:
+    """A task's settings with the names of today: earlier runs of this format wrote some in British spelling."""
+    renamed = dict(task)
+    if "standardise" in renamed:
+        renamed["standardize"] = renamed.pop("standardise")
+    if "diffaugment" in renamed:
+        renamed["diffaugment"] = ["color" if kind == "colour" else kind for kind in renamed["diffaugment"]]
+    return renamed
 
 
 def _build(kind: type, values: dict[str, Any]) -> Any:

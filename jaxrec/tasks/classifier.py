@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import losses
-from jaxrec.augment import cutmix, mixup, standardise
+from jaxrec.augment import cutmix, mixup, standardize
 from jaxrec.data.features import Features, class_names
 from jaxrec.errors import UserError
 from jaxrec.metrics import Classification, Metric, MultiLabel, Worst
@@ -86,7 +86,7 @@ def complete(config: Config, facts: Facts) -> Config:
         raise UserError("the images have several labels each, and --head is softmax; give --head sigmoid")
     if config.class_weights != "none":
         config = replace(config, weights=_class_weights(config, facts))
-    if config.standardise != "dataset":
+    if config.standardize != "dataset":
         return config
     mean, std = facts.statistics("image")
     return replace(config, mean=mean, std=std)
@@ -174,8 +174,8 @@ def build(config: Config, shape: tuple[int, int, int], axis_name: str | None = N
 
 
 def _inputs(config: Config, images: jax.Array) -> jax.Array:
-    """What the model sees: pixels in [0, 1], standardised by the data set's mean and deviation if so configured."""
-    return standardise(images, config.mean, config.std) if config.standardise == "dataset" else images
+    """What the model sees: pixels in [0, 1], standardized by the data set's mean and deviation if so configured."""
+    return standardize(images, config.mean, config.std) if config.standardize == "dataset" else images
 
 
 def _targets(config: Config, label: jax.Array) -> jax.Array:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import losses
-from jaxrec.augment import augment_examples, standardise
+from jaxrec.augment import augment_examples, standardize
 from jaxrec.boxes import Found, matches, nms, soft_nms
 from jaxrec.data.features import Features, class_names, image_shape
 from jaxrec.errors import UserError
@@ -149,7 +149,7 @@ def train_step(state: State, batch: Batch, *, axis_name: str | None = None) -> t
     where = _cells(config, examples["image"])
 
     def loss(params: Any, stats: Any, examples: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
-        inputs = standardise(examples["image"], config.mean, config.std)
+        inputs = standardize(examples["image"], config.mean, config.std)
         answer, stats = model.apply(
             {"params": params, **stats}, inputs, train=True, mutable=list(stats), rngs={"dropout": key}
         )
@@ -177,7 +177,7 @@ def seen(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:
 def _answer(state: State, images: jax.Array) -> tuple[jax.Array, jax.Array]:
     """What the network gives for images [B, H, W, C] in [0, 1]."""
     config, player = state.config, state.player
-    return player.model.apply(player.variables(), standardise(images, config.mean, config.std), train=False)
+    return player.model.apply(player.variables(), standardize(images, config.mean, config.std), train=False)
 
 
 def _found(config: Config, answer: tuple[jax.Array, jax.Array], images: jax.Array) -> Found:

@@ -43,7 +43,7 @@ def learn(
         state: its step, hyper-parameters and configuration are read.
         loss: ``loss(params, stats, examples, key) -> (scalar, (metrics, new stats))``.
         examples: arrays [B, ...] by name, split along B where the gradient takes parts of a batch. Images in [0, 1] are
-            called ``image``, so that a gradient may change them: standardise them inside the loss.
+            called ``image``, so that a gradient may change them: standardize them inside the loss.
         key: for what the loss draws.
         axis_name: the mapped axis of ``pmap`` or ``shard_map``.
         hyper: learning rate, weight decay and penalties; default: the state's.

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import losses
-from jaxrec.augment import augment_examples, standardise
+from jaxrec.augment import augment_examples, standardize
 from jaxrec.data.features import Features, class_names
 from jaxrec.data.masks import VOID
 from jaxrec.errors import UserError
@@ -156,7 +156,7 @@ def train_step(state: State, batch: Batch, *, axis_name: str | None = None) -> t
 
     def loss(params: Any, stats: Any, examples: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
         image, mask = examples["image"], examples["mask"]
-        inputs = _shrunk(shrink, standardise(image, config.mean, config.std))
+        inputs = _shrunk(shrink, standardize(image, config.mean, config.std))
         variables = {"params": params, **stats}
         answer, stats = model.apply(variables, inputs, train=True, mutable=list(stats), rngs={"dropout": key})
         heads = answer if isinstance(answer, tuple) else (answer,)
@@ -225,7 +225,7 @@ def _resized(images: jax.Array, scale: float) -> jax.Array:
 def _view(state: State, images: jax.Array, size: tuple[int, ...]) -> jax.Array:
     """Logits of one view of the images, at ``size``."""
     config, player = state.config, state.player
-    inputs = _shrunk(config.shrink, standardise(images, config.mean, config.std))
+    inputs = _shrunk(config.shrink, standardize(images, config.mean, config.std))
     return _enlarged(player.model.apply(player.variables(), inputs, train=False), size)
 
 

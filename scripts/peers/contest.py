@@ -103,7 +103,7 @@ def moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def inputs(workload: Workload, images: np.ndarray) -> np.ndarray:
-    """What a model sees, float32 [B, S, S, C]: pixels in [0, 1], in [-1, 1] for the dcgan, standardised for classes."""
+    """What a model sees, float32 [B, S, S, C]: pixels in [0, 1], in [-1, 1] for the dcgan, standardized for classes."""
     pixels = images.astype(np.float32) / 255
     if workload.model == "autoencoder":
         return pixels
