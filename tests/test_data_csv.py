@@ -48,7 +48,7 @@ def test_labels_of_one_class(tmp_path):
 
 def test_several_classes(tmp_path):
     images(tmp_path)
-    cells = ["a;b", "b", "", "c a", "a ; c", "b", "b", "b", "b", "b"]
+    cells = ["a;b", "b", "", "c;a", "a ; c", "b", "b", "b", "b", "b"]
     path = table(tmp_path, "path,labels,split", [f"{i}.png,{cells[i]},train" for i in range(8)])
     path.write_text(path.read_text() + "8.png,b,test\n9.png,b,test\n")
     data = open_dataset(f"csv:{path}", reads={"image": "image", "label": "class|classes"})
@@ -57,6 +57,63 @@ def test_several_classes(tmp_path):
     expected = [[1, 1, 0], [0, 1, 0], [0, 0, 0], [1, 0, 1], [1, 0, 1], *[[0, 1, 0]] * 3]
     assert_array_equal(train["label"], np.array(expected, np.int32)[values(data.splits["train"])])
     assert sorted(values(data.splits["test"])) == [8, 9]
+
+
+@pytest.mark.parametrize(
+    ("cells", "names", "told"),
+    [
+        (["a b", "c"], ("a", "b", "c"), "'a b'"),
+        (["left lung;heart", "heart"], ("heart", "left lung"), "'left lung'"),
+        (["a|b c", "a"], ("a", "b c"), "'|'"),
+        (['"a,b"', "a"], ("a", "b"), "','"),
+        (["a;b|c", "a"], ("a", "b|c"), "'b|c'"),
+        (["a;b", "a"], ("a", "b"), None),
+    ],
+)
+def test_what_separates_classes(tmp_path, cells, names, told):
+    images(tmp_path)
+    path = table(tmp_path, "path,labels", [f"{i}.png,{cells[i % 2]}" for i in range(10)])
+    data = open_dataset(f"csv:{path}", reads={"image": "image", "label": "classes"})
+    assert data.features["label"].names == names
+    said = [remark for remark in data.remarks if "'labels'" in remark]
+    assert [told in remark for remark in said] == ([] if told is None else [True])
+
+
+@pytest.mark.parametrize(
+    ("header", "separator", "told"),
+    [
+        ("path,label,split", ";", "semicolons"),
+        ("path,label,split", "\t", "tabs"),
+        ("Path,LABEL,Split", ",", "'LABEL'"),
+        ("filename,label,split", ",", "'filename'"),
+        ("path, label ,split", ",", "'TEST'"),
+    ],
+)
+def test_tables_as_others_write_them(tmp_path, header, separator, told):
+    images(tmp_path)
+    splits = ["train"] * 6 + ["Training", "TEST", "test", "Test"]
+    rows = [f"{i}.png,{'cat' if i % 2 else 'dog'},{splits[i]}," for i in range(10)]
+    path = table(tmp_path, header.replace(",", separator), [row.replace(",", separator) for row in rows])
+    data = open_dataset(f"csv:{path}")
+    assert data.features["label"].names == ("cat", "dog")
+    assert (sorted(values(data.splits["train"])), sorted(values(data.splits["test"]))) == ([*range(7)], [7, 8, 9])
+    assert any(told in remark for remark in data.remarks)
+
+
+def test_slips_in_labels_are_told(tmp_path):
+    images(tmp_path)
+    cells = ["bars", "BARS", "nan", "rows", "rows"]
+    path = table(tmp_path, "path,label,labels", [f"{i}.png,{cells[i % 5]},x" for i in range(10)])
+    remarks = open_dataset(f"csv:{path}").remarks
+    for named in ("'BARS' and 'bars'", "'nan'", "'labels'"):
+        assert any(named in remark for remark in remarks)
+
+
+def test_one_of_several_numbers_is_named(tmp_path):
+    images(tmp_path)
+    path = table(tmp_path, "path,height,width", [f"{i}.png,{i},{i}" for i in range(10)])
+    with pytest.raises(UserError, match="height, width"):
+        open_dataset(f"csv:{path}", reads={"image": "image", "age": "number"})
 
 
 def test_numbers(tmp_path):
@@ -103,7 +160,10 @@ def test_a_label_that_changes_makes_another_set(tmp_path):
 @pytest.mark.parametrize(
     ("header", "rows", "said"),
     [
-        ("file,label", ["0.png,a"], "no column 'path', only file, label"),
+        ("place,label", ["0.png,a"], "no column 'path', only place, label"),
+        ("file,image,label", ["0.png,0.png,a"], "file or image by 'path'"),
+        ("path,label,label", ["0.png,a,b"], "two columns called 'label'"),
+        ("path,label", ["0.png,a", "1.png,bars, wide"], "line 3 .* 3 cells"),
         ("path,label", [], "no rows"),
         ("path,label", ["0.png,a", "77.png,b"], "line 3 .*'77.png', which does not exist"),
         ("path,label", ["0.png,a", "1.png,"], "line 3 .*no label"),

@@ -1,55 +1,54 @@
 """A CSV file that names images and what belongs to them."""
 
-import csv
 import math
 import os
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from jaxrec.data.features import Feature
 from jaxrec.data.files import File, Options, arrange, check_trained, known_names, numbered, open_files, to_source
-from jaxrec.data.reads import Reads, alternatives, choose
-from jaxrec.data.splits import Source
+from jaxrec.data.labels import slips
+from jaxrec.data.reads import Reads, alternatives, check_clear, choose
+from jaxrec.data.splits import Source, named_split
+from jaxrec.data.table import Table, read_table
 from jaxrec.errors import UserError
 
-
-class Table(NamedTuple):
-    """A CSV file's rows, without the header."""
-
-    path: Path
-    columns: Sequence[str]
-    rows: list[dict[str, str]]
-    lines: list[int]
-    """The line of the file on which each row ends."""
+MARKS = (";", "|", ",")
+"""What may stand between classes, the first that occurs; without any, spaces."""
 
 
 def open_csv(name: str, reads: Reads, options: Options) -> Source:
     """The images that a CSV file names, one a row, with a header.
 
     Columns: ``path``, relative to the file; ``label``, the image's class, or ``labels``, any number of classes
-    separated by semicolons or spaces (kind ``classes``); other columns that hold numbers (kind ``number``), read by
-    their name; and ``split``, without which the set is cut 80/20 into train and test.
+    separated by semicolons, or else bars, commas or spaces (kind ``classes``); other columns that hold numbers (kind
+    ``number``), read by their name; and ``split``, without which the set is cut 80/20 into train and test.
 
     Raises UserError naming what is amiss.
     """
-    table = _read(Path(os.path.expanduser(name)))
+    table = read_table(Path(os.path.expanduser(name)))
     there = _kinds(table, [each for each, kinds in reads.items() if "number" in alternatives(kinds)])
     chosen = choose(f"csv:{table.path}", reads, there)
+    check_clear(f"csv:{table.path}", there, chosen)
+    splits, remarks = _splits(table)
+    remarks = table.remarks + remarks + _beside(there, chosen)
     features: dict[str, Feature] = {}
     values: list[dict[str, Any]] = [{} for _ in table.rows]
     for each, column in chosen.items():
         if there[column] == "image":
             continue
         features[each], found = _column(table, column, there[column], known_names(options.known, each))
+        remarks += slips(features[each].names)
+        if there[column] == "classes":
+            remarks += _separated(table)
         for row, value in zip(values, found, strict=True):
             row[each] = value
     files = []
     for place, row in enumerate(table.rows):
-        files.append(File(_image(table, place), _split(table, place), values[place], columns=row))
+        files.append(File(_image(table, place), splits[place], values[place], columns=row))
     (image,) = [each for each in chosen if there[chosen[each]] == "image"]
     opened = open_files(files, image, features, options)
     root = table.path.parent
@@ -62,30 +61,15 @@ def open_csv(name: str, reads: Reads, options: Options) -> Source:
     else:
         arranged = arrange(root, opened.files, options.known, None)
     also = repr([{each: np.asarray(value).tolist() for each, value in file.values.items()} for file in opened.files])
-    return to_source(root, opened, arranged, also=also)
+    return to_source(root, opened, arranged, remarks=remarks, also=also)
 
 
-def _read(path: Path) -> Table:
-    try:
-        # "utf-8-sig" also reads what spreadsheets write, with a mark at the start.
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            rows, lines = [], []
-            for row in reader:
-                rows.append({column: value or "" for column, value in row.items() if isinstance(column, str)})
-                lines.append(reader.line_num)
-            columns = list(reader.fieldnames or [])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"csv file {path} cannot be read ({reason}): expected a table with a column 'path' and one for each thing "
-            "to learn, such as 'label'"
-        ) from error
-    if "path" not in columns:
-        raise UserError(f"csv file {path} has no column 'path', only {', '.join(columns) or 'none'}: add it")
-    if not rows:
-        raise UserError(f"csv file {path} has no rows: expected one for each image")
-    return Table(path, columns, rows, lines)
+def _beside(there: Mapping[str, str], chosen: Mapping[str, str]) -> tuple[str, ...]:
+    """The sentence that says which of the columns ``label`` and ``labels`` is read; none without both."""
+    labels = [column for column, kind in there.items() if kind in ("class", "classes")]
+    read = [column for column in labels if column in chosen.values()]
+    unread = [column for column in labels if column not in read]
+    return (f"column '{read[0]}' is read, and '{unread[0]}' is not",) if read and unread else ()
 
 
 def _kinds(table: Table, numbers: Sequence[str]) -> dict[str, str]:
@@ -143,13 +127,35 @@ def _class_column(table: Table, cells: list[str], known: Sequence[str]) -> tuple
 
 
 def _classes_column(table: Table, cells: list[str], known: Sequence[str]) -> tuple[Feature, list[Any]]:
-    # Split at runs of semicolons and spaces; at the ends of a cell that leaves empty names, which are none.
-    lists = [set(re.split(r"[;\s]+", cell)) - {""} for cell in cells]
+    mark = _mark(cells)
+    # At the ends of a cell, splitting leaves empty names, which are none.
+    lists = [{name.strip() for name in cell.split(mark)} - {""} for cell in cells]
     names = numbered(f"csv file {table.path}", _sorted(set().union(*lists)), known)
     if not names:
         raise UserError(f"csv file {table.path} has no class in its column 'labels': add some")
     rows = [np.array([name in found for name in names], np.int32) for found in lists]
     return Feature("classes", (len(names),), "int32", names), rows
+
+
+def _mark(cells: Sequence[str]) -> str | None:
+    """What stands between the classes of a cell, for all cells; None: runs of spaces."""
+    return next((mark for mark in MARKS if any(mark in cell for cell in cells)), None)
+
+
+def _separated(table: Table) -> tuple[str, ...]:
+    """The sentence that says where classes were separated; none if that is beyond doubt."""
+    cells = [row["labels"].strip() for row in table.rows]
+    mark = _mark(cells)
+    if mark is None:
+        several = next((cell for cell in cells if len(cell.split()) > 1), None)
+        if several is None:
+            return ()
+        return (f"'labels' are separated at spaces, as in '{several}': if names have spaces, separate by semicolons",)
+    parts = (part.strip() for cell in cells for part in cell.split(mark))
+    odd = next((part for part in parts if len(part.split()) > 1 or any(other in part for other in MARKS)), None)
+    if odd is None and mark == MARKS[0]:
+        return ()
+    return (f"'labels' are separated at '{mark}'" + (f", and '{odd}' is one class" if odd else ""),)
 
 
 def _sorted(names: set[str]) -> tuple[str, ...]:
@@ -170,10 +176,19 @@ def _image(table: Table, place: int) -> Path:
     return path
 
 
-def _split(table: Table, place: int) -> str:
+def _splits(table: Table) -> tuple[list[str], tuple[str, ...]]:
+    """The split of each row, empty if none is stated, and which are called otherwise."""
     if "split" not in table.columns:
-        return ""
-    split = table.rows[place]["split"].strip()
-    if not split:
-        raise UserError(f"line {table.lines[place]} of csv file {table.path} has no split: write train or test there")
-    return split
+        return [""] * len(table.rows), ()
+    cells = [row["split"].strip() for row in table.rows]
+    if "" in cells:
+        line = table.lines[cells.index("")]
+        raise UserError(f"line {line} of csv file {table.path} has no split: write train or test there")
+    names: dict[str, str] = {}
+    remarks = []
+    # From the end of the alphabet, small letters come before capital ones.
+    for cell in sorted(set(cells), reverse=True):
+        names[cell] = named_split(cell, list(names.values())) or cell
+        if names[cell] != cell:
+            remarks.append(f"split '{cell}' is read as '{names[cell]}'")
+    return [names[cell] for cell in cells], tuple(remarks)
