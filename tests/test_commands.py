@@ -290,7 +290,10 @@ def test_predict_gives_the_best_classes_averages_runs_and_reads_paths(trained, t
     (other / "manifest.json").write_text(json.dumps(manifest))
     paths = "".join(f"{tmp_path / 'in' / name}\n" for name in images)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(paths.encode())))
+    capsys.readouterr()
     predict.main([str(run), "-", "--top", "3", "--ensemble", str(other), "--out", str(out)])
+    said = capsys.readouterr().out
+    assert "are cropped" in said and "are stretched" in said and "3 of 4 images have color" in said
     expected = np.mean([load(each).predict(paths.split("\n")[:-1])["probabilities"] for each in (run, other)], axis=0)
     with (out / "predictions.csv").open(newline="") as file:
         table = list(csv.DictReader(file))

@@ -101,6 +101,11 @@ def test_void_pixels_of_masks(void):
     assert (whole(data)["mask"] == 255).sum() == (masks == void).sum()
 
 
+def test_masks_of_numbers_far_apart_are_refused():
+    with pytest.raises(UserError, match=r"3 of the numbers .*200.*numpy\.unique"):
+        open_dataset({"image": IMAGES, "mask": MASKS % 3 * 100}, reads=WITH_MASK)
+
+
 def test_binary_masks():
     data = open_dataset({"image": IMAGES, "mask": (MASKS > 1) * 255}, reads=WITH_MASK)
     assert class_names(data.features) == ("background", "foreground")

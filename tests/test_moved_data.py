@@ -109,6 +109,14 @@ def test_another_set_of_the_same_classes(project, evaluated, tmp_path):
     row = next(row for row in listed(run) if row["used_as"] == "train" and row["class"] == "rows")
     shutil.copy(project / "data" / row["path"], new / "test" / "rows" / "seen.png")
     assert "1 of the 9 examples was trained on" in evaluated(run, "--dataset", f"folder:{new}")[1]
+    seen = tmp_path / "seen"
+    for name in ("rows", "disc"):
+        (seen / name).mkdir(parents=True)
+        row = next(row for row in listed(run) if row["split"] == "train" and row["class"] == name)
+        shutil.copy(project / "data" / row["path"], seen / name)
+    with pytest.raises(UserError, match=r"all 2 images .*--split train"):
+        evaluate.main([str(run), "--dataset", f"folder:{seen}"])
+    assert evaluated(run, "--dataset", f"folder:{seen}", "--split", "train")[0]["examples"] == 2
     fill(new / "test", ["emu"], range(2), 9)
     with pytest.raises(UserError, match="'emu'"):
         evaluated(run, "--dataset", f"folder:{new}")

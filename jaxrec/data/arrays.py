@@ -12,7 +12,7 @@ from jaxrec.data.array_names import UNCUT, by_split
 from jaxrec.data.boxes import faults, packed
 from jaxrec.data.features import KINDS, NO_BOX, Feature
 from jaxrec.data.labels import check_numbers
-from jaxrec.data.masks import mask_classes
+from jaxrec.data.masks import are_sparse, mask_classes
 from jaxrec.data.reads import Reads, alternatives, check_clear, choose
 from jaxrec.data.splits import Source, cut, from_arrays, same_split
 from jaxrec.errors import UserError
@@ -275,10 +275,16 @@ def _mask(what: str, array: np.ndarray, names: Sequence[str] | None) -> tuple[Fe
         # In an unsigned mask, void is 255 or, if that is a class, the number after the last class.
         void = max(255, int(array.max()) + 1) if 255 in array or array.max() > 255 else 255
         array = np.where(array == -1, void, array)
+    there = np.unique(array).tolist()
     try:
-        classes = mask_classes(np.unique(array).tolist(), names, void, what)
+        classes = mask_classes(there, names, void, what)
     except ValueError as error:
         raise UserError(f"{what} does not fit ({error}): change it or {NAMES}") from error
+    if names is None and are_sparse(classes, there):
+        raise UserError(
+            f"{what} holds only {len(there)} of the numbers from 0 to {max(there)}: expected classes "
+            f"numbered from 0, as numpy.unique(masks, return_inverse=True) does, or {NAMES} for all of them"
+        )
     feature = classes.feature(array.shape[1:])
     return feature, classes.number(array).astype(feature.dtype)
 

@@ -357,6 +357,8 @@ class Arranged(NamedTuple):
     classes: np.ndarray | None = None
     """int [N], the class of each file."""
     remarks: tuple[str, ...] = ()
+    empty: Mapping[str, str] = {}
+    """As in ``Source.empty``."""
 
 
 def arrange(
@@ -373,11 +375,17 @@ def arrange(
         digests = list(pool.map(digest_of, files))
     remarks = _named_again(files)
     split_of = np.array([file.split for file in files])
-    if not split_of[0]:
+    stated = bool(split_of[0])
+    if not stated:
         split_of = _dealt(root, files, digests, known)
     if split_of is not None:
         splits = {split: rows[split_of[rows] == split] for split in sorted(set(split_of.tolist()))}
-        return Arranged(splits, digests, labels, remarks)
+        empty = {}
+        if not stated and set(splits) == {"train"}:
+            empty["test"] = (
+                f"all {len(files)} images are in the run's split train; give --split train to evaluate on it"
+            )
+        return Arranged(splits, digests, labels, remarks, empty)
     if len(files) < 2:
         raise UserError(f"{root} holds a single image: expected two or more, one for training and one for the test")
     train, test = cut(rows, 0.2, labels)
@@ -515,6 +523,7 @@ def to_source(
         files=tuple(names[row] for row in rows),
         digests=tuple(arranged.digests[row] for row in rows),
         columns=_columns([opened.files[row] for row in rows]),
+        empty=arranged.empty,
     )
 
 

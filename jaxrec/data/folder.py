@@ -30,8 +30,7 @@ def open_folder(path: str, reads: Reads, options: Options) -> Source:
     """
     root = Path(os.path.expanduser(path))
     if not root.is_dir():
-        moved = "" if options.known is None else "; if it was moved, name it with --dataset folder:PATH"
-        raise UserError(f"folder {root} does not exist: expected a folder of images{moved}")
+        raise UserError(f"folder {root} does not exist: expected a folder of images")
     if wants(reads, "boxes"):
         source = open_folder_boxes(root, reads, options)
         if source is not None:
@@ -53,7 +52,8 @@ def open_folder(path: str, reads: Reads, options: Options) -> Source:
     opened = open_files([File(each.path, each.split) for each in placed], image, {}, options)
     arranged = arrange(tree.root, opened.files, options.known, None)
     empty = _empty(tree, placed, left_out)
-    return replace(to_source(tree.root, opened, arranged, left_out, tree.remarks + _told(empty)), empty=empty)
+    source = to_source(tree.root, opened, arranged, left_out, tree.remarks + _told(empty))
+    return replace(source, empty={**source.empty, **empty})
 
 
 def _open_classes(tree: Tree, placed: list[Placed], left_out: list[LeftOut], reads: Reads, options: Options) -> Source:
@@ -81,7 +81,8 @@ def _open_classes(tree: Tree, placed: list[Placed], left_out: list[LeftOut], rea
     arranged = arrange(root, opened.files, options.known, label, names)
     empty = _empty(tree, found, left_out)
     remarks = tree.remarks + _told(empty) + slips(names)
-    return replace(to_source(root, opened, arranged, left_out, remarks), empty=empty)
+    source = to_source(root, opened, arranged, left_out, remarks)
+    return replace(source, empty={**source.empty, **empty})
 
 
 def _has_classes(tree: Tree, placed: list[Placed]) -> bool:

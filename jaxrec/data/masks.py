@@ -106,12 +106,18 @@ def mask_classes(
     return classes
 
 
+def are_sparse(classes: MaskClasses, values: Iterable[int]) -> bool:
+    """Whether masks of the given pixel values lack most of their numbered classes, but hold several."""
+    found = set(values) - {classes.void}
+    return not classes.binary and len(found) > 1 and 2 * len(found) < len(classes.names)
+
+
 def renumbered(classes: MaskClasses, values: Iterable[int]) -> MaskClasses:
     """The classes that occur in masks of the given pixel values, each called by its value, if most others do not.
 
     Masks that a person is to see as pictures hold 0, 100 and 200 instead of 0, 1 and 2.
     """
     found = sorted(set(values) - {classes.void})
-    if classes.binary or not 2 <= len(found) <= VOID or 2 * len(found) >= len(classes.names):
+    if not are_sparse(classes, found) or len(found) > VOID:
         return classes
     return MaskClasses(tuple(map(str, found)), classes.void, values=tuple(found))
