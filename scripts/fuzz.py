@@ -1,6 +1,6 @@
-"""Feeds mutated images and settings to what reads strangers' files: each gives a picture, a setting or one sentence.
+"""Feeds mutated files to what reads strangers': each gives a picture, boxes, a setting or one sentence.
 
-    python scripts/fuzz.py                     100,000 images and 20,000 settings
+    python scripts/fuzz.py                     100,000 images, 20,000 files of boxes and 20,000 settings
     python scripts/fuzz.py --images 1000 --seed 1
 
 Prints how many were tried and how they were answered; exit code 1 where one was answered by a traceback, or not within
@@ -18,6 +18,7 @@ import tempfile
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,15 @@ import numpy as np
 from PIL import Image
 
 from jaxrec.data.features import Feature
+from jaxrec.data.files import Options
+from jaxrec.data.folder import open_folder
 from jaxrec.data.images import decode_file, probe_file, strict_pillow
 from jaxrec.errors import UserError
 from jaxrec.run.store.folder import read_config
 from jaxrec.settings import Train, models, preset, to_dict
 
 SHAPE = (16, 16, 3)
+BOXES = {"image": "image", "boxes": "boxes", "label": "box_classes"}
 PATIENCE = 10
 INTERESTING = (b"\x00", b"\xff", b"\x00\x00\x00\x00", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x80\x00\x00\x00")
 VALUES = (None, True, -1, 0, 1e308, 2**70, "", "x", "../..", [], [[]], {}, {"system": "gan"}, "\u202e", float("nan"))
@@ -97,6 +101,45 @@ def read_picture(path: Path) -> None:
     assert height > 0 and width > 0 and isinstance(colour, bool)
     image = decode_file(path, Feature("image", SHAPE, "uint8"))
     assert image.shape == SHAPE and image.dtype == np.uint8
+
+
+def annotated(folder: Path) -> dict[Path, bytes]:
+    """Three images with boxes in every format: the file of each folder that is to be changed, and its content."""
+    image = {"height": 12, "width": 9}
+    boxes = [{"id": each, "image_id": each, "category_id": 1, "bbox": [1, 2, 3, 4]} for each in (1, 2, 3)]
+    names = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    images = [{**image, "id": number, "file_name": f"{stem}.png"} for number, stem in enumerate("abc", 1)]
+    coco = {"images": images, "annotations": boxes, "categories": names}
+    corners = "<bndbox><xmin>2</xmin><ymin>3</ymin><xmax>5</xmax><ymax>7</ymax></bndbox>"
+    thing = f"<object><name>cat</name>{corners}</object>"
+    voc = f"<annotation><size><width>9</width><height>12</height></size>{thing}</annotation>".encode()
+    yolo = b"0 0.5 0.5 0.25 0.25\n1 0.1 0.1 0.2 0.1 0.2 0.3\n"
+    contents = {
+        "coco/boxes.json": json.dumps(coco).encode(),
+        "voc/a.xml": voc,
+        "voc/b.xml": voc,
+        "voc/c.xml": voc,
+        "yolo/a.txt": yolo,
+        "yolo/b.txt": yolo,
+        "names/data.yaml": b"nc: 2\nnames:\n  0: cat\n  1: dog\n",
+        "names/a.txt": yolo,
+    }
+    for name, content in contents.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        for stem in "abc":
+            Image.new("L", (9, 12)).save(path.with_name(f"{stem}.png"))
+    changed = ("coco/boxes.json", "voc/a.xml", "yolo/a.txt", "names/data.yaml")
+    return {folder / name: contents[name] for name in changed}
+
+
+def read_boxes(folder: Path) -> None:
+    """As a folder with boxes is read: leaving out what is amiss, then refusing it."""
+    for skip_bad in (True, False):
+        source = open_folder(str(folder), BOXES, Options(held=0, skip_bad=skip_bad))
+        examples = source.read(np.arange(sum(source.sizes.values())))
+        assert np.isfinite(examples["boxes"]).all() and examples["label"].max() < len(source.features["label"].names)
 
 
 def mutated_settings(rng: random.Random, content: bytes, others: list[bytes]) -> bytes:
@@ -166,6 +209,7 @@ def main() -> int:
     """Reads the command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=100_000)
+    parser.add_argument("--boxes", type=int, default=20_000)
     parser.add_argument("--settings", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -174,13 +218,14 @@ def main() -> int:
     settings = [json.dumps(to_dict(Train(task=task))).encode() for task in map(preset, models())]
     with tempfile.TemporaryDirectory() as folder, strict_pillow():
         image, run = Path(folder, "image.png"), Path(folder)
-        good = [
-            attempts("images", options.images, rng, seeds(), mutated, image, lambda: read_picture(image)),
-            attempts(
-                *("settings", options.settings, rng, settings, mutated_settings),
-                *(run / "config.json", lambda: read_config(run)),
-            ),
-        ]
+        good = [attempts("images", options.images, rng, seeds(), mutated, image, lambda: read_picture(image))]
+        for path, content in annotated(run).items():
+            read = partial(read_boxes, path.parent)
+            good.append(attempts(f"{path.suffix} of boxes", options.boxes // 4, rng, [content], mutated, path, read))
+        config = run / "config.json"
+        good.append(
+            attempts("settings", options.settings, rng, settings, mutated_settings, config, lambda: read_config(run))
+        )
     return int(not all(good))
 
 

@@ -155,7 +155,7 @@ def yolo_split_above(root):
 
 
 def yolo_whole(root):
-    save(root / "images", SPLITS["train"])
+    save(root / "Images", SPLITS["train"])
     for picture in SPLITS["train"]:
         if picture.boxes:
             yolo(root / "labels", picture)
@@ -339,7 +339,7 @@ def yolo_words(root):
 
 
 def yolo_no_image(root):
-    (root / "images" / "p0.png").unlink()
+    (root / "Images" / "p0.png").unlink()
 
 
 def coco_category(root):

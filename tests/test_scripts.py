@@ -35,9 +35,10 @@ def test_killed_runs_end_as_if_they_had_been_left_alone():
 
 
 def test_mutated_files_are_read_or_refused_in_one_sentence():
-    said = run("fuzz.py", "--images", "1000", "--settings", "500").splitlines()
-    assert [line.split(":")[0] for line in said] == ["1000 images", "500 settings"]
-    assert all(" refused" in line and " read" in line for line in said)
+    said = run("fuzz.py", "--images", "1000", "--settings", "500", "--boxes", "800").splitlines()
+    boxes = [f"200 {suffix} of boxes" for suffix in (".json", ".xml", ".txt", ".yaml")]
+    assert [line.split(":")[0] for line in said] == ["1000 images", *boxes, "500 settings"]
+    assert all(" refused" in line for line in said) and all(" read" in line for line in (said[0], said[-1]))
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Boxes of examples: which are sound, how they move with a resized image, and how they are filled up to one number."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -95,6 +95,12 @@ def packed(boxes: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarr
     classes = np.take_along_axis(classes, order, axis=-1)
     boxes = np.take_along_axis(boxes, order[..., None], axis=-2)
     return np.where(classes[..., None] == NO_BOX, 0, boxes).astype(np.float32), classes.astype(np.int32)
+
+
+def told_cut_off(objects: Sequence[Objects], resizings: Sequence[Resizing]) -> tuple[str, ...]:
+    """The sentence that says how many boxes of images are cut off as each is resized; none if none is."""
+    cut = sum(int(cut_off(one.boxes, each).sum()) for one, each in zip(objects, resizings, strict=True))
+    return told({CUT_OFF: cut}, sum(len(one.boxes) for one in objects))
 
 
 def told(found: Mapping[str, int], total: int) -> tuple[str, ...]:

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from jaxrec.data.boxes import CUT_OFF, Objects, cut_off, resized
-from jaxrec.data.boxes import told as boxes_left_out
+from jaxrec.data.boxes import Objects, resized, told_cut_off
 from jaxrec.data.cache import cache_dir
 from jaxrec.data.decoded import Decoded
 from jaxrec.data.features import Feature, Features, blank, nbytes, to_json
@@ -169,7 +168,7 @@ def open_files(
         if mask is not None:
             mask = (mask[0], mask[1].bordered(feature.resize))
             features[mask[0]] = mask[1].feature((height, width), feature.resize)
-        files, cut = _moved_boxes(files, headers, features, feature)
+        files, cut = _with_boxes(files, headers, values, feature)
         remarks += cut
         decode = partial(_decode, features=features, image=image, mask=mask)
         held = len(files) * nbytes(features) <= options.held
@@ -220,25 +219,22 @@ def _content_key(files: Sequence[File], pixels: Features) -> str:
     return digest.hexdigest()[:32]
 
 
-def _moved_boxes(
-    files: list[File], headers: Sequence[Header], features: Features, image: Feature
+def _with_boxes(
+    files: list[File], headers: Sequence[Header], values: Features, image: Feature
 ) -> tuple[list[File], tuple[str, ...]]:
-    """The files with their boxes brought to the images' size among their values; and how many are cut off."""
-    wanted = {name: feature for name, feature in features.items() if feature.kind in ("boxes", "box_classes")}
-    if not wanted:
+    """The files with their boxes, in the images' new size, among their values; and the line on those cut off."""
+    boxed = {name: feature for name, feature in values.items() if feature.kind in ("boxes", "box_classes")}
+    if not boxed:
         return files, ()
-    most = next(iter(wanted.values())).shape[0]
-    moved: list[File] = []
-    total, cut = 0, 0
-    for file, header in zip(files, headers, strict=True):
-        assert file.objects is not None
-        resizing = Resizing(header.size, (image.shape[0], image.shape[1]), image.resize)
-        total += len(file.objects.boxes)
-        cut += int(cut_off(file.objects.boxes, resizing).sum())
-        boxes, classes = resized(file.objects, resizing, most)
-        values = {name: boxes if feature.kind == "boxes" else classes for name, feature in wanted.items()}
-        moved.append(file._replace(values={**file.values, **values}))
-    return moved, boxes_left_out({CUT_OFF: cut}, total)
+    most = next(iter(boxed.values())).shape[0]
+    objects = [file.objects for file in files if file.objects is not None]
+    resizings = [Resizing(header.size, (image.shape[0], image.shape[1]), image.resize) for header in headers]
+    moved = []
+    for file, one, resizing in zip(files, objects, resizings, strict=True):
+        boxes, classes = resized(one, resizing, most)
+        found = {name: boxes if feature.kind == "boxes" else classes for name, feature in boxed.items()}
+        moved.append(file._replace(values={**file.values, **found}))
+    return moved, told_cut_off(objects, resizings)
 
 
 def _images(files: Iterable[File]) -> list[Path]:

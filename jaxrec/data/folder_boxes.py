@@ -55,16 +55,7 @@ def open_folder_boxes(root: Path, reads: Reads, options: Options) -> Source | No
         return None
     chosen = choose(f"folder:{root}", reads, {"image": "image", "boxes": "boxes", "box_classes": "box_classes"})
     named = {kind: name for name, kind in chosen.items()}
-    marked, left_out = _in_splits(annotations.marked)
-    if not marked:
-        raise UserError(f"folder {root} holds no images with annotations ({annotations.format}): add {IMAGES}")
-    with strict_pillow(), ThreadPoolExecutor() as pool:
-        plain = [File(each.image, each.split) for each in marked]
-        found = counted(pool.map(attempt(_seen), marked), "checking boxes", len(marked))
-        seen, files, unreadable = readable(found, plain, options.skip_bad)
-    problems = [*annotations.problems, *(each for one in seen for each in one.problems)]
-    _check(problems, options)
-    left_out += [*annotations.left_out, *unreadable, *problems, *(each for one in seen for each in one.left_out)]
+    seen, files, left_out = _checked(root, annotations, options)
     names = _names(root, annotations, seen, known_names(options.known, named.get("box_classes", "")))
     numbers = {name: number for number, name in enumerate(names)}
     files = [_file(file, one, numbers) for file, one in zip(files, seen, strict=True)]
@@ -74,6 +65,24 @@ def open_folder_boxes(root: Path, reads: Reads, options: Options) -> Source | No
     left_out += [each for each in below.others if each.path not in used]
     remarks = (f"boxes are read from {annotations.format}", *annotations.remarks, *_remarks(opened.files, names))
     return to_source(root, opened, arranged, left_out, remarks, also=repr(names))
+
+
+def _checked(root: Path, annotations: Annotations, options: Options) -> tuple[list[Seen], list[File], list[LeftOut]]:
+    """What is seen in each image, the images, and what is left out; raises UserError for what is amiss."""
+    marked, left_out = _in_splits(annotations.marked)
+    if not marked:
+        raise UserError(f"folder {root} holds no images with annotations ({annotations.format}): add {IMAGES}")
+    with strict_pillow(), ThreadPoolExecutor() as pool:
+        plain = [File(each.image, each.split) for each in marked]
+        found = counted(pool.map(attempt(_seen), marked), "checking boxes", len(marked))
+        seen, files, unreadable = readable(found, plain, options.skip_bad)
+    problems = [*annotations.problems, *unreadable]
+    left_out += annotations.left_out
+    for one in seen:
+        problems += one.problems
+        left_out += one.left_out
+    _check(problems, options)
+    return seen, files, left_out + problems
 
 
 def _in_splits(marked: Sequence[Marked]) -> tuple[list[Marked], list[LeftOut]]:

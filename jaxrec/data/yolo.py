@@ -20,15 +20,15 @@ def read_yolo(below: Below) -> Annotations | None:
     """What the text files below a folder say, in YOLO's format; None if there is no such file.
 
     The text of ``images/train/1.jpg`` is ``labels/train/1.txt``, and that of an image in no folder ``images`` lies
-    beside it. A line is a class number, then center x and y, width and height of a box, or the corners of a polygon,
-    all as shares of the image's sides. An image without a text file has no boxes. Classes are named by ``names`` in a
-    YAML file such as data.yaml, by a file classes.txt or \\*.names, or by their numbers. Raises UserError for a file of
-    classes that cannot be read.
+    beside it; small and capital letters are one. A line is a class number, then center x and y, width and height of a
+    box, or the corners of a polygon, all as shares of the image's sides. An image without a text file has no boxes.
+    Classes are named by ``names`` in a YAML file such as data.yaml, by a file classes.txt or \\*.names, or by their
+    numbers. Raises UserError for a file of classes that cannot be read.
     """
-    texts = {path for path in below.ending(".txt") if path.name != LISTED}
-    label_of = {image: _label(below, image, texts) for image in below.images}
+    texts = {_parts(below, path): path for path in below.ending(".txt") if path.name != LISTED}
+    label_of = {image: _label(_parts(below, image), texts) for image in below.images}
     used = set(label_of.values())
-    alone = [path for path in sorted(texts - used) if LABELS in _folders(below, path)]
+    alone = [path for parts, path in sorted(texts.items()) if path not in used and LABELS in parts[:-1]]
     if used <= {None} and not alone:
         return None
     names, stated = _names(below)
@@ -45,20 +45,21 @@ def read_yolo(below: Below) -> Annotations | None:
     return Annotations("YOLO text", marked, files, names or _numbers(marked), problems, (), remarks)
 
 
-def _folders(below: Below, path: Path) -> tuple[str, ...]:
-    return path.relative_to(below.root).parts[:-1]
+def _parts(below: Below, path: Path) -> tuple[str, ...]:
+    """The folders below the set's and the name without its suffix, in small letters."""
+    relative = path.relative_to(below.root).with_suffix("")
+    return tuple(part.lower() for part in relative.parts)
 
 
-def _label(below: Below, image: Path, texts: set[Path]) -> Path | None:
-    """The text file of an image: in labels/ in place of images/, or beside it."""
-    folders = _folders(below, image)
-    beside = image.with_suffix(".txt")
-    places = [beside]
+def _label(image: tuple[str, ...], texts: dict[tuple[str, ...], Path]) -> Path | None:
+    """The text file of an image: in labels/ in place of the last images/, or beside it."""
+    *folders, name = image
     if IMAGES in folders:
         last = len(folders) - 1 - folders[::-1].index(IMAGES)
-        swapped = (*folders[:last], LABELS, *folders[last + 1 :])
-        places.insert(0, below.root.joinpath(*swapped) / beside.name)
-    return next((place for place in places if place in texts), None)
+        found = texts.get((*folders[:last], LABELS, *folders[last + 1 :], name))
+        if found is not None:
+            return found
+    return texts.get(image)
 
 
 def _names(below: Below) -> tuple[tuple[str, ...], set[Path]]:

@@ -41,7 +41,8 @@ class Train:
     image_key: Annotated[str | None, DATA] = None
     """The feature of a prepared data set that is the image, if it has several."""
     skip_bad: Annotated[bool, DATA] = False
-    """Leave out unreadable images of a folder or table instead of stopping; skipped.csv names them."""
+    """Leave out unreadable images of a folder or table, and faulty boxes, instead of stopping; skipped.csv names
+    them."""
     memory_mb: Annotated[int, ADVANCED, NOT_NEGATIVE] = 1024
     """Largest decoded data set, in MiB, that is kept on the devices; larger ones are streamed."""
     mesh: Annotated[str, DEVICES] = "data"
