@@ -147,7 +147,7 @@ def test_a_run_finds_its_masks_unchanged(tmp_path, values, names, resize):
     known = KnownData(describe(data), listed(data))
     again = open_test(config, system, None, known)
     assert again.dataset.fingerprint == data.dataset.fingerprint
-    assert known.changes(again.dataset) == ()
+    assert known.changes(again.dataset) == () and again.dataset.remarks == data.dataset.remarks
     assert_array_equal(again.test.load()["mask"], data.test.load()["mask"])
 
 

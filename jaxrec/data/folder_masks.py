@@ -209,10 +209,8 @@ def _remarks(seen: Sequence[Seen], classes: MaskClasses) -> tuple[str, ...]:
             "each file is turned as it says itself, so the masks have to fit the images as viewers show them",
         )
     if classes.values:
-        void = ""
-        if classes.void is not None:
-            count = sum(classes.void in each.values for each in seen)
-            void = f"; {classes.void} is void, in {count} of {len(seen)} masks"
+        count = sum(classes.void in each.values for each in seen)
+        void = f"; {classes.void} is void, in {count} of {len(seen)} masks" if count else ""
         said += (
             f"the masks hold only {len(classes.names)} of the values from 0 to {classes.values[-1]}, and these are "
             f"the classes: {few(classes.names, range(len(classes.names)))}{void}",
