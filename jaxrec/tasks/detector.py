@@ -22,6 +22,7 @@ from jaxrec.errors import UserError
 from jaxrec.losses.detection import Parts
 from jaxrec.metrics import Average, Metric, Worst
 from jaxrec.metrics.detection import Detections, summary_pictures
+from jaxrec.metrics.meanings import Meaning
 from jaxrec.models.detector import SCALES, Detector, Places, decoded, smallest_stride
 from jaxrec.models.detector import places as cells
 from jaxrec.parallel import stream
@@ -40,6 +41,27 @@ DATASET = "scenes"
 SCORE = Score("map50", lower=False)
 HEADLINE = ("map50", "map", "count_error_mean", "loss")
 BOXED = ("boxes",)
+EACH = "each class counts as much as another"
+AVERAGE_PRECISION = "Mean over the classes of the area under the curve of precision over recall"
+RANGE = "mean over IoUs from .5 to .95"
+INTERVAL = "percentile over samples of the images"
+MEANINGS = {
+    "map": Meaning(f"{AVERAGE_PRECISION}; {RANGE}.", "more"),
+    "map50": Meaning(f"{AVERAGE_PRECISION}; a box is found from an IoU of .5 on.", "more"),
+    "map75": Meaning(f"{AVERAGE_PRECISION}; a box is found from an IoU of .75 on.", "more"),
+    "map_small": Meaning("The same as map, of boxes of up to 32 x 32 pixels.", "more"),
+    "map_medium": Meaning("The same as map, of boxes of 32 x 32 to 96 x 96 pixels.", "more"),
+    "map_large": Meaning("The same as map, of boxes of 96 x 96 pixels and more.", "more"),
+    "map_low": Meaning(f"2.5th {INTERVAL} of map."),
+    "map_high": Meaning(f"97.5th {INTERVAL} of map."),
+    "map50_low": Meaning(f"2.5th {INTERVAL} of map50."),
+    "map50_high": Meaning(f"97.5th {INTERVAL} of map50."),
+    "mar": Meaning(f"Share of the boxes that are found by 100 detections; {EACH}, {RANGE}.", "more"),
+    "voc_map50": Meaning("Mean average precision at IoU .5 as Pascal VOC has computed it since 2010.", "more"),
+    "count_error_mean": Meaning(
+        "Difference between the numbers of boxes that are there and detected; mean over images and classes.", "less"
+    ),
+}
 CAPTIONS = {
     "detections": "In each pair an image with its true boxes, and the same image with the boxes found and their "
     "scores. Red boxes were not found, or are not there.",
