@@ -117,7 +117,7 @@ def _covered(objects: Objects, cover: jax.Array, there: jax.Array) -> Objects:
 
 
 def mosaic(
-    key: jax.Array, share: jax.Array, pictures: Mapping[str, jax.Array], objects: Objects | None | None
+    key: jax.Array, share: jax.Array, pictures: Mapping[str, jax.Array], objects: Objects | None
 ) -> tuple[dict[str, jax.Array], Objects | None]:
     """Makes mosaics of four images of the batch (Bochkovskiy et al. 2020, https://arxiv.org/abs/2004.10934).
 
