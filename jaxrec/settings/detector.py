@@ -22,7 +22,7 @@ class Detector(Task):
     average: Annotated[float, OPTIMIZER, SHARE_BELOW_ONE] = 0.99
     """Decay of the moving average of the parameters that is used for evaluation, such as 0.999. 0: no average."""
     optimizer: Annotated[Optimizer, OPTIMIZER] = Optimizer(
-        name="adamw", lr=4e-3, schedule="one-cycle", warmup=0.15, weight_decay=0.02, clip=10.0
+        name="muon", lr=1e-2, momentum=0.95, weight_decay=0.05, schedule="one-cycle", warmup=0.15
     )
     augment: Annotated[Augment, AUGMENTATION] = CHANGES
     width: Annotated[int, AT_LEAST_ONE] = 32
