@@ -44,6 +44,7 @@ class ManyKinds(tfds.core.GeneratorBasedBuilder):
             "depth": tfds.features.Image(shape=(4, 6, 1), dtype=np.uint16, encoding_format="png"),
             "parts": tfds.features.LabeledImage(labels=["a", "b", "c"], shape=(4, 6, 1)),
             "object_mask": tfds.features.Image(shape=(4, 6, 1), encoding_format="png"),
+            "frames": tfds.features.Sequence(tfds.features.Image(shape=(4, 6, 1), encoding_format="png")),
             "topics": tfds.features.Sequence(tfds.features.ClassLabel(names=TOPICS)),
             "attributes": {"odd": np.bool_, "large": np.bool_},
             "answers": {"odd": yes_or_no, "large": yes_or_no},
@@ -67,6 +68,7 @@ class ManyKinds(tfds.core.GeneratorBasedBuilder):
                     "depth": png(np.full((4, 6), 1000 * number, np.uint16)),
                     "parts": png(np.full((4, 6), number % 3, np.uint8)),
                     "object_mask": png(np.full((4, 6), 255 * odd, np.uint8)),
+                    "frames": [png(np.full((4, 6), 10 * number + place, np.uint8)) for place in range(1 + number % 3)],
                     "topics": topics(number),
                     "attributes": {"odd": odd, "large": large},
                     "answers": {"odd": ["no", "yes"][odd], "large": ["no", "yes"][large]},
@@ -127,6 +129,23 @@ def test_two_images_of_different_depth(folder):
     features, examples = read(folder, depth="image")
     assert features["depth"] == Feature("image", (4, 6, 1), "uint16")
     assert_array_equal(examples["depth"][:, 0, 0, 0], 1000 * np.arange(COUNT))
+
+
+def test_a_sequence_of_images_and_its_length(folder):
+    features, examples = read(folder, clip="clip", count="length")
+    assert features["clip"] == Feature("clip", (3, 4, 6, 1), "uint8") and features["count"].kind == "length"
+    lengths = 1 + np.arange(COUNT) % 3
+    assert_array_equal(examples["count"], lengths)
+    there = np.arange(3) < lengths[:, None]
+    expected = np.where(there, 10 * np.arange(COUNT)[:, None] + np.arange(3), 0)
+    assert_array_equal(examples["clip"], np.broadcast_to(expected[..., None, None, None], (COUNT, 3, 4, 6, 1)))
+
+
+def test_frames_are_resized(folder):
+    data = open_dataset("many_kinds", data_dir=str(folder), reads={"clip": "clip"}, image_size=8)
+    assert data.features["clip"].shape == (3, 8, 8, 1) and image_shape(data.features) == (8, 8, 1)
+    assert any("8x8" in remark for remark in data.remarks)
+    assert data.splits["test"].load()["clip"].max() == 52
 
 
 def test_masks_with_and_without_names(folder):

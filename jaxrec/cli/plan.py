@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from jaxrec.cli.training_arguments import read_arguments
-from jaxrec.data.features import Feature
+from jaxrec.data.features import Feature, pictured
 from jaxrec.errors import UserError
 from jaxrec.settings import Train
 from jaxrec.settings.options import Group
@@ -37,7 +37,9 @@ class Plan(Train):
     """
 
     image_shape: Annotated[tuple[int, int, int], PLAN, AT_LEAST_ONE] = (32, 32, 3)
-    """Height, width and channels of the images."""
+    """Height, width and channels of the images, or of the frames of clips."""
+    frames: Annotated[int, PLAN, AT_LEAST_ONE] = 16
+    """Number of frames of each clip."""
     labels: Annotated[int, PLAN, AT_LEAST_ONE] = 10
     """Number of classes."""
 
@@ -96,6 +98,7 @@ def plan(config: Plan, devices: Any, *, simulated: bool) -> dict[str, Any]:
     memory: Any = compiled.memory_analysis()
     leaves = jax.tree.leaves(state)
     return {
+        "clips": pictured(features).kind == "clip",
         "compile_seconds": time.perf_counter() - began,
         "parameters": count_parameters(state),
         "flops": float(cost["flops"]),
@@ -113,6 +116,8 @@ def _features(config: Plan, reads: Mapping[str, str]) -> dict[str, Feature]:
     names = tuple(str(number) for number in range(config.labels))
     known = {
         "image": Feature("image", config.image_shape, "uint8"),
+        "clip": Feature("clip", (config.frames, *config.image_shape), "uint8"),
+        "length": Feature("length", (), "int32"),
         "class": Feature("class", (), "int32", names),
         "classes": Feature("classes", (config.labels,), "int32", names),
         "mask": Feature("mask", (height, width), "uint8", names),
@@ -170,7 +175,8 @@ def main(argv: list[str]) -> None:
     found = plan(config, devices, simulated=bool(count))
     shape = "x".join(map(str, config.image_shape))
     where = f"{count} simulated devices" if count else ", ".join(devices.describe())
-    print(f"{config.task.model}, batches of {config.batch_size} images {shape}, mesh {config.mesh}")
+    what = f"clips of {config.frames} frames" if found["clips"] else "images"
+    print(f"{config.task.model}, batches of {config.batch_size} {what} {shape}, mesh {config.mesh}")
     print(f"compiled for {where} in {found['compile_seconds']:.1f} s")
     rows = [
         ("parameters", f"{found['parameters']:,}"),

@@ -14,6 +14,7 @@ UNCUT = ""
 COLUMN = "label"
 """The feature that some published sets keep as a column: [N, 1], one number each."""
 USUALLY = {"images": "image", "x": "image", "masks": "mask", "labels": "labels", "y": "label"}
+USUALLY |= {"clips": "clip", "video": "clip", "videos": "clip", "lengths": "length"}
 """What arrays of these names, in small or capital letters, are read as."""
 SPLITS = {name for group in SAME_SPLIT for name in group}
 
@@ -105,7 +106,9 @@ def _usual(key: str, array: Any, reads: Reads) -> tuple[str, Any]:
     if key in reads or key.lower() not in USUALLY:
         return key, array
     usual = USUALLY[key.lower()]
-    if usual in ("image", "mask"):
+    if usual == "image" and np.ndim(array) == 5:
+        return "clip", array
+    if usual in ("image", "mask", "clip", "length"):
         return usual, array
     array = np.asarray(array)
     if array.ndim >= 3:

@@ -10,10 +10,10 @@ import numpy as np
 
 from jaxrec.data.array_names import UNCUT, by_split
 from jaxrec.data.boxes import faults, packed
-from jaxrec.data.features import KINDS, NO_BOX, Feature
+from jaxrec.data.features import KINDS, NO_BOX, Feature, frames_there
 from jaxrec.data.labels import check_numbers
 from jaxrec.data.masks import are_sparse, mask_classes
-from jaxrec.data.reads import Reads, alternatives, check_clear, choose
+from jaxrec.data.reads import USUAL, Reads, alternatives, check_clear, choose, wants
 from jaxrec.data.splits import Source, cut, from_arrays, same_split
 from jaxrec.errors import UserError
 
@@ -34,6 +34,8 @@ def open_arrays(arrays: Arrays, reads: Reads, name: str = "arrays", *, trains: b
     kind         array
     ===========  =====================================================================================
     image        uint8, uint16, or floats in [0, 1]; [N, H, W, C], or [N, H, W] for a single channel
+    clip         as image, [N, T, H, W, C], or [N, T, H, W] for a single channel
+    length       integers [N], how many of the T frames are there; without it, all are
     class        integers or booleans [N], from 0
     classes      0 and 1, or booleans [N, K]
     mask         integers [N, H, W], class numbers from 0; -1 is void, and 255 if it is no class
@@ -58,6 +60,9 @@ def open_arrays(arrays: Arrays, reads: Reads, name: str = "arrays", *, trains: b
     names = _class_names(arrays.get(NAMES))
     splits, stray, remarks = by_split(name, {key: array for key, array in arrays.items() if key != NAMES}, reads)
     kinds = _kinds(splits, reads)
+    if wants(reads, "length") and "length" not in kinds.values() and "clip" in kinds.values():
+        splits = _with_lengths(splits, kinds)
+        kinds = _kinds(splits, reads)
     chosen = choose(name, reads, kinds)
     check_clear(name, kinds, chosen)
     features: dict[str, Feature] = {}
@@ -69,6 +74,7 @@ def open_arrays(arrays: Arrays, reads: Reads, name: str = "arrays", *, trains: b
     _check_lengths(name, chosen, splits)
     _check_sizes(name, features)
     _pack_boxes(name, features, whole)
+    _blank_frames(name, features, whole)
     sizes = {split: len(np.asarray(values[next(iter(chosen.values()))])) for split, values in splits.items()}
     identity = _identity(whole, features, sizes)
     training = np.concatenate(
@@ -77,7 +83,7 @@ def open_arrays(arrays: Arrays, reads: Reads, name: str = "arrays", *, trains: b
     remarks += _unread(splits, chosen, stray)
     for each, feature in features.items():
         what = f"'{chosen[each]}' of {name}"
-        if feature.kind == "image":
+        if feature.kind in ("image", "clip"):
             remarks += _dark(what, whole[each])
         if feature.kind in ("class", "box_classes") and trains and training.any():
             remarks += check_numbers(what, whole[each], training, feature, names is not None)
@@ -146,16 +152,28 @@ def _kind(kinds: str, key: str, array: np.ndarray) -> str:
     """Of alternative kinds, the one that an array's shape and dtype fit; the first one if none does."""
     whole = array.dtype.kind in "iub"
     fits = {
-        "image": array.ndim == 4 or (array.ndim == 3 and key not in ("mask", "boxes")),
+        "image": (array.ndim == 4 and key != "clip") or (array.ndim == 3 and key not in ("mask", "boxes")),
+        "clip": array.ndim in (4, 5),
+        "length": array.ndim == 1 and whole and key == USUAL["length"],
         "mask": array.ndim == 3 and whole and key != "boxes",
         "boxes": array.ndim == 3 and array.shape[2] == 4,
         "classes": array.ndim == 2 and key != "box_classes",
         "box_classes": array.ndim == 2 and whole,
-        "class": array.ndim == 1 and whole,
+        "class": array.ndim == 1 and whole and key != USUAL["length"],
         "number": array.ndim == 1,
     }
     possible = alternatives(kinds)
     return next((kind for kind in possible if fits[kind]), possible[0])
+
+
+def _with_lengths(splits: Mapping[str, Arrays], kinds: Mapping[str, str]) -> dict[str, Arrays]:
+    """The splits with the length of each clip, which is all of its frames."""
+    key = next(key for key, kind in kinds.items() if kind == "clip")
+    found = {}
+    for split, values in splits.items():
+        clips = np.asarray(values[key])
+        found[split] = {**values, USUAL["length"]: np.full(len(clips), clips.shape[1], np.int32)}
+    return found
 
 
 def _array(name: str, split: str, key: str, values: Arrays) -> np.ndarray:
@@ -218,6 +236,23 @@ def _pack_boxes(name: str, features: Mapping[str, Feature], whole: dict[str, np.
     whole[kinds["boxes"]], whole[kinds["box_classes"]] = boxes, classes
 
 
+def _blank_frames(name: str, features: Mapping[str, Feature], whole: dict[str, np.ndarray]) -> None:
+    """Makes frames zeros that are not there; raises UserError for a clip without a frame or with too many."""
+    kinds = {feature.kind: each for each, feature in features.items()}
+    if not {"clip", "length"} <= kinds.keys():
+        return
+    clips, lengths = whole[kinds["clip"]], whole[kinds["length"]]
+    most = clips.shape[1]
+    if lengths.min() < 1 or lengths.max() > most:
+        raise UserError(
+            f"'{kinds['length']}' of {name} has values from {lengths.min()} to {lengths.max()}: "
+            f"expected 1 to {most}, the number of frames that are there"
+        )
+    if lengths.min() < most:
+        there = frames_there(most, lengths)
+        whole[kinds["clip"]] = np.where(there[:, :, None, None, None], clips, np.zeros((), clips.dtype))
+
+
 def _refuse(what: str, array: np.ndarray, expected: str) -> UserError:
     return UserError(f"{what} is {array.dtype} {array.shape}: expected {expected}")
 
@@ -227,10 +262,31 @@ def _image(what: str, array: np.ndarray, names: Sequence[str] | None) -> tuple[F
         raise _refuse(what, array, "images [N, H, W, C] or [N, H, W]")
     if array.ndim == 3:
         array = array[..., None]
-    if array.shape[1] in (1, 3) and array.shape[3] not in CHANNELS:
+    array = _pixels(what, array, "[N, H, W, C]")
+    return Feature("image", array.shape[1:], array.dtype.name), array
+
+
+def _clip(what: str, array: np.ndarray, names: Sequence[str] | None) -> tuple[Feature, np.ndarray]:
+    if array.ndim not in (4, 5) or min(array.shape) < 1:
+        raise _refuse(what, array, "clips [N, T, H, W, C] or [N, T, H, W]")
+    if array.ndim == 4:
+        array = array[..., None]
+    array = _pixels(what, array, "[N, T, H, W, C]")
+    return Feature("clip", array.shape[1:], array.dtype.name), array
+
+
+def _length(what: str, array: np.ndarray, names: Sequence[str] | None) -> tuple[Feature, np.ndarray]:
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise _refuse(what, array, "the number of frames of each clip, integers [N]")
+    return Feature("length", (), "int32"), array.astype(np.int32)
+
+
+def _pixels(what: str, array: np.ndarray, axes: str) -> np.ndarray:
+    """The array in a dtype that images have; raises UserError if it holds no images with their channels last."""
+    if array.shape[-3] in (1, 3) and array.shape[-1] not in CHANNELS:
         raise UserError(
             f"{what} is {array.dtype} {array.shape}, which seems to have the channels first: "
-            "expected [N, H, W, C]; transpose it with numpy.moveaxis(images, 1, -1)"
+            f"expected {axes}; transpose it with numpy.moveaxis(images, -3, -1)"
         )
     if array.dtype.kind == "f":
         low, high = array.min(), array.max()
@@ -238,10 +294,10 @@ def _image(what: str, array: np.ndarray, names: Sequence[str] | None) -> tuple[F
             raise UserError(
                 f"{what} has values from {low:g} to {high:g}: expected floats in [0, 1], or uint8 or uint16"
             )
-        array = array.astype(np.float32)
-    elif array.dtype not in (np.uint8, np.uint16):
+        return array.astype(np.float32)
+    if array.dtype not in (np.uint8, np.uint16):
         raise _refuse(what, array, "uint8, uint16 or floats in [0, 1]; convert it with astype")
-    return Feature("image", array.shape[1:], array.dtype.name), array
+    return array
 
 
 def _class(what: str, array: np.ndarray, names: Sequence[str] | None) -> tuple[Feature, np.ndarray]:
@@ -314,6 +370,8 @@ def _number(what: str, array: np.ndarray, names: Sequence[str] | None) -> tuple[
 
 CONVERT = {
     "image": _image,
+    "clip": _clip,
+    "length": _length,
     "class": _class,
     "classes": _classes,
     "mask": _mask,

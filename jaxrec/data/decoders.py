@@ -3,7 +3,7 @@
 import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -38,6 +38,8 @@ class Context:
     """The key of the images that boxes are boxes of; empty if the set has none."""
     most_boxes: int = 1
     """The largest number of boxes of one example."""
+    most_frames: Mapping[str, int] = field(default_factory=dict)
+    """The largest number of frames of one clip, by the key of the clips."""
 
 
 class Part(NamedTuple):
@@ -46,6 +48,13 @@ class Part(NamedTuple):
     key: str
     """The sequence's."""
     feature: Any
+
+
+class Length(NamedTuple):
+    """The number of frames of the clips that a sequence of images holds."""
+
+    key: str
+    """The sequence's."""
 
 
 class Decoder(NamedTuple):
@@ -86,12 +95,56 @@ def _shape(stated: tuple, key: str, context: Context) -> tuple[int, int, int]:
     """The stated shape, with what it leaves open taken from the first images; the options overrule the size."""
     height, width, channels = stated
     if None in stated:
-        first = [image_in(_bytes(example, key)) for example in context.firsts]
+        first = [image_in(example[key].bytes_list.value[0]) for example in context.firsts]
         if None in (height, width):
             height, width = upright_size(first[0])
         channels = channels or (3 if any(map(has_colour, first)) else 1)
     height, width = context.options.size or (height, width)
     return (height, width, 1 if channels == 1 else 3)
+
+
+def _is_clip(key: str, feature: Any) -> bool:
+    from tensorflow_datasets.core.features import Sequence
+
+    return isinstance(feature, Sequence) and _is_image(key, feature.feature)
+
+
+def _open_clip(key: str, context: Context) -> tuple[Feature, Decode]:
+    frame = cast(Any, context.features[key]).feature
+    height, width, channels = _shape(frame.shape, key, context)
+    dtype = "uint16" if frame.np_dtype == np.uint16 else "uint8"
+    shape = (context.most_frames[key], height, width, channels)
+    feature = Feature("clip", shape, dtype, resize=context.options.resize)
+    image = feature._replace(kind="image", shape=shape[1:])
+
+    def decode(example: Example) -> np.ndarray:
+        clip = np.zeros(shape, dtype)
+        for place, encoded in enumerate(example[key].bytes_list.value):
+            clip[place] = convert_to(image_in(encoded), image)
+        return clip
+
+    return feature, decode
+
+
+def _is_length(key: str, feature: Any) -> bool:
+    return isinstance(feature, Length)
+
+
+def _open_length(key: str, context: Context) -> tuple[Feature, Decode]:
+    clips = context.features[key].key
+    return Feature("length", (), "int32"), lambda example: np.array(len(example[clips].bytes_list.value), np.int32)
+
+
+def survey_clips(context: Context, keys: Sequence[str], every: Iterable[Example]) -> dict[str, int]:
+    """The largest number of frames of one clip, by the key of the clips; raises UserError for a clip without any."""
+    most = dict.fromkeys(keys, 1)
+    for example in every:
+        for key in keys:
+            count = len(example[key].bytes_list.value)
+            if not count:
+                raise UserError(f"dataset '{context.dataset}' has examples without a frame in '{key}': prepare it anew")
+            most[key] = max(most[key], count)
+    return most
 
 
 def _is_mask(key: str, feature: Any) -> bool:
@@ -199,9 +252,13 @@ def _open_classes(key: str, context: Context) -> tuple[Feature, Decode]:
 def described(features: Mapping[str, Any]) -> dict[str, Any]:
     """A TFDS set's features by key, with the boxes of objects and their classes by the keys that records have for them.
 
-    If there are several sequences of objects, the one called ``objects``, or the first, is taken.
+    Clips have their lengths beside them. If there are several sequences of objects, the one called ``objects``, or the
+    first, is taken.
     """
     found = dict(features)
+    for key, feature in features.items():
+        if _is_clip(key, feature):
+            found[f"{key}/length"] = Length(key)
     for key in sorted(features, key=lambda key: (key != "objects", key)):
         parts = _parts(key, features[key])
         if parts:
@@ -328,6 +385,8 @@ def _open_number(key: str, context: Context) -> tuple[Feature, Decode]:
 
 DECODERS = {
     "image": Decoder(_is_image, _open_image),
+    "clip": Decoder(_is_clip, _open_clip),
+    "length": Decoder(_is_length, _open_length),
     "mask": Decoder(_is_mask, _open_mask),
     "class": Decoder(_is_class, _open_class),
     "classes": Decoder(_is_classes, _open_classes),

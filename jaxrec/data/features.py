@@ -9,33 +9,38 @@ import numpy as np
 from jaxrec.data.sizes import RESIZES
 from jaxrec.errors import UserError
 
-KINDS = ("image", "class", "classes", "mask", "boxes", "box_classes", "number")
+KINDS = ("image", "clip", "length", "class", "classes", "mask", "boxes", "box_classes", "number")
 RESERVED = ("index", "epoch", "real")
 """Names that a batch uses itself: the example's number, its epoch, and whether it is more than evaluation's padding."""
 NO_BOX = -1
 """The class of a row of ``boxes`` that holds no box."""
 NUMBERS = 2**22
-"""Most numbers in the images that are worked on at once."""
+"""Most numbers in the images or clips that are worked on at once."""
 
 
 class Feature(NamedTuple):
     """One part of an example, as it lies in a batch after the first axis.
 
-    ===========  =========  ================================================  =================================
-    kind         shape      dtype                                             meaning
-    ===========  =========  ================================================  =================================
-    image        [H, W, C]  uint8, uint16, or float32 in [0, 1]               any number of channels
-    class        []         int32                                             number of a class
-    classes      [K]        int32                                             1 for each class that applies
-    mask         [H, W]     uint8, or int32 for more than 255 classes         number of each pixel's class
-    boxes        [N, 4]     float32                                           a box around each object
-    box_classes  [N]        int32                                             number of each box's class, or -1
-    number       []         float32                                           a quantity
-    ===========  =========  ================================================  =================================
+    ===========  ============  =========================================  =================================
+    kind         shape         dtype                                      meaning
+    ===========  ============  =========================================  =================================
+    image        [H, W, C]     uint8, uint16, or float32 in [0, 1]        any number of channels
+    clip         [T, H, W, C]  uint8, uint16, or float32 in [0, 1]        a sequence of images, its frames
+    length       []            int32                                      how many of the frames are there
+    class        []            int32                                      number of a class
+    classes      [K]           int32                                      1 for each class that applies
+    mask         [H, W]        uint8, or int32 for more than 255 classes  number of each pixel's class
+    boxes        [N, 4]        float32                                    a box around each object
+    box_classes  [N]           int32                                      number of each box's class, or -1
+    number       []            float32                                    a quantity
+    ===========  ============  =========================================  =================================
 
     A box is y0, x0, y1, x1 in pixels of the image as it lies in the batch: top, left, bottom, right. Pixel (i, j)
     covers [i, i + 1] x [j, j + 1], so the box around the whole image is 0, 0, H, W. N is the largest number of boxes of
     one example, over all splits, and at least 1. Rows without a box come last; they hold zeros, and class -1.
+
+    T is the largest number of frames of one clip, over all splits. The frames that are there come first; the others
+    hold zeros. Clips of one length have a length, too.
     """
 
     kind: str
@@ -46,7 +51,7 @@ class Feature(NamedTuple):
     void: int | None = None
     """The value of pixels that do not count (mask)."""
     resize: str = "crop"
-    """How a file of another size is brought to this one, see ``jaxrec.data.sizes.Resizing`` (image, mask)."""
+    """How a file of another size is brought to this one, see ``jaxrec.data.sizes.Resizing`` (image, clip, mask)."""
     levels: tuple[float, ...] = ()
     """The two values of files of 16 bits or floats that are black and white (image); empty: the whole range."""
     values: tuple[int, ...] = ()
@@ -70,11 +75,11 @@ def check(features: Features) -> None:
 
 
 def blank(features: Features, count: int) -> dict[str, np.ndarray]:
-    """``count`` examples of zeros, without a box: what a batch with these features looks like."""
+    """``count`` examples of zeros, without a box and of one frame: what a batch with these features looks like."""
+    fills = {"box_classes": NO_BOX, "length": 1}
     empty = {}
     for name, feature in features.items():
-        fill = NO_BOX if feature.kind == "box_classes" else 0
-        empty[name] = np.full((count, *feature.shape), fill, feature.dtype)
+        empty[name] = np.full((count, *feature.shape), fills.get(feature.kind, 0), feature.dtype)
     return empty
 
 
@@ -96,12 +101,22 @@ def class_names(features: Features) -> tuple[str, ...]:
     return ()
 
 
+def pictured(features: Features) -> Feature:
+    """The feature ``image`` or, without one of that name, the first image; without images, the first clip.
+
+    Raises UserError if there is none.
+    """
+    for kind in ("image", "clip"):
+        found = [name for name, feature in features.items() if feature.kind == kind]
+        if found:
+            return features[kind if kind in found else found[0]]
+    raise UserError(f"there is no image among the features {', '.join(features)}: read one")
+
+
 def image_feature(features: Features) -> Feature:
-    """The feature ``image`` or, without one of that name, the first image; raises UserError if there is none."""
-    images = [name for name, feature in features.items() if feature.kind == "image"]
-    if not images:
-        raise UserError(f"there is no image among the features {', '.join(features)}: read one")
-    return features["image" if "image" in images else images[0]]
+    """What ``pictured`` gives or, of a clip, one of its frames."""
+    feature = pictured(features)
+    return feature._replace(kind="image", shape=feature.shape[-3:])
 
 
 def image_shape(features: Features) -> tuple[int, int, int]:
@@ -110,10 +125,15 @@ def image_shape(features: Features) -> tuple[int, int, int]:
     return height, width, channels
 
 
-def at_once(most: int, shape: tuple[int, ...]) -> int:
-    """How many images of this shape are worked on at once: at most ``most``, and at least one.
+def frames_there(count: int, lengths: np.ndarray) -> np.ndarray:
+    """Which of the ``count`` frames of clips of int [N] lengths are there: bool [N, count]."""
+    return np.arange(count) < np.asarray(lengths)[:, None]
 
-    Together they hold at most ``NUMBERS`` numbers, so that large images take no more memory than many small ones.
+
+def at_once(most: int, shape: tuple[int, ...]) -> int:
+    """How many images or clips of this shape are worked on at once: at most ``most``, and at least one.
+
+    Together they hold at most ``NUMBERS`` numbers, so that large ones take no more memory than many small ones.
     """
     return max(1, min(most, NUMBERS // prod(shape)))
 

@@ -23,6 +23,7 @@ from jaxrec.data.decoders import (
     image_in,
     kinds_of,
     survey_boxes,
+    survey_clips,
 )
 from jaxrec.data.features import Feature, Features, blank
 from jaxrec.data.files import PLAIN, Options
@@ -117,6 +118,7 @@ def open_prepared(name: str, path: Path, reads: Reads, options: Options = PLAIN)
         firsts = records.parsed(range(min(100, len(records))))
         context = Context(name, records.features, records.metadata, firsts, options)
         context, losses = _with_boxes(context, chosen, records)
+        context = _with_clips(context, chosen, records)
         features, decode = _decoders(chosen, context)
         remarks = _remarks(features, chosen, firsts) + losses
         identity = _identity(records.builder, firsts, [chosen[each] for each in _encoded(features)])
@@ -205,6 +207,16 @@ def _with_boxes(context: Context, chosen: Mapping[str, str], records: _Records) 
     return replace(context, most_boxes=most), losses
 
 
+def _with_clips(context: Context, chosen: Mapping[str, str], records: _Records) -> Context:
+    """The context with what all records say of their clips, if clips are read."""
+    kinds = kinds_of(context.features)
+    clips = [key for key in chosen.values() if kinds[key] == "clip"]
+    if not clips:
+        return context
+    every = counted(records.all(), "reading clips", len(records))
+    return replace(context, most_frames=survey_clips(context, clips, every))
+
+
 def _decoders(chosen: Mapping[str, str], context: Context) -> tuple[dict[str, Feature], dict[str, Decode]]:
     """The features by their names in the batch, and what reads each of them from a record."""
     kinds = kinds_of(context.features)
@@ -221,15 +233,16 @@ def _decoders(chosen: Mapping[str, str], context: Context) -> tuple[dict[str, Fe
 def _remarks(features: Features, chosen: Mapping[str, str], firsts: Sequence[Example]) -> tuple[str, ...]:
     """What becomes of images of another size, counted among the first ones."""
     for name, feature in features.items():
-        if feature.kind == "image":
+        if feature.kind in ("image", "clip"):
+            height, width, _ = feature.shape[-3:]
             sizes = [upright_size(image_in(example[chosen[name]].bytes_list.value[0])) for example in firsts]
-            return told(sizes, (feature.shape[0], feature.shape[1]), feature.resize, "the first ")
+            return told(sizes, (height, width), feature.resize, "the first ")
     return ()
 
 
 def _encoded(features: Features) -> list[str]:
     """The features that are files within a record."""
-    return [name for name, feature in features.items() if feature.kind in ("image", "mask")]
+    return [name for name, feature in features.items() if feature.kind in ("image", "clip", "mask")]
 
 
 @contextmanager
@@ -259,12 +272,13 @@ def _refuse_code(folder: Path) -> None:
 
 
 def _identity(builder: Any, firsts: Sequence[Example], keys: Sequence[str]) -> str:
-    """Name, version, sizes and the first encoded images and masks."""
+    """Name, version, sizes and the first encoded images, frames and masks."""
     shards = [(name, info.shard_lengths, info.num_bytes) for name, info in builder.info.splits.items()]
     digest = hashlib.sha256(repr((builder.info.full_name, shards)).encode())
     for key in keys:
         for example in firsts:
-            digest.update(example[key].bytes_list.value[0])
+            for encoded in example[key].bytes_list.value:
+                digest.update(encoded)
     return digest.hexdigest()
 
 

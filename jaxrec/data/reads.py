@@ -14,6 +14,8 @@ question mark: ``class?``.
 
 USUAL = {
     "image": "image",
+    "clip": "clip",
+    "length": "length",
     "class": "label",
     "classes": "labels",
     "mask": "mask",

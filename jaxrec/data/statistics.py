@@ -1,10 +1,10 @@
 """Statistics of a split: mean and deviation of its images, and how often each class occurs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from jaxrec.data.features import NO_BOX
+from jaxrec.data.features import NO_BOX, frames_there
 from jaxrec.data.splits import Split
 from jaxrec.errors import UserError
 
@@ -30,14 +30,15 @@ def statistics(
     share: tuple[int, int] = (0, 1),
     merge: Merge = _alone,
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of an image feature, in units of its full range.
+    """Mean and standard deviation of each channel of a feature of images or clips, in units of its full range.
 
-    uint8 images are divided by 255 and uint16 images by 65535; float images are taken as they are.
+    uint8 images are divided by 255 and uint16 images by 65535; float images are taken as they are. Of clips, the frames
+    that are there count.
 
     Args:
         split: What to read; all of its examples or, with ``sample``, a seeded sample of that many.
         sample: For a set that is streamed, ``STATISTICS_SAMPLE`` keeps the start short.
-        name: The image feature.
+        name: The feature of kind image or clip.
         share: ``(i, n)`` for process i of n, which reads every n-th example.
         merge: Adds up int64 arrays over the processes.
 
@@ -54,11 +55,27 @@ def statistics(
     return tuple(mean.tolist()), tuple(deviation.tolist())
 
 
+def _images(split: Split, name: str, indices: np.ndarray) -> Iterator[np.ndarray]:
+    """The images of a feature, or the frames of its clips that are there, a piece at a time: [n, H, W, C]."""
+    feature = split.features[name]
+    if feature.kind == "image":
+        yield from split.values(name, indices)
+        return
+    lengths = [each for each, other in split.features.items() if other.kind == "length"]
+    for piece in split.pieces(indices):
+        examples = split.read(piece)
+        clips = examples[name]
+        there = np.full(clips.shape[:2], True)
+        if lengths:
+            there = frames_there(feature.shape[0], examples[lengths[0]])
+        yield clips[there]
+
+
 def _by_value(split: Split, name: str, indices: np.ndarray, merge: Merge) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance from how often each of 256 values occurs: exact."""
     channels = split.features[name].shape[-1]
     counts = np.zeros((channels, 256), np.int64)
-    for images in split.values(name, indices):
+    for images in _images(split, name, indices):
         for channel in range(channels):
             counts[channel] += np.bincount(images[..., channel].ravel(), minlength=256)
     counts = merge(counts)
@@ -75,7 +92,7 @@ def _by_moments(split: Split, name: str, indices: np.ndarray, merge: Merge) -> t
     scale = 65535 if feature.dtype == "uint16" else 1
     count = 0
     sums = np.zeros((2, feature.shape[-1]))
-    for images in split.values(name, indices):
+    for images in _images(split, name, indices):
         distance = images.astype(np.float64) / scale - 0.5
         count += images[..., 0].size
         sums += np.stack([distance.sum(axis=(0, 1, 2)), np.square(distance).sum(axis=(0, 1, 2))])

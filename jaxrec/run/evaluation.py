@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrec.data import Split, at_once, eval_batches, image_shape
+from jaxrec.data import Split, at_once, eval_batches, pictured
 from jaxrec.run.world import processes
 from jaxrec.run.world.devices import Devices
 from jaxrec.settings import Task
@@ -22,8 +22,8 @@ FEW = 128
 
 
 def batch_size(most: int, split: Split) -> int:
-    """Examples of a split to take at once: at most ``most``, fewer if the images are large or the split is small."""
-    size = at_once(most, image_shape(split.features))
+    """Examples of a split to take at once: at most ``most``, fewer if each is large or the split is small."""
+    size = at_once(most, pictured(split.features).shape)
     if size <= len(split):
         return size
     return min(size, FEW, len(split))

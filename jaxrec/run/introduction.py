@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxrec.data import class_names
+from jaxrec.data import class_names, pictured
 from jaxrec.data.features import image_shape, to_json
 from jaxrec.data.walk import counted
 from jaxrec.metrics.meanings import MEANINGS
@@ -139,10 +139,12 @@ def listed(data: Data) -> list[Listed]:
 def _data_line(data: Data) -> str:
     features = data.dataset.features
     shape = "x".join(map(str, image_shape(features)))
+    feature = pictured(features)
+    what = "images" if feature.kind == "image" else f"clips of up to {feature.shape[0]} frames"
     validation = 0 if data.validation is None else len(data.validation)
     line = (
         f"{data.dataset.name}: {len(data.train)} training, {validation} validation, {len(data.test)} test "
-        f"images {shape}"
+        f"{what} {shape}"
     )
     names = class_names(features)
     if names:

@@ -14,7 +14,7 @@ from jaxrec.errors import UserError
 from jaxrec.run.store.listing import Listed, read_examples
 from jaxrec.run.store.manifest import read_dataset
 
-PADDED = ("boxes", "box_classes")
+PADDED = ("clip", "boxes", "box_classes")
 """Kinds whose first side is the largest number of one example, which may differ from set to set."""
 NAMED = 5
 """Files that a sentence names."""
@@ -78,7 +78,7 @@ class KnownData:
             for part, value in feature.items():
                 known = before.get(name, {}).get(part)
                 if part == "shape" and feature["kind"] in PADDED:
-                    continue
+                    known, value = (known or [])[1:], value[1:]
                 if known != value and part != "names":
                     raise UserError(
                         f"dataset '{dataset.name}' is not what the run was trained on: {part} of '{name}' is {value}, "

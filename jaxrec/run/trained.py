@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrec.data import Features, Split, at_once, blank, cache_dir, class_names, image_shape
+from jaxrec.data import Features, Split, at_once, blank, cache_dir, class_names, image_shape, pictured
 from jaxrec.data.features import from_json, image_feature
 from jaxrec.data.headers import remarks as told_of_files
 from jaxrec.data.images import probe_file, read_as, strict_pillow
@@ -115,7 +115,7 @@ class Trained:
     @property
     def at_once(self) -> int:
         """Images that are predicted at once: as many as the memory of a few large ones holds."""
-        return self._at_once(image_shape(self.features))
+        return self._at_once(pictured(self.features).shape)
 
     def _at_once(self, shape: tuple[int, ...]) -> int:
         return self.system.evaluation_size(self.config.task, at_once(MOST, shape))
