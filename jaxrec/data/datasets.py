@@ -74,8 +74,8 @@ def open_dataset(
     """Opens a set by its name, or arrays.
 
     Args:
-        data: ``digits``, ``scenes``, ``synthetic``, ``folder:PATH``, ``csv:FILE``, ``npz:FILE``, the name of a prepared
-            TFDS set, or a dictionary of arrays (see ``open_arrays``).
+        data: ``digits``, ``scenes``, ``moving``, ``synthetic``, ``folder:PATH``, ``csv:FILE``, ``npz:FILE``, the
+            name of a prepared TFDS set, or a dictionary of arrays (see ``open_arrays``).
         reads: What to read: names in the batch and their kinds, such as ``{"image": "image", "mask": "mask"}``. A kind
             may be one of several, ``"class|classes"``, of which the first that the set has is taken.
         data_dir: Where prepared sets lie, or the original files of MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100.
@@ -232,10 +232,21 @@ def _digits(reads: Reads, options: Options) -> Source:
 def _scenes(reads: Reads, options: Options) -> Source:
     from jaxrec.data.scenes import open_scenes
 
-    height, width = options.size or (64, 64)
+    return open_scenes(reads, _side("scenes", options, 64))
+
+
+def _moving(reads: Reads, options: Options) -> Source:
+    from jaxrec.data.moving import open_moving
+
+    return open_moving(reads, _side("moving", options, 32))
+
+
+def _side(name: str, options: Options, usual: int) -> int:
+    """The side of the images of a set of squares."""
+    height, width = options.size or (usual, usual)
     if height != width:
-        raise UserError(f"--image-size {height}x{width} cannot be had of scenes, which are squares: give one number")
-    return open_scenes(reads, height)
+        raise UserError(f"--image-size {height}x{width} cannot be had of {name}, which are squares: give one number")
+    return height
 
 
 PATHS: dict[str, Callable[[str, Reads, Options], Source]] = {"folder": _folder, "csv": _csv, "npz": _npz}
@@ -243,6 +254,7 @@ MADE: dict[str, Callable[[Reads, Options], Source]] = {
     "synthetic": _synthetic,
     "digits": _digits,
     "scenes": _scenes,
+    "moving": _moving,
 }
 
 
