@@ -1,5 +1,6 @@
 """All that an ``Augment`` setting asks for, applied to images alone or to whole examples."""
 
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -9,13 +10,14 @@ from jaxrec.augment.colour import change_colour
 from jaxrec.augment.composing import Objects, areas, mosaic, paste
 from jaxrec.augment.draws import rectangles, stream
 from jaxrec.augment.geometry import Geometry, areas_uncut, draw_geometry, move_boxes, move_images, move_masks
+from jaxrec.augment.moments import change_moments, only_there
 from jaxrec.errors import UserError
 from jaxrec.settings import Augment
 
 STILL = ("class", "classes", "number")
 """Kinds of features that no change of the image concerns."""
-MOVED = ("image", "mask", "boxes", "box_classes")
-"""Kinds of features that move with the image."""
+MOVED = ("image", "clip", "length", "mask", "boxes", "box_classes")
+"""Kinds of features that change with the image."""
 
 
 def augment(config: Augment, key: jax.Array, images: jax.Array, index: jax.Array, epoch: jax.Array) -> jax.Array:
@@ -42,8 +44,11 @@ def augment_examples(
 
     Each of ``examples`` is an array whose kind ``kinds`` names:
 
-    - image: [B, H, W, C] in [0, 1], sampled bilinearly, and the only kind whose color changes; several images of an
-      example get the same changes.
+    - image: [B, H, W, C] in [0, 1], sampled bilinearly, and the only kind but clips whose color changes; several images
+      of an example get the same changes.
+    - clip: [B, T, H, W, C] in [0, 1]; all frames get the same changes. ``config.frames`` and ``config.reverse`` choose
+      the frames, see :func:`change_moments`.
+    - length: int [B]; frames from there on become zeros.
     - mask: int [B, H, W] of the images' size; each pixel takes the nearest one's value. ``void`` is what comes in from
       outside the image; by default the largest value of the mask's dtype, which is no class.
     - boxes: float32 [B, N, 4], y0, x0, y1, x1 in pixels.
@@ -52,12 +57,15 @@ def augment_examples(
     - class, classes, number: left as they are.
 
     ``index`` and ``epoch`` are as for :func:`augment`. ``composing``, a bool scalar, turns pasting and mosaics off
-    in the same program. Raises UserError for another kind, for examples without an image or mask, for images and masks
-    of different sizes, and for pasting and mosaics of examples that cannot be put together.
+    in the same program. Raises UserError for another kind, for examples without an image, clip or mask, for those of
+    different sizes, for pasting and mosaics of examples that cannot be put together, and for changes of clips if there
+    are none.
     """
     size = _size(examples, kinds)
     _check_composed(config, kinds)
     on = jnp.asarray(composing, bool)
+    examples = change_moments(config, key, examples, kinds)
+    clips = {name: values for name, values in examples.items() if kinds[name] == "clip"}
     pictures = {name: values for name, values in examples.items() if kinds[name] in ("image", "mask")}
     objects = _objects(examples, kinds)
     if config.paste and objects is not None:
@@ -73,7 +81,9 @@ def augment_examples(
     for name, values in pictures.items():
         if kinds[name] == "image":
             pictures[name] = _changed_image(config, key, values)
-    return {**examples, **pictures, **_named(objects, kinds)}
+    for name, values in clips.items():
+        clips[name] = only_there(_changed_clip(config, key, geometry, values), examples, kinds)
+    return {**examples, **pictures, **clips, **_named(objects, kinds)}
 
 
 def _objects(examples: Mapping[str, jax.Array], kinds: Mapping[str, str]) -> Objects | None:
@@ -108,15 +118,15 @@ def _check_composed(config: Augment, kinds: Mapping[str, str]) -> None:
         raise UserError(f"an example has one feature of boxes and one of their classes; got {', '.join(given)}")
     if config.paste and "boxes" not in given:
         raise UserError("augment.paste copies objects in their boxes, and the examples have none; set it to 0")
-    if config.mosaic and (set(given) & set(STILL) or set(given) == {"image"}):
+    if config.mosaic and (set(given) & {*STILL, "clip"} or set(given) == {"image"}):
         raise UserError(
-            "augment.mosaic puts four images together, which needs masks or boxes and no label of a whole image; got "
-            f"{', '.join(given)}: set it to 0"
+            "augment.mosaic puts four images together, which needs masks or boxes, no clip and no label of an image; "
+            f"got {', '.join(given)}: set it to 0"
         )
 
 
 def _size(examples: Mapping[str, jax.Array], kinds: Mapping[str, str]) -> tuple[int, int]:
-    """Height and width that all images and masks have."""
+    """Height and width that all images, clips and masks have."""
     sizes = {}
     for name, values in examples.items():
         kind = kinds[name]
@@ -124,10 +134,13 @@ def _size(examples: Mapping[str, jax.Array], kinds: Mapping[str, str]) -> tuple[
             raise UserError(f"'{name}' is of kind '{kind}'; augmentation knows {', '.join(MOVED + STILL)}")
         if kind in ("image", "mask"):
             sizes[name] = values.shape[1:3]
+        if kind == "clip":
+            sizes[name] = values.shape[2:4]
     if not sizes:
-        raise UserError(f"there is no image or mask to augment among {', '.join(examples) or 'no features'}; add one")
+        there = ", ".join(examples) or "no features"
+        raise UserError(f"there is no image, clip or mask to augment among {there}; add one")
     if len(set(sizes.values())) > 1:
-        raise UserError(f"images and masks of an example must be of one size to move together; got {sizes}")
+        raise UserError(f"images, clips and masks of an example must be of one size to move together; got {sizes}")
     return next(iter(sizes.values()))
 
 
@@ -147,3 +160,15 @@ def _changed_image(config: Augment, key: jax.Array, images: jax.Array) -> jax.Ar
         hidden = rectangles(stream(key, "cutout"), len(images), (images.shape[1], images.shape[2]), sides)
         images = jnp.where(hidden, 0.5, images)
     return images
+
+
+def _changed_clip(config: Augment, key: jax.Array, geometry: Geometry, clips: jax.Array) -> jax.Array:
+    """Clips [B, T, H, W, C] of which every frame was moved and changed as the others of its clip."""
+    if jax.tree.leaves(geometry):
+        # With the frames as channels, each pixel's way is worked out once.
+        batch, count, height, width, channels = clips.shape
+        images = jnp.moveaxis(clips, 1, 3).reshape(batch, height, width, count * channels)
+        images = move_images(geometry, images)
+        clips = jnp.moveaxis(images.reshape(*images.shape[:3], count, channels), 3, 1)
+    # One key for all frames, so that they get the same changes.
+    return jax.vmap(functools.partial(_changed_image, config, key), in_axes=1, out_axes=1)(clips)

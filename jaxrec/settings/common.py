@@ -111,6 +111,10 @@ class Augment:
     paste: Annotated[int, NOT_NEGATIVE] = 0
     """Objects that are copied into each image from another one of the batch, rare classes more often, until 85 % of the
     run; needs boxes (Dwibedi et al. 2017)."""
+    reverse: bool = False
+    """Play clips backwards, each with probability 1/2."""
+    frames: Annotated[int, NOT_NEGATIVE] = 0
+    """Frames of a random stretch of each clip, which is what the model is trained on. 0: train on whole clips."""
 
 
 @dataclass(frozen=True)
