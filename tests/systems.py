@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxrec.settings import (
     GAN,
+    RNN,
     Augment,
     Autoencoder,
     Classifier,
@@ -46,6 +47,7 @@ tiny_segmenter = partial(
 tiny_detector = partial(
     Detector, classes=CLASSES, mean=(0.25,), std=(0.2,), width=2, stride=2, average=0.0, optimizer=SLOW
 )
+tiny_rnn = partial(RNN, classes=CLASSES, mean=(0.25,), std=(0.2,), width=2, units=6, optimizer=SGD)
 tiny_gan = partial(GAN, classes=CLASSES, width=2, latents=4, r1=0.0, r2=0.0, average=0.0, optimizer=SLOW)
 tiny_rotation = partial(registry.load_file(str(ROTATION)).Config, model="rotation", width=2, optimizer=SGD)
 
@@ -87,6 +89,8 @@ ROWS = {
     "detector": Row(
         tiny_detector(average=0.9, augment=Augment(turns=True, scale=0.1, mosaic=0.5, paste=1)), draws=True
     ),
+    "gru of clips": Row(tiny_rnn(average=0.9, pool="attention", accumulate=2)),
+    "lru of rows": Row(tiny_rnn(sequence="rows", cell="lru", dropout=0.2, augment=Augment(translate=0.1)), draws=True),
     "rotation": Row(tiny_rotation(average=0.9, accumulate=2, augment=Augment(translate=0.1)), draws=True),
 }
 
@@ -116,6 +120,7 @@ SMALL = {
     "unet": ["--width", "4", "--depth", "2"],
     "resunet": ["--width", "4", "--depth", "1"],
     "detector": ["--width", "4"],
+    "rnn": ["--sequence", "rows", "--dataset", "digits", "--units", "8"],
     "rotation": ["--width", "4"],
 }
 """The models that commands are tried on, and the options that make them quick; other classifiers are like a cnn."""
@@ -139,6 +144,7 @@ def batches(config: Task, steps: int, size: int) -> dict[str, np.ndarray]:
     image = rng.integers(0, 100, (steps, size, SIDE, SIDE, 1))
     bright = np.arange(SIDE) == 2 * label[..., None]
     image[bright] += 150
+    # A clip is the image, perhaps its reflection, and room for another frame.
     # The bright row is an object, and there is room for another.
     top = 2.0 * label[..., None]
     box = np.stack([top, 0 * top, top + 1, 0 * top + SIDE], -1).astype(np.float32)
@@ -151,6 +157,8 @@ def batches(config: Task, steps: int, size: int) -> dict[str, np.ndarray]:
         "boxes": np.concatenate([box, 0 * box], -2),
         "box_classes": np.stack([label, np.full_like(label, -1)], -1),
         "number": label.astype(np.float32),
+        "clip": np.stack([image, image[..., ::-1, :, :], 0 * image], 2).astype(np.uint8),
+        "length": 1 + label % 2,
     }
     reads = system_of(config).features_read(config)
     found = {name: by_kind[first_kind(kinds)] for name, kinds in reads.items()}

@@ -73,7 +73,7 @@ def counted_step(row):
 
 def loop(step, state, batches):
     metrics = {}
-    for i in range(len(batches["image"])):
+    for i in range(len(batches["index"])):
         state, metrics = step(state, at(batches, i))
     return state, metrics
 
@@ -313,8 +313,9 @@ def test_predictions_and_pictures_are_of_the_images(row):
     config, batch = ROWS[row].config, first(row)
     system = system_of(config)
     if system.rows is not None:
-        whole = jax.device_get(jax.jit(system.predict)(new_state(row), batch["image"]))
-        backwards = jax.device_get(jax.jit(system.predict)(new_state(row), batch["image"][::-1]))
+        inputs = batch["clip"] if "clip" in batch else batch["image"]
+        whole = jax.device_get(jax.jit(system.predict)(new_state(row), inputs))
+        backwards = jax.device_get(jax.jit(system.predict)(new_state(row), inputs[::-1]))
         assert difference({name: values[::-1] for name, values in backwards.items()}, whole) < 1e-5
         assert {len(values) for values in whole.values()} == {BATCH}
     pictures = jax.device_get(jax.jit(system.artifacts)(new_state(row), batch))

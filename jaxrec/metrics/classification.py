@@ -1,15 +1,48 @@
-"""Metrics of a classifier, for one label per image and for several."""
+"""Metrics of a classifier, for one label per example and for several."""
 
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrec.metrics.meanings import Meaning
 from jaxrec.metrics.sums import Metric, Results, at_least_one, count, ratio, real_examples, total
 
 CONFIDENCE_BINS = 15
+MOST_CLASSES_IN_CONFUSION = 200
+"""With more classes the matrix would be a picture of pixels."""
+CONFUSION = (
+    "Confusion: rows are the true classes, columns the predicted ones; the darker, the larger its share of the row. "
+    "Blue is right, red is wrong."
+)
+"""The caption of that picture."""
+PRECISION = "Of the examples that are said to be of a class, the share that is"
+RECALL = "Of the examples of a class, the share that is found"
+F1 = "Harmonic mean of precision and recall"
+EACH = "each class counts as much as another"
+POOLED = "over all classes together"
+BY_SIZE = "each class weighted by its number of examples"
+MEANINGS = {
+    "accuracy": Meaning("Share of the examples whose class is predicted.", "more"),
+    "top5_accuracy": Meaning("Share of the examples whose class is among the five most probable ones.", "more"),
+    "label_accuracy": Meaning("Share of right answers over all labels; high for a model that finds none.", "more"),
+    "exact_match": Meaning("Share of the examples of which every label is right.", "more"),
+    "precision_macro": Meaning(f"{PRECISION}; {EACH}.", "more"),
+    "precision_micro": Meaning(f"{PRECISION}; {POOLED}.", "more"),
+    "precision_weighted": Meaning(f"{PRECISION}; {BY_SIZE}.", "more"),
+    "recall_macro": Meaning(f"{RECALL}; {EACH}.", "more"),
+    "recall_micro": Meaning(f"{RECALL}; {POOLED}.", "more"),
+    "recall_weighted": Meaning(f"{RECALL}; {BY_SIZE}.", "more"),
+    "f1_macro": Meaning(f"{F1}; {EACH}.", "more"),
+    "f1_micro": Meaning(f"{F1}; {POOLED}.", "more"),
+    "f1_weighted": Meaning(f"{F1}; {BY_SIZE}.", "more"),
+    "calibration_error": Meaning("How far the stated confidence is from the share that is right, on average.", "less"),
+    "worst_class": Meaning("The class of which the smallest share is found.", "", "class"),
+    "worst_class_accuracy": Meaning("Share of that class that is found.", "more"),
+}
 
 
 class Classification(Metric):
@@ -142,3 +175,11 @@ def _retrieval(hits: np.ndarray, predicted: np.ndarray, support: np.ndarray, *, 
         averages[f"{name}_weighted"] = float(ratio((values * support).sum(), support.sum()))
         per_class[name] = ratio(top, bottom, empty=np.nan)
     return {**averages, **per_class, "support": support}
+
+
+def summary_pictures(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The confusion matrix of the test split, unless the classes are too many to see."""
+    matrix = results.get("confusion")
+    if matrix is None or len(matrix) > MOST_CLASSES_IN_CONFUSION:
+        return {}
+    return {"confusion_matrix": {"matrix": np.asarray(matrix)}}

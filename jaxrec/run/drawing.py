@@ -139,8 +139,8 @@ class Pictures:
         system, devices = self.session.system, self.session.devices
         compiled = jax.jit(system.predict, out_shardings=devices.replicated)
 
-        def predict(images: np.ndarray) -> dict[str, np.ndarray]:
-            outputs = devices.finish(compiled(state, devices.copy(images)))
+        def predict(*shown: np.ndarray) -> dict[str, np.ndarray]:
+            outputs = devices.finish(compiled(state, *map(devices.copy, shown)))
             return {name: np.asarray(value) for name, value in jax.device_get(outputs).items()}
 
         rows: list[dict[str, Any]] = []

@@ -9,25 +9,32 @@ from jaxrec.data import Features, Split
 from jaxrec.settings import Task
 from jaxrec.tasks.system import System
 
-Predict = Callable[[np.ndarray], Mapping[str, np.ndarray]]
-"""Images [n, H, W, C] to the system's outputs by name, [n, ...]."""
+Predict = Callable[..., Mapping[str, np.ndarray]]
+"""Images [n, H, W, C], or clips [n, T, H, W, C] and their lengths [n], to the system's outputs by name, [n, ...]."""
 
 
 def told(system: System, config: Task, split: Split, index: np.ndarray, predict: Predict) -> list[dict[str, Any]]:
-    """A row for each example at int indices [n]: ``truth``, then what the system tells of its image.
+    """A row for each example at int indices [n]: ``truth``, then what the system tells of its image or clip.
 
-    If the system reads no images, nothing but the truth is told; see ``true_values``.
+    If the system reads neither, nothing but the truth is told; see ``true_values``.
     """
     examples = split.read(index)
     said: Sequence[Mapping[str, Any]] = [{}] * len(index)
-    if system.rows is not None and "image" in examples:
-        images = examples["image"]
-        said = system.rows(config, images, predict(images), split.features)
+    shown = _shown(examples)
+    if system.rows is not None and shown:
+        said = system.rows(config, shown[0], predict(*shown), split.features)
     rows = []
     for place in range(len(index)):
         truth = true_values(split.features, {name: values[place] for name, values in examples.items()})
         rows.append({**truth, **said[place]})
     return rows
+
+
+def _shown(examples: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """What the system sees of examples: their images, or their clips and lengths; empty if they have none."""
+    if "image" in examples:
+        return [examples["image"]]
+    return [examples[name] for name in ("clip", "length") if name in examples]
 
 
 def true_values(features: Features, example: Mapping[str, Any]) -> dict[str, Any]:

@@ -67,12 +67,14 @@ class Trained:
     def _evaluator(self) -> Evaluator:
         return Evaluator(self.config.task, self.system, self.devices)
 
-    def predict(self, inputs: Any) -> dict[str, np.ndarray]:
-        """What the model says of images.
+    def predict(self, inputs: Any, length: Any = None) -> dict[str, np.ndarray]:
+        """What the model says of images or clips.
 
         Args:
             inputs: images [N, H, W, C] of uint8, uint16 or floats in [0, 1], of the size that the model was trained on;
-                or paths of image files, which are brought to that size as in training.
+                or paths of image files, which are brought to that size as in training; or, if the model was trained on
+                clips, clips [N, T, H, W, C].
+            length: how many frames of each clip are there, int [N]. Default: all.
 
         Returns:
             The system's outputs by name, [N, ...], such as ``probabilities``.
@@ -81,9 +83,13 @@ class Trained:
             UserError: the system reads no images, or a file cannot be read.
         """
         self._check_reads_images()
-        images = self._images(inputs)
-        size = self._at_once(images.shape[1:])
-        parts = [self._outputs(images[start : start + size], size) for start in range(0, len(images), size)]
+        shown = [self._images(inputs)]
+        if length is not None:
+            shown.append(np.asarray(length, np.int32))
+        size = self._at_once(shown[0].shape[1:])
+        parts = []
+        for start in range(0, len(shown[0]), size):
+            parts.append(self._outputs([values[start : start + size] for values in shown], size))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _check_reads_images(self) -> None:
@@ -126,6 +132,8 @@ class Trained:
         if isinstance(inputs, Sequence) and len(inputs) and isinstance(inputs[0], (str, Path)):
             return np.stack([self.read(path) for path in inputs])
         images = np.asarray(inputs)
+        if pictured(self.features).kind == "clip":
+            return self._clips(images)
         height, width, channels = image_shape(self.features)
         fits = images.ndim == 4 and len(images) > 0 and images.shape[3] == channels
         if not fits or (images.shape[1:3] != (height, width) and not self.system.any_size):
@@ -135,13 +143,25 @@ class Trained:
             )
         return images
 
-    def _outputs(self, images: np.ndarray, most: int) -> dict[str, np.ndarray]:
-        """The outputs of at most ``most`` images; they are filled up, so that few programs serve all."""
-        count = len(images)
+    def _clips(self, clips: np.ndarray) -> np.ndarray:
+        """The clips; raises UserError if their frames are not as in training."""
+        shape = image_shape(self.features)
+        if clips.ndim != 5 or not len(clips) or clips.shape[2:] != shape:
+            raise UserError(
+                f"the clips are {clips.dtype} {clips.shape}; expected [N, T, {', '.join(map(str, shape))}], as in "
+                "training"
+            )
+        return clips
+
+    def _outputs(self, shown: Sequence[np.ndarray], most: int) -> dict[str, np.ndarray]:
+        """The outputs of at most ``most`` images, or clips and lengths; filled up, so few programs serve all."""
+        count = len(shown[0])
         # Up to a power of two: one image costs one, and few programs serve all.
         size = min(most, 2 ** (count - 1).bit_length())
-        padding = np.zeros((size - count, *images.shape[1:]), images.dtype)
-        outputs = jax.device_get(self._predict(self.state, np.concatenate([images, padding])))
+        filled = []
+        for values in shown:
+            filled.append(np.concatenate([values, np.zeros((size - count, *values.shape[1:]), values.dtype)]))
+        outputs = jax.device_get(self._predict(self.state, *filled))
         return {name: np.asarray(value)[:count] for name, value in outputs.items()}
 
     def read(self, path: str | Path) -> np.ndarray:
@@ -149,6 +169,10 @@ class Trained:
 
         Raises UserError if it cannot be read.
         """
+        if pictured(self.features).kind == "clip":
+            raise UserError(
+                "the model was trained on clips, and an image file is none; give clips as arrays, in Python"
+            )
         feature = image_feature(self.features)
         if feature.shape[2] not in (1, 3):
             raise UserError(

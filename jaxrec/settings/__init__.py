@@ -6,12 +6,14 @@ from jaxrec.settings.common import Augment, Optimizer, Rule, Task
 from jaxrec.settings.detector import Detector
 from jaxrec.settings.gan import GAN
 from jaxrec.settings.registry import models, preset
+from jaxrec.settings.rnn import RNN
 from jaxrec.settings.run import Sweep, Train
 from jaxrec.settings.segmenter import Segmenter
 from jaxrec.settings.serialize import from_dict, to_dict, with_values
 
 __all__ = [
     "GAN",
+    "RNN",
     "Augment",
     "Autoencoder",
     "Classifier",

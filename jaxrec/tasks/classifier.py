@@ -23,7 +23,7 @@ from jaxrec.augment import cutmix, mixup, standardize
 from jaxrec.data.features import Features, class_names
 from jaxrec.errors import UserError
 from jaxrec.metrics import Classification, Metric, MultiLabel, Worst
-from jaxrec.metrics.meanings import Meaning
+from jaxrec.metrics.classification import CONFUSION, MEANINGS, summary_pictures
 from jaxrec.models.cnn import CNN
 from jaxrec.models.layers import scaled
 from jaxrec.models.resnet import LAYOUTS, ResNet
@@ -31,42 +31,20 @@ from jaxrec.models.speednet import SpeedNet
 from jaxrec.models.vit import ViT
 from jaxrec.parallel import stream
 from jaxrec.settings.classifier import Classifier as Config
+from jaxrec.tasks.answers import class_row, exactly
 from jaxrec.tasks.inputs import augmented, image_shape, pixels, places
 from jaxrec.tasks.learning import learn
 from jaxrec.tasks.model import as_model, compute_dtype, for_replicas
 from jaxrec.tasks.state import Batch, Metrics, Player, State, new_player, new_state
 from jaxrec.tasks.system import Facts
 
+__all__ = ["MEANINGS", "summary_pictures"]
+
 READS = {"image": "image", "label": "class|classes"}
 HEADLINE = ("accuracy", "f1_macro", "loss")
 """A sigmoid head has no accuracy: a model that finds nothing would have a high one if labels are rare."""
-PRECISION = "Of the examples that are said to be of a class, the share that is"
-RECALL = "Of the examples of a class, the share that is found"
-F1 = "Harmonic mean of precision and recall"
-EACH = "each class counts as much as another"
-POOLED = "over all classes together"
-BY_SIZE = "each class weighted by its number of examples"
-MEANINGS = {
-    "accuracy": Meaning("Share of the examples whose class is predicted.", "more"),
-    "top5_accuracy": Meaning("Share of the examples whose class is among the five most probable ones.", "more"),
-    "label_accuracy": Meaning("Share of right answers over all labels; high for a model that finds none.", "more"),
-    "exact_match": Meaning("Share of the examples of which every label is right.", "more"),
-    "precision_macro": Meaning(f"{PRECISION}; {EACH}.", "more"),
-    "precision_micro": Meaning(f"{PRECISION}; {POOLED}.", "more"),
-    "precision_weighted": Meaning(f"{PRECISION}; {BY_SIZE}.", "more"),
-    "recall_macro": Meaning(f"{RECALL}; {EACH}.", "more"),
-    "recall_micro": Meaning(f"{RECALL}; {POOLED}.", "more"),
-    "recall_weighted": Meaning(f"{RECALL}; {BY_SIZE}.", "more"),
-    "f1_macro": Meaning(f"{F1}; {EACH}.", "more"),
-    "f1_micro": Meaning(f"{F1}; {POOLED}.", "more"),
-    "f1_weighted": Meaning(f"{F1}; {BY_SIZE}.", "more"),
-    "calibration_error": Meaning("How far the stated confidence is from the share that is right, on average.", "less"),
-    "worst_class": Meaning("The class of which the smallest share is found.", "", "class"),
-    "worst_class_accuracy": Meaning("Share of that class that is found.", "more"),
-}
 CAPTIONS = {
-    "confusion_matrix": "Confusion: rows are the true classes, columns the predicted ones; the darker, the larger its "
-    "share of the row. Blue is right, red is wrong.",
+    "confusion_matrix": CONFUSION,
     "worst_mistakes": "The images of highest loss in the whole split, the highest first, with the prediction and its "
     "confidence; mistakes in red, the true class below.",
     "predictions": "The first images, with the prediction and its confidence; mistakes in red, the true class below.",
@@ -75,8 +53,6 @@ SMALL = 64
 """Pixels a side up to which a resnet has a small stem, unless told otherwise."""
 SHOWN = 32
 """Images in the picture of predictions."""
-MOST_CLASSES_IN_CONFUSION = 200
-"""With more classes the matrix would be a picture of pixels."""
 
 
 def complete(config: Config, facts: Facts) -> Config:
@@ -354,14 +330,6 @@ def _told(state: State, batch: Batch) -> dict[str, jax.Array]:
     }
 
 
-def summary_pictures(results: Mapping[str, Any]) -> dict[str, Any]:
-    """The confusion matrix of the test split, unless the classes are too many to see."""
-    matrix = results.get("confusion")
-    if matrix is None or len(matrix) > MOST_CLASSES_IN_CONFUSION:
-        return {}
-    return {"confusion_matrix": {"matrix": np.asarray(matrix)}}
-
-
 def rows(config: Config, inputs: np.ndarray, outputs: Mapping[str, np.ndarray], features: Features) -> list[dict]:
     """What is told of each image: the class and its probability, then every class's probability."""
     names = class_names(features)
@@ -369,15 +337,8 @@ def rows(config: Config, inputs: np.ndarray, outputs: Mapping[str, np.ndarray], 
 
 
 def _row(config: Config, names: tuple[str, ...], probabilities: np.ndarray) -> dict[str, Any]:
-    values = [_exactly(value) for value in probabilities]
-    every = dict(zip(names, values, strict=True))
-    if config.head == "sigmoid":
-        chosen = [name for name, value in every.items() if value > 0.5]
-        return {"prediction": " ".join(chosen), "probabilities": every}
-    best = int(np.argmax(probabilities))
-    return {"prediction": names[best], "probability": values[best], "probabilities": every}
-
-
-def _exactly(value: np.floating) -> float:
-    """The number of fewest digits that is read back as ``value``, which is float32."""
-    return float(str(value))
+    if config.head == "softmax":
+        return class_row(names, probabilities)
+    every = {name: exactly(value) for name, value in zip(names, probabilities, strict=True)}
+    chosen = [name for name, value in every.items() if value > 0.5]
+    return {"prediction": " ".join(chosen), "probabilities": every}

@@ -37,6 +37,13 @@ def scaled(image: Any) -> jax.Array:
     return values
 
 
+def frames(values: Any) -> jax.Array:
+    """Images [B, H, W, C] or clips [B, T, H, W, C] as float32 in [0, 1]; see ``scaled``, which is asked of images."""
+    if values.ndim != 5:
+        return scaled(values)
+    return scaled(values.reshape(-1, *values.shape[2:])).reshape(values.shape)
+
+
 def pixels(batch: Batch) -> jax.Array:
     """The batch's images as float32 in [0, 1]; see ``scaled``."""
     return scaled(batch["image"])
@@ -63,7 +70,7 @@ def places(batch: Batch) -> tuple[jax.Array, jax.Array]:
 
     A batch without them counts as the first examples in the first epoch.
     """
-    size = batch["image"].shape[0]
+    size = next(iter(batch.values())).shape[0]
     index = batch.get("index", jnp.arange(size, dtype=jnp.int32))
     epoch = batch.get("epoch", jnp.zeros((size,), jnp.int32))
     return index, epoch
