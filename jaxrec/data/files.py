@@ -54,6 +54,8 @@ class File(NamedTuple):
     """The boxes in the image, if the set has boxes."""
     columns: Mapping[str, str] = {}
     """The cells of its row, if a table names the examples."""
+    frames: tuple[Path, ...] = ()
+    """The images that a clip's folder holds, or its animated file; empty if the example is an image."""
 
 
 class Readable(NamedTuple):
@@ -156,9 +158,9 @@ def open_files(
         headers, files, left_out = readable(probed, found, options.skip_bad)
         measured = []
         if options.known is None:
-            shape, dtype = _image_format(files, headers, options.size)
-            measured = _measured(files, headers)
-            levels = _levels(pool, measured)
+            shape, dtype = image_format(files, headers, options.size)
+            measured = _images(to_measure(files, headers))
+            levels = levels_in(pool, measured)
             feature = Feature("image", shape, dtype, resize=options.resize, levels=levels.values)
         else:
             levels, feature = Levels(), options.known.features[image]
@@ -171,25 +173,33 @@ def open_files(
         files, cut = _with_boxes(files, headers, values, feature)
         remarks += cut
         decode = partial(_decode, features=features, image=image, mask=mask)
-        held = len(files) * nbytes(features) <= options.held
-        if held:
-            with contextlib.suppress(UserError):  # Of a bad file: all of them are named or left out below.
-                return Readable(files, features, _kept(pool, decode, files, features), left_out, remarks)
-        decoded: list[dict[str, Any]] = []
-        if held or options.skip_bad:
-            tried = attempt(decode if held else partial(_try, decode))
-            decoded, files, spoiled = readable(pool.map(tried, files), files, options.skip_bad)
-            left_out += spoiled
+        opened = readable_by(pool, decode, files, features, options)
+        return opened._replace(left_out=left_out + opened.left_out, remarks=remarks)
+
+
+def readable_by(
+    pool: ThreadPoolExecutor, decode: Callable[[File], Any], files: list[File], features: Features, options: Options
+) -> Readable:
+    """The files as ``decode`` reads each of them: its example, by name. See ``open_files``."""
+    held = len(files) * nbytes(features) <= options.held
+    if held:
+        with contextlib.suppress(UserError):  # Of a bad file: all of them are named or left out below.
+            return Readable(files, dict(features), _kept(pool, decode, files, features), [])
+    left_out: list[LeftOut] = []
+    decoded: list[dict[str, Any]] = []
+    if held or options.skip_bad:
+        tried = attempt(decode if held else partial(_try, decode))
+        decoded, files, left_out = readable(pool.map(tried, files), files, options.skip_bad)
 
     def read(rows: np.ndarray) -> dict[str, np.ndarray]:
         return _stack(features, [decode(files[row]) for row in rows.tolist()])
 
-    return Readable(files, features, from_arrays(_stack(features, decoded)) if held else read, left_out, remarks)
+    return Readable(files, dict(features), from_arrays(_stack(features, decoded)) if held else read, left_out)
 
 
 def _kept(pool: ThreadPoolExecutor, decode: Callable[[File], Any], files: Sequence[File], features: Features) -> Read:
     """Reads files as ``decode`` does, from what stays decoded from one run to the next."""
-    pixels = {name: feature for name, feature in features.items() if feature.kind in ("image", "mask")}
+    pixels = {name: feature for name, feature in features.items() if feature.kind in ("image", "clip", "mask")}
 
     def decoded(rows: np.ndarray) -> dict[str, np.ndarray]:
         return _stack(pixels, list(pool.map(decode, [files[row] for row in rows.tolist()])))
@@ -213,7 +223,7 @@ def _content_key(files: Sequence[File], pixels: Features) -> str:
 
     digest = hashlib.sha256(repr((__version__, to_json(pixels))).encode())
     for file in files:
-        for path in filter(None, (file.image, file.mask)):
+        for path in _paths(file):
             state = path.stat()
             digest.update(os.fsencode(path.absolute()) + f" {state.st_size} {state.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:32]
@@ -241,21 +251,27 @@ def _images(files: Iterable[File]) -> list[Path]:
     return [file.image for file in files]
 
 
-def _measured(files: Sequence[File], headers: Sequence[Header]) -> list[Path]:
-    """The images of more than 8 bits from which black and white follow: those of the training split."""
+def _paths(file: File) -> list[Path]:
+    """The files that an example is made of."""
+    images = file.frames or (file.image,)
+    return list(images) if file.mask is None else [*images, file.mask]
+
+
+def to_measure(files: Sequence[File], headers: Sequence[Header]) -> list[File]:
+    """The files of more than 8 bits from which black and white follow: those of the training split."""
     deep = [file for file, header in zip(files, headers, strict=True) if header.dtype != "uint8"]
     training = [file for file in deep if not file.split or same_split(file.split, "train")]
-    return _images(training or deep)
+    return training or deep
 
 
-def _levels(pool: ThreadPoolExecutor, measured: Sequence[Path]) -> Levels:
+def levels_in(pool: ThreadPoolExecutor, measured: Sequence[Path]) -> Levels:
     """Black and white of images of more than 8 bits."""
     found = pool.map(attempt(extent), measured)
     # A file that cannot be decoded is named when all are.
     return find_levels([each for each in found if isinstance(each, Extent)])
 
 
-def _image_format(
+def image_format(
     files: Sequence[File], headers: Sequence[Header], size: Size | None
 ) -> tuple[tuple[int, int, int], str]:
     """Shape and dtype of a set's images."""
@@ -436,7 +452,7 @@ def digest_of(file: File) -> str:
     Of a large file, it is of pieces from its beginning to its end.
     """
     digest = hashlib.sha256()
-    for path in filter(None, (file.image, file.mask)):
+    for path in _paths(file):
         size = path.stat().st_size
         digest.update(f"{size} ".encode())
         with path.open("rb") as opened:

@@ -6,9 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from jaxrec.data.features import Feature
-from jaxrec.data.files import File, Options, arrange, check_trained, known_names, numbered, open_files, to_source
+from jaxrec.data.features import Feature, Features
+from jaxrec.data.files import (
+    File,
+    Options,
+    Readable,
+    arrange,
+    check_trained,
+    known_names,
+    numbered,
+    open_files,
+    to_source,
+)
 from jaxrec.data.folder_boxes import open_folder_boxes
+from jaxrec.data.folder_clips import CLIPS, clips_in, open_clips
 from jaxrec.data.folder_masks import open_folder_masks
 from jaxrec.data.labels import slips
 from jaxrec.data.layout import Placed, Tree, is_split, place, tree_of
@@ -25,6 +36,7 @@ def open_folder(path: str, reads: Reads, options: Options) -> Source:
     anywhere in PATH. Each may lie below a folder per split: ``train`` or ``training``; ``val``, ``valid`` or
     ``validation``; ``test`` or ``testing``, in small or capital letters. Such a folder may also lie in each CLASS (see
     ``tree_of``). Without them the set is cut 80/20 into train and test. A single folder around it all is entered.
+    If clips are read, each is a folder of images inside these folders, or an animated file, see ``clips_in``.
     Classes are sorted by name; the cut and the order within a split are seeded. For boxes, see ``open_folder_boxes``.
     Raises UserError naming what is amiss.
     """
@@ -40,26 +52,50 @@ def open_folder(path: str, reads: Reads, options: Options) -> Source:
                 f"folder {root} holds no boxes: expected COCO's JSON, Pascal VOC's XML or YOLO's text, "
                 "beside the images or in a folder such as annotations/ or labels/"
             )
-    tree = tree_of(root, wants(reads, "class"))
+    clips = wants(reads, "clip")
+    tree = tree_of(root, wants(reads, "class"), clips)
     if wants(reads, "mask"):
         return open_folder_masks(tree.root, reads, options, tree.remarks)
     placed, left_out = place(tree)
+    frames: dict[Path, tuple[Path, ...]] = {}
+    if clips:
+        placed, frames, stills = clips_in(tree, placed, wants(reads, "class"))
+        left_out += stills
     if needs(reads, "class") or (wants(reads, "class") and _has_classes(tree, placed)):
-        return _open_classes(tree, placed, left_out, reads, options)
-    (image,) = choose(f"folder:{root}", reads, {"image": "image"})
+        return _open_classes(tree, placed, frames, left_out, reads, options)
+    named = _named(root, reads, CLIPS if clips else {"image": "image"})
     if not placed:
         raise UserError(f"folder {root} holds no images: add {IMAGES}")
-    opened = open_files([File(each.path, each.split) for each in placed], image, {}, options)
+    files = [File(each.path, each.split, frames=frames.get(each.path, ())) for each in placed]
+    opened = _opened(files, named, {}, options)
     arranged = arrange(tree.root, opened.files, options.known, None)
     empty = _empty(tree, placed, left_out)
     source = to_source(tree.root, opened, arranged, left_out, tree.remarks + _told(empty))
     return replace(source, empty={**source.empty, **empty})
 
 
-def _open_classes(tree: Tree, placed: list[Placed], left_out: list[LeftOut], reads: Reads, options: Options) -> Source:
+def _named(root: Path, reads: Reads, there: Mapping[str, str]) -> dict[str, str]:
+    """What each of the folder's features is called in the batch."""
+    return {key: name for name, key in choose(f"folder:{root}", reads, there).items()}
+
+
+def _opened(files: Sequence[File], named: Mapping[str, str], values: Features, options: Options) -> Readable:
+    if "clip" in named:
+        return open_clips(files, named["clip"], named.get("length"), values, options)
+    return open_files(files, named["image"], values, options)
+
+
+def _open_classes(
+    tree: Tree,
+    placed: list[Placed],
+    frames: Mapping[Path, tuple[Path, ...]],
+    left_out: list[LeftOut],
+    reads: Reads,
+    options: Options,
+) -> Source:
     root = tree.root
-    chosen = choose(f"folder:{root}", reads, {"image": "image", "label": "class"})
-    image, label = sorted(chosen, key=lambda name: chosen[name])
+    named = _named(root, reads, {**(CLIPS if frames else {"image": "image"}), "label": "class"})
+    label = named["label"]
     _check_class_folders(tree, placed)
     found = [each for each in placed if each.folder]
     outside = [each for each in placed if not each.folder]
@@ -74,8 +110,9 @@ def _open_classes(tree: Tree, placed: list[Placed], left_out: list[LeftOut], rea
         )
     files = []
     for each in found:
-        files.append(File(each.path, each.split, {label: names.index(class_name(each.folder))}))
-    opened = open_files(files, image, {label: Feature("class", (), "int32", tuple(names))}, options)
+        values = {label: names.index(class_name(each.folder))}
+        files.append(File(each.path, each.split, values, frames=frames.get(each.path, ())))
+    opened = _opened(files, named, {label: Feature("class", (), "int32", tuple(names))}, options)
     if options.known is None:
         check_trained(where, opened.files, label, names)
     arranged = arrange(root, opened.files, options.known, label, names)

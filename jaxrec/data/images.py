@@ -260,12 +260,12 @@ def probe_file(path: str | Path) -> Header:
             has_colour(image),
             pixel_dtype(image),
             stated_orientation(image),
-            _pages(image),
+            pages_of(image),
             image.has_transparency_data,
         )
 
 
-def _pages(image: "PIL.Image.Image") -> int:
+def pages_of(image: "PIL.Image.Image") -> int:
     """How many pages or frames an opened image has."""
     # Cameras put a preview beside a photo, which nobody misses.
     return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)

@@ -34,12 +34,13 @@ class Placed(NamedTuple):
     """The folder inside the split, which is a class's if classes are read; empty if it lies in none."""
 
 
-def tree_of(root: Path, classes: bool) -> Tree:
+def tree_of(root: Path, classes: bool, clips: bool = False) -> Tree:
     """The layout of a folder or, if it holds a single folder and no image, of that one.
 
     Args:
         root: The folder.
         classes: Whether folders may be those of classes.
+        clips: Whether the folders in these may be clips, whose names say nothing.
 
     Raises:
         UserError: There are two folders for one split, or it is not clear which folders are classes.
@@ -52,7 +53,7 @@ def tree_of(root: Path, classes: bool) -> Tree:
             break
         root = below[0]
         remarks = (f"the set is taken from {shown(root)}, the only folder there",)
-    if classes and not tree.inner:
+    if classes and not clips and not tree.inner:
         for base in tree.bases.values() or [root]:
             _check_repeated(base)
     return tree._replace(remarks=remarks + tree.remarks)

@@ -1,0 +1,174 @@
+"""Clips in a folder: a folder of images each, or an animated GIF, WebP or PNG each."""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxrec.data.features import Feature, Features
+from jaxrec.data.files import (
+    File,
+    Options,
+    Readable,
+    attempt,
+    image_format,
+    levels_in,
+    readable,
+    readable_by,
+    to_measure,
+)
+from jaxrec.data.headers import remarks as told_of_files
+from jaxrec.data.images import Header, Unreadable, convert_to, open_image, pages_of, probe_file, strict_pillow
+from jaxrec.data.layout import Placed, Tree
+from jaxrec.data.levels import Levels
+from jaxrec.data.walk import LeftOut
+from jaxrec.errors import UserError
+from jaxrec.waiting import counted
+
+CLIPS = {"clip": "clip", "length": "length"}
+"""The features of a folder of clips, and their kinds."""
+
+
+class Clips(NamedTuple):
+    """The clips of a folder."""
+
+    placed: list[Placed]
+    """The folder or the animated file of each."""
+    frames: dict[Path, tuple[Path, ...]]
+    """The files of each, in their order."""
+    left_out: list[LeftOut]
+    """Images that are no clips."""
+
+
+def clips_in(tree: Tree, placed: Sequence[Placed], classes: bool) -> Clips:
+    """The clips that images make up.
+
+    A folder of images is a clip, and its images are the frames, sorted by name with numbers by their value; but in the
+    folder of a class or split itself, and in a folder whose first image is animated, each animated image is a clip.
+
+    Raises UserError if there are no clips.
+    """
+    groups: dict[Path, list[Placed]] = defaultdict(list)
+    for each in placed:
+        groups[each.path.parent].append(each)
+    clips = Clips([], {}, [])
+    with strict_pillow():
+        _gather(tree, groups, classes, clips)
+    if not clips.placed:
+        raise UserError(
+            f"folder {tree.root} holds no clips: expected a folder of images for each clip, "
+            "or animated GIF, WebP or PNG files"
+        )
+    return clips
+
+
+def _gather(tree: Tree, groups: Mapping[Path, list[Placed]], classes: bool, clips: Clips) -> None:
+    """Adds what the images, by the folder that they lie in, make up."""
+    for folder, members in groups.items():
+        members.sort(key=lambda each: _in_order(each.path))
+        if folder != _home(tree, members[0], classes) and not _is_animated(members[0].path):
+            clips.placed.append(members[0]._replace(path=folder))
+            clips.frames[folder] = tuple(each.path for each in members)
+            continue
+        for each in members:
+            if _is_animated(each.path):
+                clips.placed.append(each)
+                clips.frames[each.path] = (each.path,)
+            else:
+                clips.left_out.append(LeftOut(each.path, "single images", "it is not animated and in no clip's folder"))
+
+
+def _home(tree: Tree, each: Placed, classes: bool) -> Path:
+    """The folder whose folders are clips: that of an image's class or, if classes are not read, of its split."""
+    outer = each.path.relative_to(tree.root).parts
+    if tree.inner:
+        return tree.root / outer[0] / outer[1]
+    base = tree.bases[outer[0]] if tree.splits else tree.root
+    return base / each.folder if classes else base
+
+
+def _in_order(path: Path) -> list[tuple[int, str]]:
+    """What sorts files by name, and ``frame2`` before ``frame10``."""
+    parts = re.findall(r"\d+|\D+", path.name)
+    return [(int(part), part) if part.isascii() and part.isdigit() else (-1, part) for part in parts]
+
+
+def _is_animated(path: Path) -> bool:
+    """Whether an image has several frames; what cannot be read counts as such, and is named when it is opened."""
+    found = attempt(probe_file)(path)
+    return isinstance(found, UserError) or found.pages > 1
+
+
+class _Probed(NamedTuple):
+    """What a clip says of itself."""
+
+    header: Header
+    """Its first image's, as that of an image of one page."""
+    length: int
+
+
+def open_clips(found: Sequence[File], clip: str, length: str | None, values: Features, options: Options) -> Readable:
+    """The clips as ``open_files`` opens images: all have the form that their first frames ask for.
+
+    Args:
+        found: The examples, each with its frames.
+        clip: What clips are called in the batch.
+        length: What their lengths are called; None if these are not read.
+        values: The features of the examples' ``values``.
+        options: How to read.
+
+    Raises:
+        UserError: A file cannot be read; ``skip_bad`` leaves such clips out instead.
+    """
+    with strict_pillow(), ThreadPoolExecutor() as pool:
+        tried = counted(pool.map(attempt(_probe), found), "reading headers", len(found))
+        probed, files, left_out = readable(tried, found, options.skip_bad)
+        headers = [each.header for each in probed]
+        most = max(each.length for each in probed)
+        measured: list[Path] = []
+        if options.known is None:
+            shape, dtype = image_format(files, headers, options.size)
+            measured = [path for file in to_measure(files, headers) for path in file.frames]
+            levels = levels_in(pool, measured)
+            image = Feature("image", shape, dtype, resize=options.resize, levels=levels.values)
+        else:
+            levels, known = Levels(), options.known.features[clip]
+            image = known._replace(kind="image", shape=known.shape[1:])
+        firsts = [file.frames[0] for file in files]
+        remarks = told_of_files(pool, firsts, headers, image, measured) + levels.remarks
+        features = {clip: image._replace(kind="clip", shape=(most, *image.shape)), **values}
+        if length is not None:
+            features[length] = Feature("length", (), "int32")
+            for place, each in enumerate(probed):
+                files[place] = files[place]._replace(values={**files[place].values, length: each.length})
+        opened = readable_by(pool, partial(_decode, clip=clip, image=image, most=most), files, features, options)
+        return opened._replace(left_out=left_out + opened.left_out, remarks=remarks)
+
+
+def _probe(file: File) -> _Probed:
+    header = probe_file(file.frames[0])
+    if header.pages > 1 and header.dtype != "uint8":
+        raise Unreadable(
+            file.image,
+            f"{file.image} has several frames of more than 8 bits: write each into a file, and these into a folder",
+        )
+    count = header.pages if len(file.frames) == 1 else len(file.frames)
+    return _Probed(header._replace(pages=1), count)
+
+
+def _decode(file: File, clip: str, image: Feature, most: int) -> dict[str, Any]:
+    frames = np.zeros((most, *image.shape), image.dtype)
+    for place, path in enumerate(file.frames):
+        with open_image(path) as opened:
+            frames[place] = convert_to(opened, image)
+            if len(file.frames) > 1:
+                continue
+            for later in range(1, pages_of(opened)):
+                opened.seek(later)
+                frames[later] = convert_to(opened, image)
+    return {**file.values, clip: frames}
