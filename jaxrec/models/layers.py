@@ -249,8 +249,7 @@ def layer_norm(x: jax.Array, name: str) -> jax.Array:
 def max_pool(x: jax.Array, window: int, strides: int | None = None, padding: int = 0) -> jax.Array:
     """Maximum over windows of [B,H,W,C], after ``padding`` on each side; strides default to the window.
 
-    Rows and columns that fill no window are dropped. Of equal maxima the first takes the gradient. In the CPU's own
-    form, which is for windows that lie side by side without padding, they share it equally.
+    Rows and columns that fill no window are dropped. Of equal maxima the first takes the gradient.
     """
     strides = strides or window
     side_by_side = strides == window and not padding

@@ -1,7 +1,7 @@
 """Max pooling on a CPU, with a gradient that is arithmetic on whole arrays.
 
-XLA's gradient looks for the place of each window's maximum one window after another. Ours compares all pixels with
-their windows' maxima at once. Equal maxima share the gradient equally; in XLA's, the first of them takes it.
+XLA's gradient looks for the place of each window's maximum one window after another. Ours does it for all windows at
+once. Of equal maxima the first takes the gradient, as in XLA's.
 """
 
 import itertools
@@ -23,11 +23,14 @@ def _max(windows: jax.Array) -> jax.Array:
 @_max.defjvp
 def _max_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (windows,), (tangent,) = primals, tangents
-    largest = _max(windows)
-    # The maxima are counted one place of the window after another, because XLA's sum over both axes is slow.
-    count = jnp.zeros_like(largest)
-    for i, j in itertools.product(range(windows.shape[2]), range(windows.shape[4])):
-        count += (windows[:, :, i, :, j] == largest).astype(windows.dtype)
-    is_largest = windows == largest[:, :, None, :, None]
-    share = jnp.where(is_largest, (1 / count)[:, :, None, :, None], 0)
-    return largest, (share * tangent).sum((2, 4))
+    rows, columns = windows.shape[2], windows.shape[4]
+    # The place of the maximum, not equality with it: XLA may compute the pixels twice, and round them differently.
+    largest = windows[:, :, 0, :, 0]
+    place = jnp.zeros(largest.shape, jnp.int32)
+    for number, (i, j) in enumerate(itertools.product(range(rows), range(columns))):
+        pixels = windows[:, :, i, :, j]
+        place = jnp.where(pixels > largest, number, place)
+        largest = jnp.maximum(largest, pixels)
+    numbers = jnp.arange(rows * columns, dtype=jnp.int32).reshape(rows, 1, columns, 1)
+    is_largest = place[:, :, None, :, None] == numbers
+    return _max(windows), jnp.where(is_largest, tangent, 0).sum((2, 4))
