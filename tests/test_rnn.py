@@ -1,8 +1,10 @@
 """Recurrent networks: their cells against flax's and plain loops, padding, and what the system reads and tells."""
 
 import csv
+import json
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -16,6 +18,9 @@ from systems import at, batches, tiny_rnn
 from jaxrec.cli import predict
 from jaxrec.errors import UserError
 from jaxrec.models.rnn import GRU, LRU, LSTM, ConvLSTM, Pooling, SequenceClassifier, diagonal
+from jaxrec.run.fit import fit
+from jaxrec.run.trained import load
+from jaxrec.settings import Train
 from jaxrec.tasks import rnn
 
 BATCH, TIME, UNITS = 3, 5, 4
@@ -202,6 +207,7 @@ def test_an_image_is_read_from_its_top(sequence, steps, numbers):
     [
         ("--cell", {"cell": "convlstm", "sequence": "rows"}),
         ("--layer-norm", {"layer_norm": True}),
+        ("--layer-norm", {"layer_norm": True, "cell": "lstm", "sequence": "pixels"}),
         ("classes", {"classes": 1}),
     ],
 )
@@ -224,7 +230,7 @@ def test_pictures_show_the_frames_that_are_there():
 
 def test_all_frames_of_a_clip_move_alike():
     state, batch = state_and_batch(augment=replace(tiny_rnn().augment, translate=0.3, rotate=90.0))
-    batch["clip"] = np.repeat(batch["clip"][:, :1], 3, axis=1)
+    batch["clip"], batch["length"] = np.repeat(batch["clip"][:, :1], 3, axis=1), np.full(4, 3, np.int32)
     moved = jax.jit(partial(rnn._augmented, state.config))(KEY, batch)["clip"]
     np.testing.assert_allclose(moved[:, 1:], moved[:, :2], atol=1e-6)
     assert np.abs(moved - batch["clip"] / np.float32(255)).max() > 0.1
@@ -240,3 +246,33 @@ def test_images_are_predicted_by_their_rows(trained, tmp_path):
     assert sum(shares) == pytest.approx(1, abs=1e-5) and float(row["probability"]) == max(shares)
     assert (tmp_path / "out" / "predictions.png").is_file()
     assert (trained("rnn") / "pictures" / "confusion_matrix.png").is_file()
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_files_of_clips_get_the_answers_of_arrays(tmp_path):
+    """A clip is a folder of frames or an animated file; each of another length."""
+    task = rnn.Config(width=2, units=4)
+    clips = RNG.integers(0, 256, (12, 4, 8, 8, 1), np.uint8)
+    length = np.int32([4, 2, 3] * 4)
+    data = {"clip": clips, "length": length, "label": np.arange(12) % 2}
+    run = fit(Train(task=task, steps=1, batch_size=8, runs=str(tmp_path)), {"train": data, "test": data}).folder
+    for place, path in enumerate([tmp_path / "clips" / "one", tmp_path / "clips" / "two"]):
+        path.mkdir(parents=True)
+        for number, frame in enumerate(clips[place, : length[place], ..., 0]):
+            Image.fromarray(frame).save(path / f"{number}.png")
+    first, *others = map(Image.fromarray, clips[2, :3, ..., 0])
+    first.save(tmp_path / "clips" / "three.png", save_all=True, append_images=others)
+    expected = load(run).predict(clips[:3], length[:3])["probabilities"]
+    paths = [tmp_path / "clips" / name for name in ("one", "two", "three.png")]
+    np.testing.assert_allclose(load(run).predict(paths)["probabilities"], expected, atol=1e-6)
+    with pytest.raises(UserError, match="clips"):
+        load(run).predict(clips[:, 0])
+    predict.main([str(run), str(tmp_path / "clips"), "--out", str(tmp_path / "out")])
+    told = {}
+    for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        told[Path(row["path"]).name] = list(row["probabilities"].values())
+    for path, values in zip(paths, expected, strict=True):
+        np.testing.assert_allclose(told[path.name], values, atol=1e-6)
+    worst = (run / "pictures" / "worst_mistakes.csv").read_text().splitlines()
+    assert len(worst) == 13 and "probability" in worst[0]

@@ -46,6 +46,6 @@ def only_there(clips: jax.Array, examples: Mapping[str, jax.Array], kinds: Mappi
     """Clips [B, T, H, W, C] with zeros in the frames that their examples' length says are not there."""
     for name, length in examples.items():
         if kinds[name] == "length":
-            there = jnp.arange(clips.shape[1]) < length[:, None]
+            there = jnp.arange(clips.shape[1], dtype=jnp.int32) < length[:, None].astype(jnp.int32)
             return jnp.where(there[:, :, None, None, None], clips, jnp.zeros((), clips.dtype))
     return clips

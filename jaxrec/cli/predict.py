@@ -38,7 +38,8 @@ class Predict(OpenedModel):
     """Apply a trained run to images: classify them, segment them, find objects in them, or reconstruct them."""
 
     paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
-    """Images, or folders of images; - reads paths from standard input, one a line."""
+    """Images, or folders of images; if the run reads clips, animated images, or folders of frames. - reads paths from
+    standard input, one a line."""
     top: Annotated[int, NOT_NEGATIVE] = 0
     """Add columns for this many classes, the most probable first, each with its probability."""
     score: Annotated[float | None, SHARE] = None
@@ -72,10 +73,21 @@ def find_images(paths: tuple[str, ...]) -> tuple[list[Path], list[LeftOut]]:
     return found, left_out
 
 
+def find_clips(paths: tuple[str, ...]) -> list[Path]:
+    """The clips at the paths, each an image file or a folder of images, of which ``find_images`` found the images."""
+    from jaxrec.data.folder_clips import clips_below
+
+    found: list[Path] = []
+    for path in map(Path, paths):
+        found += clips_below(path) if path.is_dir() else [path]
+    return found
+
+
 def main(argv: list[str]) -> None:
     """Prints a table and writes predictions.csv and .jsonl, the system's own lists, and the pictures that it draws."""
     options = read_options(Predict, argv, "jaxrec predict", EXAMPLES)
-    paths, left_out = find_images(named_paths(options.paths))
+    named = named_paths(options.paths)
+    paths, left_out = find_images(named)
     from jaxrec.host import tune_cpu
     from jaxrec.run.trained import load
 
@@ -88,15 +100,17 @@ def main(argv: list[str]) -> None:
     every = (trained, *others)
     for remark in dict.fromkeys(remark for each in every for remark in each.remarks(paths)):
         print(remark)
+    if trained.reads_clips:
+        paths = find_clips(named)
     out = Path(options.out) if options.out else trained.folder / "predictions"
     first: list[dict[str, Any]] = []
     count = 0
     labels: set[str] = set()
     try:
         with open_predictions(out) as write:
-            for part, images in read_images(trained, paths, options.skip_bad, left_out):
+            for part, images, *length in read_images(trained, paths, options.skip_bad, left_out):
                 # Each run brings the files to what it was trained on itself: the others may resize them in another way.
-                outputs = averaged([trained.predict(images), *(each.predict(part) for each in others)])
+                outputs = averaged([trained.predict(images, *length), *(each.predict(part) for each in others)])
                 if not count:
                     draw_sheet(trained, images, outputs, out)
                 told = describe(trained, part, images, outputs, out, labels)
@@ -187,13 +201,13 @@ def with_top(row: dict[str, Any], count: int) -> dict[str, Any]:
 
 def read_images(
     trained: "Trained", paths: list[Path], skip_bad: bool, left_out: list[LeftOut]
-) -> Iterator[tuple[list[Path], Any]]:
+) -> Iterator[tuple[Any, ...]]:
     """Paths and images [N, H, W, C] of readable files, converted as in training, as many as are predicted at once.
+
+    If the run reads clips: paths, clips [N, T, H, W, C] and lengths [N].
 
     With ``skip_bad``, files that cannot be read are added to ``left_out``.
     """
-    import numpy as np
-
     bad = 0
     for start in range(0, len(paths), trained.at_once):
         readable, images = [], []
@@ -207,7 +221,7 @@ def read_images(
                 left_out.append(LeftOut(path, UNREADABLE, str(error)))
                 bad += 1
         if readable:
-            yield readable, np.stack(images)
+            yield readable, *trained.together(images)
     if bad == len(paths):
         raise UserError(f"none of the {len(paths)} image files can be read, such as {paths[0]}: replace them")
 

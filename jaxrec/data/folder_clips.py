@@ -26,7 +26,7 @@ from jaxrec.data.headers import remarks as told_of_files
 from jaxrec.data.images import Header, Unreadable, convert_to, open_image, pages_of, probe_file, strict_pillow
 from jaxrec.data.layout import Placed, Tree
 from jaxrec.data.levels import Levels
-from jaxrec.data.walk import LeftOut
+from jaxrec.data.walk import LeftOut, walk
 from jaxrec.errors import UserError
 from jaxrec.waiting import counted
 
@@ -172,3 +172,29 @@ def _decode(file: File, clip: str, image: Feature, most: int) -> dict[str, Any]:
                 opened.seek(later)
                 frames[later] = convert_to(opened, image)
     return {**file.values, clip: frames}
+
+
+def clips_below(folder: Path) -> list[Path]:
+    """The clips in a folder and its folders, each a folder of images or an animated file; empty if there are none."""
+    groups: dict[Path, list[Path]] = defaultdict(list)
+    for path in walk(folder).images:
+        groups[path.parent].append(path)
+    found: list[Path] = []
+    with strict_pillow():
+        for inner, files in groups.items():
+            animated = [path for path in files if _is_animated(path)]
+            found += animated or [inner]
+    return found
+
+
+def read_clip(path: Path, image: Feature) -> np.ndarray:
+    """The frames [T, H, W, C] of an animated file or of a folder of images, each in the form of ``image``.
+
+    Raises UserError if a frame cannot be read.
+    """
+    frames = (path,)
+    if path.is_dir():
+        frames = tuple(sorted((each for each in walk(path).images if each.parent == path), key=_in_order))
+    file = File(path, frames=frames)
+    with strict_pillow():
+        return _decode(file, "clip", image, _probe(file).length)["clip"]

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxrec.data import Features, Split, at_once, blank, cache_dir, class_names, image_shape, pictured
 from jaxrec.data.features import from_json, image_feature
+from jaxrec.data.folder_clips import read_clip
 from jaxrec.data.headers import remarks as told_of_files
 from jaxrec.data.images import probe_file, read_as, strict_pillow
 from jaxrec.data.sizes import Resizing
@@ -72,8 +73,8 @@ class Trained:
 
         Args:
             inputs: images [N, H, W, C] of uint8, uint16 or floats in [0, 1], of the size that the model was trained on;
-                or paths of image files, which are brought to that size as in training; or, if the model was trained on
-                clips, clips [N, T, H, W, C].
+                or paths of image files, which are brought to that size as in training. If the model was trained on
+                clips: clips [N, T, H, W, C], or paths of animated files or folders of images.
             length: how many frames of each clip are there, int [N]. Default: all.
 
         Returns:
@@ -83,9 +84,9 @@ class Trained:
             UserError: the system reads no images, or a file cannot be read.
         """
         self._check_reads_images()
-        shown = [self._images(inputs)]
+        shown = self._shown(inputs)
         if length is not None:
-            shown.append(np.asarray(length, np.int32))
+            shown = [shown[0], np.asarray(length, np.int32)]
         size = self._at_once(shown[0].shape[1:])
         parts = []
         for start in range(0, len(shown[0]), size):
@@ -126,14 +127,34 @@ class Trained:
     def _at_once(self, shape: tuple[int, ...]) -> int:
         return self.system.evaluation_size(self.config.task, at_once(MOST, shape))
 
-    def _images(self, inputs: Any) -> np.ndarray:
+    def _shown(self, inputs: Any) -> list[np.ndarray]:
+        """What ``predict`` was given, as images, or clips with or without their lengths."""
         if isinstance(inputs, (str, Path)):
             inputs = [inputs]
         if isinstance(inputs, Sequence) and len(inputs) and isinstance(inputs[0], (str, Path)):
-            return np.stack([self.read(path) for path in inputs])
-        images = np.asarray(inputs)
-        if pictured(self.features).kind == "clip":
-            return self._clips(images)
+            return self.together([self.read(path) for path in inputs])
+        if self.reads_clips:
+            return [self._clips(np.asarray(inputs))]
+        return [self._images(np.asarray(inputs))]
+
+    @property
+    def reads_clips(self) -> bool:
+        """Whether the model was trained on clips."""
+        return pictured(self.features).kind == "clip"
+
+    def together(self, examples: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Images that ``read`` gave as [N, H, W, C]; clips as [N, T, H, W, C], zeros at their ends, and lengths [N]."""
+        if not self.reads_clips:
+            return [np.stack(examples)]
+        lengths = np.array([len(clip) for clip in examples], np.int32)
+        # Of one number of frames, as far as they go, so that one program serves all.
+        most = max(*lengths.tolist(), pictured(self.features).shape[0])
+        clips = np.zeros((len(examples), most, *examples[0].shape[1:]), examples[0].dtype)
+        for place, clip in enumerate(examples):
+            clips[place, : len(clip)] = clip
+        return [clips, lengths]
+
+    def _images(self, images: np.ndarray) -> np.ndarray:
         height, width, channels = image_shape(self.features)
         fits = images.ndim == 4 and len(images) > 0 and images.shape[3] == channels
         if not fits or (images.shape[1:3] != (height, width) and not self.system.any_size):
@@ -167,17 +188,17 @@ class Trained:
     def read(self, path: str | Path) -> np.ndarray:
         """An image file [H, W, C] brought to the training images' size, channels and depth.
 
+        If the model was trained on clips: an animated file or a folder of images, [T, H, W, C].
+
         Raises UserError if it cannot be read.
         """
-        if pictured(self.features).kind == "clip":
-            raise UserError(
-                "the model was trained on clips, and an image file is none; give clips as arrays, in Python"
-            )
         feature = image_feature(self.features)
         if feature.shape[2] not in (1, 3):
             raise UserError(
                 f"the model was trained on images of {feature.shape[2]} channels, and files have 1 or 3; give arrays"
             )
+        if self.reads_clips:
+            return read_clip(Path(path), feature)
         return read_as(path, feature)
 
     def remarks(self, paths: Sequence[str | Path]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import losses
-from jaxrec.augment import augment, standardize
+from jaxrec.augment import augment_examples, standardize
 from jaxrec.data.features import Features, class_names
 from jaxrec.errors import UserError
 from jaxrec.metrics import Classification, Metric, Worst
@@ -108,6 +108,11 @@ def init(
     name = _pictured(config)
     few = {name: jnp.zeros((1, *batch[name].shape[1:]), jnp.float32)}
     sequences, length = _sequences(config, few)
+    if config.layer_norm and sequences.ndim == 3 and sequences.shape[-1] == 1:
+        # A kernel times one number, normalized, is the normalized kernel or its opposite.
+        raise UserError(
+            "--layer-norm leaves nothing but the sign of a single number, and the pixels have one channel; remove it"
+        )
     model = build(config) if model is None else as_model(model)
     variables = model.init({"params": stream(key, "params", jnp.int32(0))}, sequences, length, train=False)
     return new_state(config, key, {"net": new_player(config, model, variables, optimizer)}, loss)
@@ -133,8 +138,7 @@ def _sequences(config: Config, examples: Batch) -> tuple[jax.Array, jax.Array]:
     values = standardize(examples[_pictured(config)], config.mean, config.std)
     size = values.shape[0]
     if config.sequence in FROM_CLIPS:
-        whole = jnp.full(size, values.shape[1], jnp.int32)
-        length = jnp.clip(examples.get("length", whole).astype(jnp.int32), 1, values.shape[1])
+        length = _lengths(examples)
         if config.sequence == "clip":
             return values, length
         middle = (length - 1) // 2
@@ -142,6 +146,13 @@ def _sequences(config: Config, examples: Batch) -> tuple[jax.Array, jax.Array]:
     _, height, width, channels = values.shape
     steps = height if config.sequence == "rows" else height * width
     return values.reshape(size, steps, height * width * channels // steps), jnp.full(size, steps, jnp.int32)
+
+
+def _lengths(examples: Batch) -> jax.Array:
+    """The lengths of clips, int32 [B]; without any, all frames are there."""
+    size, time = examples["clip"].shape[:2]
+    length = examples.get("length", jnp.full(size, time, jnp.int32))
+    return jnp.clip(length.astype(jnp.int32), 1, time)
 
 
 def _loss(state: State, logits: jax.Array, label: jax.Array, smoothing: float) -> jax.Array:
@@ -177,18 +188,10 @@ def train_step(state: State, batch: Batch, *, axis_name: str | None = None) -> t
 
 
 def _augmented(config: Config, key: jax.Array, batch: Batch) -> Batch:
-    """The examples, their clips or images in [0, 1] after augmentation, the same for all frames of a clip."""
-    name = _pictured(config)
-    examples = {each: batch[each] for each in _reads(config)}
-    values = frames(examples[name])
-    if values.ndim == 4:
-        return {**examples, name: augment(config.augment, key, values, *places(batch))}
-    size, time, height, width, channels = values.shape
-    # Frames beside each other in the channels are one image, which is moved as a whole.
-    beside = values.transpose(0, 2, 3, 1, 4).reshape(size, height, width, time * channels)
-    moved = augment(config.augment, key, beside, *places(batch))
-    moved = moved.reshape(*moved.shape[:3], time, channels).transpose(0, 3, 1, 2, 4)
-    return {**examples, name: moved}
+    """The examples, their clips or images in [0, 1] after augmentation."""
+    kinds = _reads(config)
+    examples = _scaled(config, {name: batch[name] for name in kinds})
+    return augment_examples(config.augment, key, examples, kinds, *places(batch))
 
 
 def _answer(state: State, examples: Batch) -> tuple[jax.Array, jax.Array]:
@@ -223,13 +226,17 @@ def predict(state: State, inputs: jax.Array, length: jax.Array | None = None) ->
         length: of the clips, how many frames are there, int [B]. Default: all.
 
     Returns:
-        ``logits`` and ``probabilities`` [B, classes] and ``features`` [B, D], float32.
+        ``logits`` and ``probabilities`` [B, classes] and ``features`` [B, D], float32; of clips also ``length``, int32.
     """
-    batch = {_pictured(state.config): inputs}
+    config = state.config
+    batch = {_pictured(config): inputs}
     if length is not None:
         batch["length"] = length
-    logits, features = _answer(state, _scaled(state.config, batch))
-    return {"logits": logits, "probabilities": jax.nn.softmax(logits), "features": features}
+    logits, features = _answer(state, _scaled(config, batch))
+    outputs = {"logits": logits, "probabilities": jax.nn.softmax(logits), "features": features}
+    if config.sequence in FROM_CLIPS:
+        outputs["length"] = _lengths(batch)
+    return outputs
 
 
 def artifacts(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:
@@ -272,8 +279,7 @@ def _stills(config: Config, examples: Batch) -> jax.Array:
         return examples["image"][:, None]
     clips = examples["clip"]
     size, time = clips.shape[:2]
-    length = examples.get("length", jnp.full(size, time, jnp.int32)).astype(jnp.int32)
-    last = jnp.clip(length, 1, time)[:, None] - 1
+    last = _lengths(examples)[:, None] - 1
     count = min(STILLS, time)
     chosen = jnp.arange(count, dtype=jnp.int32) * last // max(count - 1, 1)
     if config.sequence == "frame":
@@ -299,6 +305,8 @@ def sheet(
 ) -> dict[str, dict[str, Any]]:
     """``predictions``: the clips or images, each with its class and confidence."""
     examples = _scaled(config, {_pictured(config): jnp.asarray(inputs)})
+    if "length" in outputs:
+        examples["length"] = jnp.asarray(outputs["length"])
     images = np.asarray(_joined(_stills(config, examples)))
     probabilities = outputs["probabilities"]
     cells = {"images": images, "prediction": probabilities.argmax(-1), "confidence": probabilities.max(-1)}

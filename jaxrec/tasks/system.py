@@ -6,7 +6,8 @@ A system is a module. Required are
 - ``READS``, the features of an example that it reads: name in the batch to kind, ``{"image": "image"}``; a kind may be
   alternatives, ``"class|classes"``;
 - ``init(config, key, batch) -> State``; ``train_step(state, batch, *, axis_name=None) -> (state, metrics)``, whose
-  metrics hold ``loss``; ``eval_step(state, batch) -> {name: Metric}``; ``predict(state, inputs) -> {name: array}``;
+  metrics hold ``loss``; ``eval_step(state, batch) -> {name: Metric}``; ``predict(state, inputs) -> {name: array}``, or
+  ``predict(state, clips, length=None)`` of a system that reads clips;
 - ``artifacts(state, batch) -> {name: picture}``, what a person would look at; the batch holds the first examples.
   What a picture may be, ``jaxrec.run.show.pictures.save_artifacts`` tells.
 
