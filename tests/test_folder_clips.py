@@ -135,3 +135,49 @@ def test_folders_of_single_images_hold_no_clips(tmp_path):
         as_folder(tmp_path / name, frames(1, 3))
     with pytest.raises(UserError, match="no clips"):
         opened(tmp_path)
+
+
+def as_video(path, levels):
+    """A video whose frames are as bright as ``levels``; red in their upper half."""
+    av = pytest.importorskip("av")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 32, 16, "yuv420p"
+        for level in levels:
+            pixels = np.full((16, 32, 3), level, np.uint8)
+            pixels[:8, :, 1:] = 0
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def test_videos_by_an_extra(tmp_path):
+    for number, name in enumerate(("run", "walk")):
+        for clip, kind in enumerate(("mp4", "avi", "mkv")):
+            as_video(tmp_path / name / f"{clip}.{kind}", 60 + 40 * number + 20 * np.arange(3 + clip))
+    data = opened(tmp_path)
+    assert data.features["clip"].shape == (5, 16, 32, 3)
+    for split in data.splits.values():
+        examples = split.load()
+        for place in range(len(split)):
+            clip = int(split.file(place)[-5])
+            assert examples["length"][place] == 3 + clip
+            expected = np.pad(60 + 40 * examples["label"][place] + 20 * np.arange(3 + clip), (0, 2 - clip))
+            assert_allclose(examples["clip"][place][:, 12:].mean((1, 2, 3)), expected, atol=8)
+            assert_allclose(examples["clip"][place][:, :4, :, 1:].mean((1, 2, 3)), 0, atol=8)
+    cut = tmp_path / "run" / "1.avi"
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2 + 2000])
+    (tmp_path / "run" / "0.mp4").write_bytes(b"no video")
+    with pytest.raises(UserError, match=r"0\.mp4.*--skip-bad.*1\.avi"):
+        opened(tmp_path)
+    assert [each.path.name for each in opened(tmp_path, skip_bad=True).left_out] == ["0.mp4", "1.avi"]
+
+
+def test_videos_without_the_extra_are_left_out_with_what_mends_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxrec.data.folder_clips.video_is_read", lambda: False)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "a.mp4").write_bytes(b"a video")
+    with pytest.raises(UserError, match=r"jaxrec\[video\]"):
+        opened(tmp_path)
+    data = opened(walks(tmp_path))
+    assert [each.kind for each in data.left_out] == [".mp4"] and "jaxrec[video]" in data.left_out[0].reason

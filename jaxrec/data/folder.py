@@ -56,11 +56,11 @@ def open_folder(path: str, reads: Reads, options: Options) -> Source:
     tree = tree_of(root, wants(reads, "class"), clips)
     if wants(reads, "mask"):
         return open_folder_masks(tree.root, reads, options, tree.remarks)
-    placed, left_out = place(tree)
     frames: dict[Path, tuple[Path, ...]] = {}
     if clips:
-        placed, frames, stills = clips_in(tree, placed, wants(reads, "class"))
-        left_out += stills
+        placed, frames, left_out = clips_in(tree, wants(reads, "class"))
+    else:
+        placed, left_out = place(tree)
     if needs(reads, "class") or (wants(reads, "class") and _has_classes(tree, placed)):
         return _open_classes(tree, placed, frames, left_out, reads, options)
     named = _named(root, reads, CLIPS if clips else {"image": "image"})

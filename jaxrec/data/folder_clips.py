@@ -1,4 +1,4 @@
-"""Clips in a folder: a folder of images each, or an animated GIF, WebP or PNG each."""
+"""Clips in a folder: each a folder of images, an animated GIF, WebP or PNG, or a video."""
 
 import re
 from collections import defaultdict
@@ -24,8 +24,9 @@ from jaxrec.data.files import (
 )
 from jaxrec.data.headers import remarks as told_of_files
 from jaxrec.data.images import Header, Unreadable, convert_to, open_image, pages_of, probe_file, strict_pillow
-from jaxrec.data.layout import Placed, Tree
+from jaxrec.data.layout import Placed, Tree, place
 from jaxrec.data.levels import Levels
+from jaxrec.data.videos import EXTRA, SUFFIXES, is_video, probe_video, video_frames, video_is_read
 from jaxrec.data.walk import LeftOut, walk
 from jaxrec.errors import UserError
 from jaxrec.waiting import counted
@@ -38,31 +39,39 @@ class Clips(NamedTuple):
     """The clips of a folder."""
 
     placed: list[Placed]
-    """The folder or the animated file of each."""
+    """The folder, the animated file or the video of each."""
     frames: dict[Path, tuple[Path, ...]]
     """The files of each, in their order."""
     left_out: list[LeftOut]
-    """Images that are no clips."""
+    """Files that are no clips."""
 
 
-def clips_in(tree: Tree, placed: Sequence[Placed], classes: bool) -> Clips:
-    """The clips that images make up.
+def clips_in(tree: Tree, classes: bool) -> Clips:
+    """The clips in a folder, in which the folders of the splits may hold those of classes.
 
     A folder of images is a clip, and its images are the frames, sorted by name with numbers by their value; but in the
     folder of a class or split itself, and in a folder whose first image is animated, each animated image is a clip.
+    Videos are like animated images; they are left out if PyAV is not there.
 
     Raises UserError if there are no clips.
     """
+    read = video_is_read()
+    placed, left_out = place(tree, SUFFIXES if read else ())
+    mended = ""
+    for number, each in enumerate(left_out):
+        if is_video(each.path) and not read:
+            left_out[number] = each._replace(reason=EXTRA)
+            mended = f"; {EXTRA}"
     groups: dict[Path, list[Placed]] = defaultdict(list)
     for each in placed:
         groups[each.path.parent].append(each)
-    clips = Clips([], {}, [])
+    clips = Clips([], {}, left_out)
     with strict_pillow():
         _gather(tree, groups, classes, clips)
     if not clips.placed:
         raise UserError(
             f"folder {tree.root} holds no clips: expected a folder of images for each clip, "
-            "or animated GIF, WebP or PNG files"
+            f"animated GIF, WebP or PNG files, or videos{mended}"
         )
     return clips
 
@@ -99,7 +108,9 @@ def _in_order(path: Path) -> list[tuple[int, str]]:
 
 
 def _is_animated(path: Path) -> bool:
-    """Whether an image has several frames; what cannot be read counts as such, and is named when it is opened."""
+    """Whether a file has several frames; what cannot be read counts as such, and is named when it is opened."""
+    if is_video(path):
+        return True
     found = attempt(probe_file)(path)
     return isinstance(found, UserError) or found.pages > 1
 
@@ -151,7 +162,8 @@ def open_clips(found: Sequence[File], clip: str, length: str | None, values: Fea
 
 
 def _probe(file: File) -> _Probed:
-    header = probe_file(file.frames[0])
+    first = file.frames[0]
+    header = probe_video(first) if is_video(first) else probe_file(first)
     if header.pages > 1 and header.dtype != "uint8":
         raise Unreadable(
             file.image,
@@ -163,6 +175,10 @@ def _probe(file: File) -> _Probed:
 
 def _decode(file: File, clip: str, image: Feature, most: int) -> dict[str, Any]:
     frames = np.zeros((most, *image.shape), image.dtype)
+    if is_video(file.image):
+        for place, frame in enumerate(video_frames(file.image)):
+            frames[place] = convert_to(frame, image)
+        return {**file.values, clip: frames}
     for place, path in enumerate(file.frames):
         with open_image(path) as opened:
             frames[place] = convert_to(opened, image)
@@ -188,7 +204,7 @@ def clips_below(folder: Path) -> list[Path]:
 
 
 def read_clip(path: Path, image: Feature) -> np.ndarray:
-    """The frames [T, H, W, C] of an animated file or of a folder of images, each in the form of ``image``.
+    """The frames [T, H, W, C] of an animated file, a video or a folder of images, each in the form of ``image``.
 
     Raises UserError if a frame cannot be read.
     """

@@ -1,7 +1,7 @@
 """How a folder of images is laid out: which of the folders in it are splits, and which are classes."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,9 +59,9 @@ def tree_of(root: Path, classes: bool, clips: bool = False) -> Tree:
     return tree._replace(remarks=remarks + tree.remarks)
 
 
-def place(tree: Tree) -> tuple[list[Placed], list[LeftOut]]:
-    """Every image file with its split and folder, and what is left out."""
-    found, left_out = walk(tree.root)
+def place(tree: Tree, also: Sequence[str] = ()) -> tuple[list[Placed], list[LeftOut]]:
+    """Every image file, and those of the suffixes ``also``, with its split and folder, and what is left out."""
+    found, left_out = walk(tree.root, also)
     placed = []
     for path in found:
         above = path.relative_to(tree.root).parts[:-1]

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,15 +52,17 @@ def folders(folder: Path) -> list[Path]:
     return [path for path in inside(folder) if path.is_dir()]
 
 
-def walk(folder: Path) -> Found:
+def walk(folder: Path, also: Sequence[str] = ()) -> Found:
     """All files below a folder, whatever the folder they lie in: images by their suffix, and the others.
+
+    Files of the suffixes ``also``, in lower case, are taken with the images.
 
     Hidden files and folders are passed over, but images among these files count as left out. Links are followed, but
     not to a folder that the walk is in.
     """
     found = Found([], [])
     for path in _files(folder, ()):
-        reason = why_left_out(path)
+        reason = None if path.suffix.lower() in also else why_left_out(path)
         if is_hidden(path):
             found.left_out.append(LeftOut(path, "hidden", "its name begins with a dot"))
         elif reason is None:
