@@ -262,6 +262,7 @@ def test_files_of_clips_get_the_answers_of_arrays(tmp_path):
             Image.fromarray(frame).save(path / f"{number}.png")
     first, *others = map(Image.fromarray, clips[2, :3, ..., 0])
     first.save(tmp_path / "clips" / "three.png", save_all=True, append_images=others)
+    others[0].save(tmp_path / "clips" / "still.png")
     expected = load(run).predict(clips[:3], length[:3])["probabilities"]
     paths = [tmp_path / "clips" / name for name in ("one", "two", "three.png")]
     np.testing.assert_allclose(load(run).predict(paths)["probabilities"], expected, atol=1e-6)
@@ -274,5 +275,6 @@ def test_files_of_clips_get_the_answers_of_arrays(tmp_path):
         told[Path(row["path"]).name] = list(row["probabilities"].values())
     for path, values in zip(paths, expected, strict=True):
         np.testing.assert_allclose(told[path.name], values, atol=1e-6)
+    assert "still.png" in (tmp_path / "out" / "skipped.csv").read_text()
     worst = (run / "pictures" / "worst_mistakes.csv").read_text().splitlines()
     assert len(worst) == 13 and "probability" in worst[0]

@@ -73,13 +73,18 @@ def find_images(paths: tuple[str, ...]) -> tuple[list[Path], list[LeftOut]]:
     return found, left_out
 
 
-def find_clips(paths: tuple[str, ...]) -> list[Path]:
-    """The clips at the paths, each an image file or a folder of images, of which ``find_images`` found the images."""
+def find_clips(paths: tuple[str, ...], left_out: list[LeftOut]) -> list[Path]:
+    """The clips at the paths, each an image file or a folder of images; adds images that are none to ``left_out``."""
     from jaxrec.data.folder_clips import clips_below
 
     found: list[Path] = []
     for path in map(Path, paths):
-        found += clips_below(path) if path.is_dir() else [path]
+        if not path.is_dir():
+            found.append(path)
+            continue
+        clips, others = clips_below(path)
+        found += clips
+        left_out += others
     return found
 
 
@@ -101,7 +106,7 @@ def main(argv: list[str]) -> None:
     for remark in dict.fromkeys(remark for each in every for remark in each.remarks(paths)):
         print(remark)
     if trained.reads_clips:
-        paths = find_clips(named)
+        paths = find_clips(named, left_out)
     out = Path(options.out) if options.out else trained.folder / "predictions"
     first: list[dict[str, Any]] = []
     count = 0

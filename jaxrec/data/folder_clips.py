@@ -35,6 +35,10 @@ CLIPS = {"clip": "clip", "length": "length"}
 """The features of a folder of clips, and their kinds."""
 
 
+SINGLE, NOT_ANIMATED = "single images", "it is not animated and in no clip's folder"
+"""What images that are in no clip are called, and why they are left out."""
+
+
 class Clips(NamedTuple):
     """The clips of a folder."""
 
@@ -89,7 +93,7 @@ def _gather(tree: Tree, groups: Mapping[Path, list[Placed]], classes: bool, clip
                 clips.placed.append(each)
                 clips.frames[each.path] = (each.path,)
             else:
-                clips.left_out.append(LeftOut(each.path, "single images", "it is not animated and in no clip's folder"))
+                clips.left_out.append(LeftOut(each.path, SINGLE, NOT_ANIMATED))
 
 
 def _home(tree: Tree, each: Placed, classes: bool) -> Path:
@@ -190,17 +194,24 @@ def _decode(file: File, clip: str, image: Feature, most: int) -> dict[str, Any]:
     return {**file.values, clip: frames}
 
 
-def clips_below(folder: Path) -> list[Path]:
-    """The clips in a folder and its folders, each a folder of images or an animated file; empty if there are none."""
+def clips_below(folder: Path) -> tuple[list[Path], list[LeftOut]]:
+    """The clips in a folder and its folders, each a folder of images or an animated file, and images that are no clips.
+
+    In a folder with animated files the other images are no clips.
+    """
     groups: dict[Path, list[Path]] = defaultdict(list)
     for path in walk(folder).images:
         groups[path.parent].append(path)
     found: list[Path] = []
+    left_out: list[LeftOut] = []
     with strict_pillow():
         for inner, files in groups.items():
             animated = [path for path in files if _is_animated(path)]
             found += animated or [inner]
-    return found
+            if animated:
+                still = [path for path in files if path not in animated]
+                left_out += [LeftOut(path, SINGLE, NOT_ANIMATED) for path in still]
+    return found, left_out
 
 
 def read_clip(path: Path, image: Feature) -> np.ndarray:
