@@ -28,6 +28,8 @@ SYSTEMS = {
     "gan": replace(preset("gan"), classes=4, width=4, latents=6),
     "unet": replace(preset("unet"), classes=4, width=4, depth=2, mean=(0.5,) * 3, std=(0.25,) * 3),
     "resunet": replace(preset("resunet"), classes=4, width=4, depth=2, mean=(0.5,) * 3, std=(0.25,) * 3),
+    "detector": replace(preset("detector"), classes=4, width=2, mean=(0.5,) * 3, std=(0.25,) * 3),
+    "rnn": replace(preset("rnn"), classes=4, width=2, units=6, mean=(0.5,) * 3, std=(0.25,) * 3),
 }
 SHAPE = (16, 16, 3)
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -37,8 +39,14 @@ def images(count):
     return np.random.default_rng(0).integers(0, 256, (count, *SHAPE)).astype(np.uint8)
 
 
+def clips(count):
+    return images(5 * count).reshape(count, 5, *SHAPE)
+
+
 def inputs(name, count):
     """What a system predicts from."""
+    if name == "rnn":
+        return clips(count)
     if name != "gan":
         return images(count)
     latents = np.random.default_rng(1).normal(size=(count, 6)).astype(np.float32)
@@ -47,7 +55,7 @@ def inputs(name, count):
 
 def state_of(name):
     config = SYSTEMS[name]
-    batch = {"image": images(4), "label": np.arange(4, dtype=np.int32)}
+    batch = {"image": images(4), "clip": clips(4), "label": np.arange(4, dtype=np.int32)}
     return jax.jit(partial(system_of(config).init, config))(jax.random.key(0), batch)
 
 
