@@ -74,7 +74,8 @@ def _randaugment_colour(images: jax.Array, operation: jax.Array, sign: jax.Array
     solarized = jnp.where(images > 1 - strength, 1 - images, images)
     low, high = images.min((1, 2), keepdims=True), images.max((1, 2), keepdims=True)
     span = jnp.where(high > low, high - low, 1.0)
-    stretched = jnp.where(high > low, (images - low) / span, images)
+    # XLA may compute the images twice, once for their least value, and round them differently.
+    stretched = jnp.where(high > low, jnp.clip((images - low) / span, 0.0, 1.0), images)
     images = jnp.where(chosen(*ENHANCEMENTS), enhanced, images)
     images = jnp.where(chosen("posterize"), posterized, images)
     images = jnp.where(chosen("solarize"), solarized, images)
