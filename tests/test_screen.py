@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from jaxrec.data.features import Feature
 from jaxrec.run import judge
 from jaxrec.run.introduction import changed_schedule
 from jaxrec.run.show import screen
@@ -90,7 +91,7 @@ def test_a_terminal_shows_a_count_that_vanishes():
 
 
 def budget(examples: int, side: int) -> tuple[int, int]:
-    features = {"image": SimpleNamespace(kind="image", shape=(side, side, 3), dtype="uint8")}
+    features = {"image": Feature("image", (side, side, 3), "uint8")}
     data: Any = SimpleNamespace(train=range(examples), dataset=SimpleNamespace(features=features))
     return judge._budget(SimpleNamespace(judge_steps=None), data), judge._batch(data)
 

@@ -23,7 +23,9 @@ from jaxrec.augment import cutmix, mixup, standardize
 from jaxrec.data.features import Features, class_names
 from jaxrec.errors import UserError
 from jaxrec.metrics import Classification, Metric, MultiLabel, Worst
-from jaxrec.metrics.classification import CONFUSION, MEANINGS, summary_pictures
+from jaxrec.metrics.classification import CONFUSION
+from jaxrec.metrics.classification import MEANINGS as MEANINGS
+from jaxrec.metrics.classification import summary_pictures as summary_pictures
 from jaxrec.models.cnn import CNN
 from jaxrec.models.layers import scaled
 from jaxrec.models.resnet import LAYOUTS, ResNet
@@ -37,8 +39,6 @@ from jaxrec.tasks.learning import learn
 from jaxrec.tasks.model import as_model, compute_dtype, for_replicas
 from jaxrec.tasks.state import Batch, Metrics, Player, State, new_player, new_state
 from jaxrec.tasks.system import Facts
-
-__all__ = ["MEANINGS", "summary_pictures"]
 
 READS = {"image": "image", "label": "class|classes"}
 HEADLINE = ("accuracy", "f1_macro", "loss")

@@ -21,7 +21,8 @@ from jaxrec.data.features import Features, class_names, image_shape
 from jaxrec.errors import UserError
 from jaxrec.losses.detection import Parts
 from jaxrec.metrics import Average, Metric, Worst
-from jaxrec.metrics.detection import Detections, summary_pictures
+from jaxrec.metrics.detection import Detections
+from jaxrec.metrics.detection import summary_pictures as summary_pictures
 from jaxrec.metrics.meanings import Meaning
 from jaxrec.models.detector import SCALES, Detector, Places, decoded, smallest_stride
 from jaxrec.models.detector import places as cells
@@ -33,8 +34,6 @@ from jaxrec.tasks.learning import learn
 from jaxrec.tasks.model import as_model, compute_dtype, for_replicas
 from jaxrec.tasks.state import Batch, Metrics, State, new_player, new_state
 from jaxrec.tasks.system import Facts, Score
-
-__all__ = ["summary_pictures"]
 
 READS = {"image": "image", "boxes": "boxes", "label": "box_classes"}
 DATASET = "scenes"

@@ -20,7 +20,9 @@ from jaxrec.augment import augment_examples, standardize
 from jaxrec.data.features import Features, class_names
 from jaxrec.errors import UserError
 from jaxrec.metrics import Classification, Metric, Worst
-from jaxrec.metrics.classification import CONFUSION, MEANINGS, summary_pictures
+from jaxrec.metrics.classification import CONFUSION
+from jaxrec.metrics.classification import MEANINGS as MEANINGS
+from jaxrec.metrics.classification import summary_pictures as summary_pictures
 from jaxrec.models.rnn import SequenceClassifier
 from jaxrec.parallel import stream
 from jaxrec.settings.rnn import RNN as Config
@@ -30,8 +32,6 @@ from jaxrec.tasks.learning import learn
 from jaxrec.tasks.model import as_model, compute_dtype, for_replicas
 from jaxrec.tasks.state import Batch, Metrics, State, new_player, new_state
 from jaxrec.tasks.system import Facts, Score
-
-__all__ = ["MEANINGS", "summary_pictures"]
 
 SCORE = Score("accuracy", lower=False)
 HEADLINE = ("accuracy", "f1_macro", "loss")
