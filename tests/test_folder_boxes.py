@@ -154,12 +154,29 @@ def yolo_split_above(root):
     write(root / "data.yaml", "names:\n  0: cat\n  1: dog\n")
 
 
+def yolo_split_words(root):
+    """Folders of splits that are called so by one word of their names."""
+    for split, shown in SPLITS.items():
+        save(root / f"seg_{split}" / "images", shown)
+        for picture in shown:
+            yolo(root / f"seg_{split}" / "labels", picture)
+    write(root / "data.yaml", "names: [cat, dog]\n")
+
+
 def yolo_whole(root):
     save(root / "Images", SPLITS["train"])
     for picture in SPLITS["train"]:
         if picture.boxes:
             yolo(root / "labels", picture)
     write(root / "labels" / "classes.txt", "cat\ndog\n")
+
+
+def yolo_named_whole(root):
+    """A folder whose name has the word for one split, and holds the whole set."""
+    save(root / "training_data" / "images", SPLITS["train"])
+    for picture in SPLITS["train"]:
+        yolo(root / "training_data" / "labels", picture)
+    write(root / "data.yaml", "names: [cat, dog]\n")
 
 
 def yolo_beside(root):
@@ -177,6 +194,8 @@ LAYOUTS = (
     voc_whole,
     yolo_split_below,
     yolo_split_above,
+    yolo_split_words,
+    yolo_named_whole,
     yolo_whole,
     yolo_beside,
 )
@@ -216,7 +235,7 @@ def test_the_same_boxes_in_every_layout(tmp_path, layout):
     assert sorted(counts) == sorted([0, 1, 1, 2] * (3 if split else 2))
     assert told(data, "images have no boxes")
     assert bool(told(data, "label file")) == (layout is yolo_whole)
-    if layout in (coco_beside, coco_whole, voc_beside, voc_whole, yolo_split_above, yolo_whole, yolo_beside):
+    if layout not in (coco_2017, voc_2007, yolo_split_below):
         assert data.left_out == ()
 
 

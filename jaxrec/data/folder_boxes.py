@@ -16,7 +16,7 @@ from jaxrec.data.images import open_image, orientation, strict_pillow, upright_s
 from jaxrec.data.marks import Annotations, Below, Marked
 from jaxrec.data.reads import Reads, choose
 from jaxrec.data.sizes import Size
-from jaxrec.data.splits import Source, same_split
+from jaxrec.data.splits import Source, few, same_split
 from jaxrec.data.voc import read_voc
 from jaxrec.data.walk import IMAGES, LeftOut, shown
 from jaxrec.data.yolo import read_yolo
@@ -24,8 +24,6 @@ from jaxrec.errors import UserError
 from jaxrec.waiting import counted
 
 FORMATS: tuple[Callable[[Below], Annotations | None], ...] = (read_coco, read_voc, read_yolo)
-TOLD = 10
-"""Classes that a sentence names."""
 
 
 class Seen(NamedTuple):
@@ -183,21 +181,17 @@ def _remarks(files: Sequence[File], names: Sequence[str]) -> tuple[str, ...]:
     trained = _numbers([file for file in files if not file.split or same_split(file.split, "train")])
     unused = sorted(set(range(len(names))) - _numbers(files))
     untrained = sorted(_numbers(files) - trained)
+    shown_names = [shown(name) for name in names]
     remarks: tuple[str, ...] = ()
     if empty:
         remarks += (f"{empty} of {len(files)} images have no boxes",)
     if unused:
-        remarks += (f"{len(unused)} of {len(names)} classes have no box: {_few(unused, names)}",)
+        remarks += (f"{len(unused)} of {len(names)} classes have no box: {few(shown_names, unused)}",)
     if untrained and trained:
-        remarks += (f"{len(untrained)} of {len(names)} classes have no box to train on: {_few(untrained, names)}",)
+        remarks += (f"{len(untrained)} of {len(names)} classes have no box to train on: {few(shown_names, untrained)}",)
     return remarks
 
 
 def _numbers(files: Sequence[File]) -> set[int]:
     """The classes of which the files have a box."""
     return {number for file in files if file.objects for number in file.objects.classes.tolist()}
-
-
-def _few(numbers: Sequence[int], names: Sequence[str]) -> str:
-    more = f" and {len(numbers) - TOLD} more" if len(numbers) > TOLD else ""
-    return ", ".join(shown(names[number]) for number in numbers[:TOLD]) + more

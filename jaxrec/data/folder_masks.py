@@ -12,10 +12,9 @@ from jaxrec.data.features import Feature
 from jaxrec.data.files import Arranged, File, Options, arrange, attempt, open_files, readable, to_source
 from jaxrec.data.headers import told_pages
 from jaxrec.data.images import Header, Unreadable, open_image, probe_file, strict_pillow
-from jaxrec.data.labels import few
 from jaxrec.data.masks import MaskClasses, decode_mask, mask_classes, renumbered
 from jaxrec.data.reads import Reads, choose
-from jaxrec.data.splits import Source, named_split, same_split
+from jaxrec.data.splits import Source, few, named_split, same_split
 from jaxrec.data.walk import IMAGES, LeftOut, folders, inside, walk, why_left_out
 from jaxrec.errors import UserError
 

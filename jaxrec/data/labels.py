@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxrec.data.features import NO_BOX, Feature
-from jaxrec.data.splits import TOLD
+from jaxrec.data.splits import few
 from jaxrec.errors import UserError
 
 BLANK = ("nan", "none", "null", "n/a", "na", "?")
@@ -63,12 +63,6 @@ def slips(names: Sequence[str]) -> tuple[str, ...]:
             f"{told} is taken for the name of a class: leave out the examples if it means that they have none"
         )
     return tuple(remarks)
-
-
-def few(names: Sequence[str], numbers: Sequence[int]) -> str:
-    """The names of some classes, the first ten of them."""
-    more = f" and {len(numbers) - TOLD} more" if len(numbers) > TOLD else ""
-    return ", ".join(names[number] for number in numbers[:TOLD]) + more
 
 
 def _there(numbers: np.ndarray) -> set[int]:

@@ -1,11 +1,10 @@
 """How a folder of images is laid out: which of the folders in it are splits, and which are classes."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxrec.data.splits import SAME_SPLIT, same_split
+from jaxrec.data.splits import SAME_SPLIT, same_split, split_word
 from jaxrec.data.walk import LeftOut, folders, inside, shown, walk, why_left_out
 from jaxrec.errors import UserError
 
@@ -119,7 +118,7 @@ def _worded_splits(root: Path, classes: bool) -> dict[str, str]:
     Since the word may also be a class's, all of them must have one, or their folders must have the same names.
     """
     below = folders(root)
-    words = {path.name: _word(path.name) for path in below}
+    words = {path.name: split_word(path.name) for path in below}
     training = [root / folder for folder, word in words.items() if word == "train"]
     others = [root / folder for folder, word in words.items() if word not in ("", "train")]
     if not training or not others:
@@ -137,7 +136,7 @@ def _inner_splits(root: Path) -> dict[str, str]:
     Raises UserError if some classes hold them and others do not.
     """
     names = {path.name: _names(path) for path in folders(root)}
-    cut = [folder for folder, inner in names.items() if len({_word(name) for name in inner if is_split(name)}) > 1]
+    cut = [folder for folder, inner in names.items() if len({split_word(name) for name in inner if is_split(name)}) > 1]
     uncut = [folder for folder, inner in names.items() if not inner or not all(map(is_split, inner))]
     if not cut or len(names) < 2:
         return {}
@@ -146,7 +145,7 @@ def _inner_splits(root: Path) -> dict[str, str]:
             f"class folder {root / cut[0]} holds {' and '.join(sorted(names[cut[0]]))}, and {root / uncut[0]} does "
             "not: put the images of each class into folders of the same splits, or of none"
         )
-    return {name: _word(name) for name in sorted(set().union(*names.values()))}
+    return {name: split_word(name) for name in sorted(set().union(*names.values()))}
 
 
 def _bases(places: Mapping[str, Path]) -> dict[str, Path]:
@@ -207,10 +206,3 @@ def _names(folder: Path) -> set[str]:
 def is_split(name: str) -> bool:
     """Whether the whole name means a split."""
     return any(same_split(name, group[0]) for group in SAME_SPLIT)
-
-
-def _word(name: str) -> str:
-    """The split that one word of a name stands for, such as ``train`` for ``train2017``; empty if none does."""
-    words = set(re.split(r"[^a-z]+", name.lower()))
-    meant = [group[0] for group in SAME_SPLIT if words & set(group)]
-    return meant[0] if len(meant) == 1 else ""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxrec.data.sizes import Size
-from jaxrec.data.splits import SAME_SPLIT, same_split
+from jaxrec.data.splits import SAME_SPLIT, same_split, split_word
 from jaxrec.data.walk import Found, LeftOut, walk
 from jaxrec.errors import UserError
 
@@ -74,18 +74,27 @@ class Below:
         """Images by their names without the suffix."""
         for image in self.images:
             self.by_stem.setdefault(image.stem, []).append(image)
+        words = {split_word(folder) for image in self.images for folder in self._folders(image)}
+        # A word of one name alone, such as training_data, may be said of the whole set.
+        self.worded = "train" in words and len(words - {""}) > 1
 
     def ending(self, *suffixes: str) -> list[Path]:
         """The files that are no images, with one of these suffixes in small or capital letters."""
         return [each.path for each in self.others if each.path.suffix.lower() in suffixes]
 
     def split_of(self, path: Path) -> str:
-        """The split that one of the folders above a file is called after, such as ``train2017``; empty if none is."""
-        for folder in path.relative_to(self.root).parts[:-1]:
+        """The split that one of the folders above a file is called after, such as ``seg_train``; empty if none is."""
+        for folder in self._folders(path):
             split = split_called(re.sub(r"[\d_-]+$", "", folder))
+            if not split and self.worded:
+                split = split_word(folder)
             if split:
                 return split
         return ""
+
+    def _folders(self, path: Path) -> tuple[str, ...]:
+        """The folders below the root that a file lies in."""
+        return path.relative_to(self.root).parts[:-1]
 
     def image_of(self, candidates: Sequence[Path], near: Path, split: str) -> Path | None:
         """The image that an annotation file means, of those with the right name: in its split, and next to it.

@@ -1,5 +1,6 @@
 """A source of examples, and a split of it: the rows that a run trains or tests on."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -47,6 +48,13 @@ class Source:
     """Splits that have a place but no examples, and why."""
     version: str = ""
     """Differs if the files or their decoder may have changed; empty if decoded examples are not to be kept on disk."""
+
+
+def split_word(name: str) -> str:
+    """The split that one word of a name stands for, such as ``train`` for ``train2017``; empty if none does."""
+    words = set(re.split(r"[^a-z]+", name.lower()))
+    meant = [group[0] for group in SAME_SPLIT if words & set(group)]
+    return meant[0] if len(meant) == 1 else ""
 
 
 def same_split(name: str, other: str) -> bool:
@@ -193,6 +201,11 @@ def not_kept(part: str, names: Sequence[str], rest: np.ndarray, taken: np.ndarra
     missing: list[int] = sorted(set(rest.tolist()) - set(taken.tolist()))
     if not missing:
         return ()
-    told = ", ".join(names[number] for number in missing[:TOLD])
-    more = f" and {len(missing) - TOLD} more" if len(missing) > TOLD else ""
-    return (f"{part} has no example of {len(missing)} of {len(names)} classes, which have only one: {told}{more}",)
+    told = few(names, missing)
+    return (f"{part} has no example of {len(missing)} of {len(names)} classes, which have only one: {told}",)
+
+
+def few(names: Sequence[str], numbers: Sequence[int]) -> str:
+    """The names of some classes, the first ten of them."""
+    more = f" and {len(numbers) - TOLD} more" if len(numbers) > TOLD else ""
+    return ", ".join(names[number] for number in numbers[:TOLD]) + more

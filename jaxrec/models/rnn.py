@@ -195,8 +195,8 @@ class ConvLSTM(nn.Module):
             return (memory, output), output
 
         start = zeros_beside(inputs, self.channels)
-        # XLA has no fast path for a convolution inside a loop on a CPU: written out, 20 steps take a quarter of the
-        # time, and compiling takes twice as long.
+        # XLA has no fast path for a convolution inside a loop on a CPU: steps are written out, though compiling takes
+        # longer.
         unroll = time if on_cpu() and time <= WRITTEN_OUT else 1
         return over_time(step, (start, start), inputs, unroll).astype(self.dtype)
 
