@@ -108,27 +108,39 @@ def main(argv: list[str]) -> None:
     if trained.reads_clips:
         paths = find_clips(named, left_out)
     out = Path(options.out) if options.out else trained.folder / "predictions"
-    first: list[dict[str, Any]] = []
-    count = 0
-    labels: set[str] = set()
     try:
-        with open_predictions(out) as write:
-            for part, images, *length in read_images(trained, paths, options.skip_bad, left_out):
-                # Each run brings the files to what it was trained on itself: the others may resize them in another way.
-                outputs = averaged([trained.predict(images, *length), *(each.predict(part) for each in others)])
-                if not count:
-                    draw_sheet(trained, images, outputs, out)
-                told = describe(trained, part, images, outputs, out, labels)
-                rows = [with_top(row, options.top) for row in told]
-                write(rows, listed(trained, rows))
-                first += rows[: LISTED - len(first)]
-                count += len(rows)
+        first, count = write_all(every, paths, options, out, left_out)
         write_left_out(out, left_out)
     except OSError as error:
         raise unwritable(out, error) from error
     _print(first, count, out)
     if left_out:
         print(f"{counted(left_out)}; {out / LEFT_OUT} names them")
+
+
+def write_all(
+    every: tuple["Trained", ...], paths: list[Path], options: Predict, out: Path, left_out: list[LeftOut]
+) -> tuple[list[dict[str, Any]], int]:
+    """Writes the predictions and pictures of all files; returns the first rows, and the number of all.
+
+    Files that cannot be read are added to ``left_out`` if the options say so.
+    """
+    trained, *others = every
+    first: list[dict[str, Any]] = []
+    count = 0
+    labels: set[str] = set()
+    with open_predictions(out) as write:
+        for part, images, *length in read_images(trained, paths, options.skip_bad, left_out):
+            # Each run brings the files to what it was trained on itself: the others may resize them in another way.
+            outputs = averaged([trained.predict(images, *length), *(each.predict(part) for each in others)])
+            if not count:
+                draw_sheet(trained, images, outputs, out)
+            told = describe(trained, part, images, outputs, out, labels)
+            rows = [with_top(row, options.top) for row in told]
+            write(rows, listed(trained, rows))
+            first += rows[: LISTED - len(first)]
+            count += len(rows)
+    return first, count
 
 
 def named_paths(given: tuple[str, ...]) -> tuple[str, ...]:

@@ -60,8 +60,12 @@ def open_csv(name: str, reads: Reads, options: Options) -> Source:
         arranged = arrange(root, opened.files, options.known, labels[0], features[labels[0]].names)
     else:
         arranged = arrange(root, opened.files, options.known, None)
-    also = repr([{each: np.asarray(value).tolist() for each, value in file.values.items()} for file in opened.files])
+    also = repr([_plain(file.values) for file in opened.files])
     return to_source(root, opened, arranged, remarks=remarks, also=also)
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {each: np.asarray(value).tolist() for each, value in values.items()}
 
 
 def _beside(there: Mapping[str, str], chosen: Mapping[str, str]) -> tuple[str, ...]:
@@ -151,11 +155,17 @@ def _separated(table: Table) -> tuple[str, ...]:
         if several is None:
             return ()
         return (f"'labels' are separated at spaces, as in '{several}': if names have spaces, separate by semicolons",)
-    parts = (part.strip() for cell in cells for part in cell.split(mark))
-    odd = next((part for part in parts if len(part.split()) > 1 or any(other in part for other in MARKS)), None)
-    if odd is None and mark == MARKS[0]:
-        return ()
-    return (f"'labels' are separated at '{mark}'" + (f", and '{odd}' is one class" if odd else ""),)
+    told = f"'labels' are separated at '{mark}'"
+    for cell in cells:
+        for part in cell.split(mark):
+            if _may_be_several(part):
+                return (f"{told}, and '{part.strip()}' is one class",)
+    return () if mark == MARKS[0] else (told,)
+
+
+def _may_be_several(name: str) -> bool:
+    """Whether a class's name holds what might have separated several."""
+    return len(name.split()) > 1 or any(mark in name for mark in MARKS)
 
 
 def _sorted(names: set[str]) -> tuple[str, ...]:
