@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.augment.draws import stream
+from jaxrec.augment.sampling import computed_once
 from jaxrec.data.boxes import SEEN
 
 PLACES = 8
@@ -72,7 +73,7 @@ def paste(
         inside = _inside(moved, size) & there[:, None, None]
         for name, values in found.items():
             shown = _shifted(given[name], shift)
-            found[name] = jnp.where(_like(inside, values), shown, values)
+            found[name] = computed_once(jnp.where(_like(inside, values), shown, values))
         objects = _covered(objects, moved, there)
         objects = Objects(
             jnp.concatenate([objects.boxes, moved[:, None]], 1),
@@ -140,7 +141,8 @@ def mosaic(
         tiles = [jnp.roll(values, place, axis=0) for place in range(TILES)]
         rows, columns = _like(below[:, :, None], values), _like(right[:, None, :], values)
         whole = jnp.where(rows, jnp.where(columns, tiles[3], tiles[2]), jnp.where(columns, tiles[1], tiles[0]))
-        found[name] = jnp.where(_like(chosen[:, None, None], values), _shifted(whole, point), values)
+        mixed = jnp.where(_like(chosen[:, None, None], values), _shifted(whole, point), values)
+        found[name] = computed_once(mixed)
     if objects is None:
         return found, None
     return found, _mosaic_objects(chosen, point, (height, width), objects)

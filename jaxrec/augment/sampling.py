@@ -37,7 +37,24 @@ def bilinear(images: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
     across = (x - jnp.floor(x)).astype(images.dtype)[..., None]
     upper = (1 - across) * pick(images, top, left) + across * pick(images, top, right)
     lower = (1 - across) * pick(images, bottom, left) + across * pick(images, bottom, right)
-    return jnp.where(inside[..., None], (1 - down) * upper + down * lower, 0.0)
+    return computed_once(jnp.where(inside[..., None], (1 - down) * upper + down * lower, 0.0))
+
+
+def computed_once(images: jax.Array) -> jax.Array:
+    """The images [B, ...] as they are, from memory.
+
+    On a CPU, XLA makes what computes an array a part of each of its readers, and so computes it again for each. The
+    costs multiply if the readers, such as turns and changes of color, have several readers themselves. XLA does not
+    look into loops; ``optimization_barrier`` it takes away before that.
+    """
+    return jax.lax.platform_dependent(images, cpu=_copied, default=lambda images: images)
+
+
+def _copied(images: jax.Array) -> jax.Array:
+    # Row by row, since several devices share a batch between them. JAX leaves out a loop that gives what it is given,
+    # hence the zeros.
+    rows = jax.lax.map(lambda row: row + jnp.zeros_like(row), jnp.moveaxis(images, 1, 0))
+    return jnp.moveaxis(rows, 0, 1)
 
 
 def nearest(masks: jax.Array, y: jax.Array, x: jax.Array, fill: int) -> jax.Array:
