@@ -17,7 +17,7 @@ from systems import at, batches, tiny_rnn
 
 from jaxrec.cli import predict
 from jaxrec.errors import UserError
-from jaxrec.models.rnn import GRU, LRU, LSTM, ConvLSTM, Pooling, SequenceClassifier, diagonal
+from jaxrec.models.rnn import GRU, LRU, LSTM, ConvLSTM, Pooling, SequenceClassifier, diagonal, with_changes
 from jaxrec.run.fit import fit
 from jaxrec.run.trained import load
 from jaxrec.settings import Train
@@ -144,7 +144,7 @@ def test_pooling_is_of_the_steps_that_are_there(kind):
 
 @pytest.mark.parametrize("cell, pool", [("gru", "mean"), ("lstm", "last"), ("convlstm", "attention"), ("lru", "mean")])
 def test_padded_clips_get_the_answer_of_unpadded_ones(cell, pool):
-    net = SequenceClassifier(4, cell=cell, layers=2, units=8, width=3, pool=pool, layer_norm=cell == "lstm")
+    net = SequenceClassifier(4, cell, layers=2, units=8, width=3, earlier=2, pool=pool, layer_norm=cell == "lstm")
     clips = RNG.normal(size=(2, 6, 9, 8, 1)).astype(np.float32)
 
     @jax.jit
@@ -156,6 +156,14 @@ def test_padded_clips_get_the_answer_of_unpadded_ones(cell, pool):
     assert np.abs(padded[0]).max() > 1e-3
     for one, other in zip(padded, alone, strict=True):
         np.testing.assert_allclose(one[1], other[0], rtol=0, atol=1e-6)
+
+
+def test_the_encoder_sees_how_frames_change():
+    found = with_changes(jnp.asarray(MAPS), 2)
+    assert found.shape == (BATCH, TIME, 4, 5, 6)
+    for step in range(TIME):
+        now, before, long_before = MAPS[:, step], MAPS[:, max(step - 1, 0)], MAPS[:, max(step - 2, 0)]
+        close(found[:, step], jnp.concatenate([now, now - before, now - long_before], -1))
 
 
 # The system
@@ -191,6 +199,23 @@ def test_the_middle_frame_alone():
     others[[0, 1, 2, 3], [2, 2, 1, 1]] = clips[[0, 1, 2, 3], [2, 2, 1, 1]]
     close(probabilities(state, others, length), probabilities(state, clips, length), 1e-6)
     assert np.abs(probabilities(state, 0 * clips, length) - probabilities(state, clips, length)).max() > 1e-4
+
+
+def test_the_control_is_the_accuracy_on_clips_that_stand_still():
+    state, batch = state_and_batch(earlier=1)
+    batch["clip"] = np.concatenate([batch["clip"], batch["clip"][::-1]], 1)
+    batch["length"] = np.array([5, 5, 3, 4], np.int32)
+    standing = batch["clip"][np.arange(4), [2, 2, 1, 1]][:, None].repeat(batch["clip"].shape[1], axis=1)
+    # The answers themselves are the labels, so that both figures can be told apart.
+    batch["label"] = probabilities(state, standing, batch["length"]).argmax(-1).astype(np.int32)
+    batch["label"][0] = (batch["label"][0] + 1) % state.config.classes
+
+    def figures(batch):
+        found = jax.jit(rnn.eval_step)(state, batch)
+        return found["classification"].compute()["accuracy"], found["standing"].compute()["frame_only_accuracy"]
+
+    assert figures(batch)[1] == 0.75
+    assert figures({**batch, "clip": standing}) == (0.75, 0.75)
 
 
 @pytest.mark.parametrize("sequence, steps, numbers", [("rows", 8, 16), ("pixels", 64, 2)])

@@ -12,6 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from .cpu.forms import on_cpu
@@ -36,6 +37,7 @@ class SequenceClassifier(nn.Module):
     layers: int = 1
     units: int = 128
     width: int = 16
+    earlier: int = 0
     pool: str = "mean"
     layer_norm: bool = False
     dropout: float = 0.0
@@ -64,6 +66,7 @@ class SequenceClassifier(nn.Module):
 
     def encoded(self, frames: jax.Array) -> jax.Array:
         """Frames [B, T, H, W, C] to vectors [B, T, D], or to maps [B, T, h, w, D] if the cell takes these."""
+        frames = with_changes(frames, self.earlier)
         batch, time = frames.shape[:2]
         folded = frames.reshape(batch * time, *frames.shape[2:])
         maps = FrameEncoder(self.width, self.dtype, name="encoder")(folded)
@@ -250,6 +253,18 @@ class Pooling(nn.Module):
         scores = Dense(1, dtype=self.dtype, use_bias=False, name="score")(seen).astype(jnp.float32)
         weights = nn.softmax(jnp.where(there, scores, -jnp.inf), axis=1)
         return (weights * values).sum(1)
+
+
+def with_changes(frames: jax.Array, earlier: int) -> jax.Array:
+    """Frames [B, T, H, W, C] and how each differs from the ``earlier`` frames before it.
+
+    The result is [B, T, H, W, C * (1 + earlier)]. Before the first frame nothing changes.
+    """
+    parts = [frames]
+    for back in range(1, earlier + 1):
+        before = np.maximum(np.arange(frames.shape[1]) - back, 0)
+        parts.append(frames - frames[:, before])
+    return jnp.concatenate(parts, axis=-1)
 
 
 def over_time(step: Step, start: Any, inputs: jax.Array, unroll: int = 1) -> jax.Array:

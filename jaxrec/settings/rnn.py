@@ -7,7 +7,7 @@ import tyro
 
 from jaxrec.settings.common import OPTIMIZER_HYPER, Optimizer, Task
 from jaxrec.settings.options import OPTIMIZER
-from jaxrec.settings.ranges import AT_LEAST_ONE, SHARE, SHARE_BELOW_ONE
+from jaxrec.settings.ranges import AT_LEAST_ONE, NOT_NEGATIVE, SHARE, SHARE_BELOW_ONE
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class RNN(Task):
     """Numbers that a layer carries along (gru, lstm, lru)."""
     width: Annotated[int, AT_LEAST_ONE] = 16
     """Channels of the first convolution over a frame; later ones, and convlstm, have twice as many."""
+    earlier: Annotated[int, NOT_NEGATIVE] = 0
+    """Frames before each one that its encoder sees with it, so that the first convolution sees motion."""
     pool: Literal["mean", "last", "attention"] = "mean"
     """How the answers at all steps become one. mean: their mean. last: that of the last step. attention: a mean with
     weights that are learned."""

@@ -19,10 +19,10 @@ from jaxrec import losses
 from jaxrec.augment import augment_examples, standardize
 from jaxrec.data.features import Features, class_names
 from jaxrec.errors import UserError
-from jaxrec.metrics import Classification, Metric, Worst
+from jaxrec.metrics import Average, Classification, Metric, Worst, classification
 from jaxrec.metrics.classification import CONFUSION
-from jaxrec.metrics.classification import MEANINGS as MEANINGS
 from jaxrec.metrics.classification import summary_pictures as summary_pictures
+from jaxrec.metrics.meanings import Meaning
 from jaxrec.models.rnn import SequenceClassifier
 from jaxrec.parallel import stream
 from jaxrec.settings.rnn import RNN as Config
@@ -36,6 +36,9 @@ from jaxrec.tasks.system import Facts, Score
 SCORE = Score("accuracy", lower=False)
 HEADLINE = ("accuracy", "f1_macro", "loss")
 DATASET = "moving"
+MEANINGS = classification.MEANINGS | {
+    "frame_only_accuracy": Meaning("Accuracy of the same network if each clip stands still at its middle frame."),
+}
 CAPTIONS = {
     "confusion_matrix": CONFUSION,
     "worst_mistakes": "The clips or images of highest loss in the whole split, the highest first, with the prediction "
@@ -126,6 +129,7 @@ def build(config: Config) -> SequenceClassifier:
         layers=config.layers,
         units=config.units,
         width=config.width,
+        earlier=config.earlier,
         pool=config.pool,
         layer_norm=config.layer_norm,
         dropout=config.dropout,
@@ -207,14 +211,31 @@ def _scaled(config: Config, batch: Batch) -> Batch:
 
 
 def eval_step(state: State, batch: Batch) -> dict[str, Metric]:
-    """Mergeable metrics of one batch; examples whose ``real`` is False do not count."""
+    """Mergeable metrics of one batch; examples whose ``real`` is False do not count.
+
+    A network that reads clips is also asked about clips that stand still.
+    """
     label, real = batch["label"], batch.get("real")
-    logits, _ = _answer(state, _scaled(state.config, batch))
+    examples = _scaled(state.config, batch)
+    logits, _ = _answer(state, examples)
     loss = _loss(state, logits, label, 0.0)
-    return {
+    metrics: dict[str, Metric] = {
         "classification": Classification.from_batch(logits, label, real, loss),
         "worst": Worst.from_batch(loss, places(batch)[0], real),
     }
+    if state.config.sequence == "clip":
+        logits, _ = _answer(state, _standing(examples))
+        right = logits.argmax(-1).astype(jnp.int32) == label.astype(jnp.int32)
+        metrics["standing"] = Average.from_batch({"frame_only_accuracy": right}, real)
+    return metrics
+
+
+def _standing(examples: Batch) -> Batch:
+    """The examples, each frame of a clip being its middle one."""
+    clips = examples["clip"]
+    middle = (_lengths(examples) - 1) // 2
+    still = clips[jnp.arange(len(clips), dtype=jnp.int32), middle]
+    return {**examples, "clip": jnp.broadcast_to(still[:, None], clips.shape)}
 
 
 def predict(state: State, inputs: jax.Array, length: jax.Array | None = None) -> dict[str, jax.Array]:
