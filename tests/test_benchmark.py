@@ -26,9 +26,9 @@ def sizes(tree) -> list[int]:
     return sorted(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize("name", sorted(contest.WORKLOADS.keys() - {"vit", "dcgan"}))
+@pytest.mark.parametrize("name", sorted(contest.WORKLOADS.keys() - {"vit", "dcgan", "rnn"}))
 def test_flax_contestant_has_the_same_arrays(name):
-    """All sizes, not just their sum; the transformer's queries and the gan's players are split otherwise."""
+    """All sizes, not just their sum; queries of the transformer, gates and the gan's players are split otherwise."""
     workload = contest.WORKLOADS[name]
     images, label = contest.examples(workload)
     config = jaxrec_step.config_of(workload, images, bf16=False, width=1.0)

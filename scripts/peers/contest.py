@@ -19,16 +19,22 @@ import numpy as np
 LEARNING_RATE, BETA1, BETA2 = 1e-3, 0.9, 0.999
 LATENTS, GAN_WIDTH = 64, 32
 SPEEDNET_WIDTHS = (24, 96, 96)
+RNN_WIDTHS = (16, 32, 32)
+"""Channels of the recurrent network's convolutions over a frame."""
+UNITS = 128
+"""Numbers that the recurrent network carries along."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A model and the batch it trains on: square images of ``side`` pixels in ten classes."""
+    """A model and the batch it trains on: square images of ``side`` pixels, or clips of them, in ten classes."""
 
     model: str
     batch: int
     side: int = 32
     channels: int = 3
+    frames: int = 0
+    """Of a clip; 0: images."""
 
 
 WORKLOADS = {
@@ -39,8 +45,10 @@ WORKLOADS = {
     "dcgan": Workload("dcgan", 64),
     "vit": Workload("vit", 64),
     "speednet": Workload("speednet", 128),
+    "rnn": Workload("rnn", 16, 64, 1, 20),
 }
-"""CIFAR-sized, or MNIST-sized for the autoencoder; Adam at a constant rate, no augmentation, no moving average."""
+"""CIFAR-sized, MNIST-sized for the autoencoder, clips for the recurrent network; Adam at a constant rate, no
+augmentation, no moving average."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def examples(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [B, S, S, C], a coarse pattern per class under noise, and their classes int32 [B].
+    """Images uint8 [B, S, S, C] or clips [B, T, S, S, C], and their classes int32 [B].
+
+    They are a coarse pattern for each class under noise; the frames of a clip differ in noise.
 
     Each image comes twice, with two classes: were the batch learned by heart, the optimizer's numbers would fall so far
     below the smallest normal one that they slow it down, as no training on data does.
@@ -92,6 +102,8 @@ def examples(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
     half = np.arange(workload.batch // 2, dtype=np.int32) % 10
     patterns = rng.integers(40, 216, (10, 4, 4, workload.channels))[half]
     images = patterns.repeat(workload.side // 4, 1).repeat(workload.side // 4, 2)
+    if workload.frames:
+        images = images[:, None].repeat(workload.frames, 1)
     images = (images + rng.normal(0, 20, images.shape)).clip(0, 255).astype(np.uint8)
     return np.concatenate([images, images]), np.concatenate([half, (half + 1) % 10])
 
@@ -103,7 +115,10 @@ def moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def inputs(workload: Workload, images: np.ndarray) -> np.ndarray:
-    """What a model sees, float32 [B, S, S, C]: pixels in [0, 1], in [-1, 1] for the dcgan, standardized for classes."""
+    """What a model sees of images or clips, float32 of their shape.
+
+    Pixels are in [0, 1], in [-1, 1] for the dcgan, and standardized for classes.
+    """
     pixels = images.astype(np.float32) / 255
     if workload.model == "autoencoder":
         return pixels

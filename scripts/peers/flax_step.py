@@ -146,7 +146,26 @@ class SpeedNet(nn.Module):
         return nn.Dense(10, use_bias=False, kernel_init=nn.initializers.normal(1.0), dtype=self.dtype)(x) / 9
 
 
-MODELS = {"cnn": CNN, "resnet18": ResNet18, "autoencoder": Autoencoder, "vit": ViT}
+class RNN(nn.Module):
+    """Convolutions over each frame, gated recurrent units over time."""
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x, train=True):
+        """[B, T, H, W, C] to logits [B, 10]."""
+        batch, time = x.shape[:2]
+        x = x.reshape(batch * time, *x.shape[2:])
+        for features in contest.RNN_WIDTHS:
+            x = nn.relu(nn.Conv(features, (3, 3), dtype=self.dtype)(x))
+            x = nn.max_pool(x, (2, 2), strides=(2, 2))
+        x = nn.Dense(contest.UNITS, dtype=self.dtype)(x.reshape(batch, time, -1))
+        x = nn.relu(nn.LayerNorm(dtype=self.dtype)(x))
+        x = nn.RNN(nn.GRUCell(contest.UNITS, dtype=self.dtype))(x)
+        return nn.Dense(10, dtype=self.dtype)(x.mean(1))
+
+
+MODELS = {"cnn": CNN, "resnet18": ResNet18, "autoencoder": Autoencoder, "vit": ViT, "rnn": RNN}
 
 
 class Player(flax.struct.PyTreeNode):

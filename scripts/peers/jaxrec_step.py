@@ -1,5 +1,6 @@
 """jaxrec's own contestant: the step that the training command compiles. Run by scripts/benchmark.py."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import jaxrec
 from jaxrec.run.initial import initializer
 from jaxrec.run.world.devices import Devices
-from jaxrec.settings import GAN, Autoencoder, Classifier, Optimizer, Task
+from jaxrec.settings import GAN, RNN, Autoencoder, Classifier, Optimizer, Task
 from jaxrec.tasks.system import system_of
 
 
@@ -25,6 +26,8 @@ def config_of(workload: contest.Workload, images: Any, bf16: bool, width: float)
         settings = {"width": contest.GAN_WIDTH, "latents": contest.LATENTS, "conditional": False}
         return GAN(architecture="dcgan", loss="non-saturating", r1=0.0, r2=0.0, classes=10, **settings, **common)
     common |= {"classes": 10, "mean": mean, "std": std}
+    if workload.model == "rnn":
+        return RNN(units=contest.UNITS, width=contest.RNN_WIDTHS[0], **common)
     if workload.model == "speednet":
         return Classifier(model="speednet", width=0.375, stem="large", **common)
     return Classifier(model=workload.model, width=width, **common)
@@ -36,7 +39,12 @@ def build(workload: contest.Workload, options: Any) -> contest.Contestant:
     images, label = contest.examples(workload)
     config = config_of(workload, images, options.bf16, options.width)
     system, devices = system_of(config), Devices()
-    batch = devices.share({"image": images, "label": label, "index": np.arange(len(label), dtype=np.int32)})
+    batch = {"label": label, "index": np.arange(len(label), dtype=np.int32)}
+    if workload.frames:
+        batch |= {"clip": images, "length": np.full(len(label), workload.frames, np.int32)}
+    else:
+        batch["image"] = images
+    batch = devices.share(batch)
     if options.runs == 1:
         state = initializer(config, system, devices)(jax.random.key(0), batch)
         step = system.train_step
@@ -69,4 +77,4 @@ if __name__ == "__main__":
     options = parser.parse_args()
     workload = contest.WORKLOADS[options.workload]
     batch, side = options.batch or workload.batch, options.side or workload.side
-    contest.serve(build, options, contest.Workload(workload.model, batch, side, workload.channels))
+    contest.serve(build, options, replace(workload, batch=batch, side=side))

@@ -128,11 +128,25 @@ def speednet(shape: tuple[int, ...], kernel: np.ndarray) -> keras.Model:
     return model
 
 
-MODELS = {"cnn": cnn, "resnet18": resnet18, "autoencoder": autoencoder, "vit": vit}
+def rnn(shape: tuple[int, ...]) -> keras.Model:
+    """Clips of ``shape`` (T, H, W, C): convolutions over each frame, gated recurrent units over time."""
+    first = keras.Input(shape)
+    x = keras.ops.reshape(first, (-1, *shape[1:]))
+    for features in contest.RNN_WIDTHS:
+        x = layers.Conv2D(features, 3, padding="same", activation="relu", **lecun)(x)
+        x = layers.MaxPooling2D()(x)
+    x = layers.Dense(contest.UNITS, **lecun)(layers.Flatten()(x))
+    x = layers.ReLU()(layers.LayerNormalization(epsilon=1e-6)(x))
+    x = keras.ops.reshape(x, (-1, shape[0], contest.UNITS))
+    x = layers.GRU(contest.UNITS, return_sequences=True, **lecun)(x)
+    return keras.Model(first, layers.Dense(10, dtype="float32", **lecun)(layers.GlobalAveragePooling1D()(x)))
+
+
+MODELS = {"cnn": cnn, "resnet18": resnet18, "autoencoder": autoencoder, "vit": vit, "rnn": rnn}
 
 
 def model_of(name: str, images: np.ndarray) -> keras.Model:
-    """The model of a workload; ``images``, float32 [B, H, W, C] as it will see them, give sizes and whitening."""
+    """The model of a workload; ``images``, float32 as it will see them, give sizes and whitening."""
     if name == "speednet":
         return speednet(images.shape[1:], contest.whitening(images))
     return MODELS[name](images.shape[1:])
@@ -283,6 +297,9 @@ def build(workload: contest.Workload, options: Any) -> contest.Contestant:
             return model.fit(data, steps_per_epoch=steps, verbose=0).history["loss"][-1]
 
     count = sum(int(np.prod(variable.shape)) for model in models for variable in model.trainable_variables)
+    if workload.model == "rnn":
+        # The second bias of a GRU's first two gates only adds to the first one.
+        count -= 2 * contest.UNITS
     return contest.Contestant(advance, count, version)
 
 

@@ -112,6 +112,31 @@ class ViT(nn.Module):
         return self.head(self.norm(self.blocks(x)).mean(1))
 
 
+class RNN(nn.Module):
+    """Convolutions over each frame, gated recurrent units over time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        inputs = 1
+        for width in contest.RNN_WIDTHS:
+            layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+            inputs = width
+        norm = nn.LayerNorm(contest.UNITS, 1e-6)
+        self.encoder = nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(contest.UNITS), norm, nn.ReLU())
+        self.recurrent = nn.GRU(contest.UNITS, contest.UNITS, batch_first=True)
+        self.head = nn.Linear(contest.UNITS, 10)
+        for gate in self.recurrent.weight_ih_l0.chunk(3):
+            nn.init.normal_(gate, std=contest.UNITS**-0.5)
+        for gate in self.recurrent.weight_hh_l0.chunk(3):
+            nn.init.orthogonal_(gate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """All frames of all clips, [B * T, C, H, W], to logits [B, 10]."""
+        frames = contest.WORKLOADS["rnn"].frames
+        return self.head(self.recurrent(self.encoder(x).unflatten(0, (-1, frames)))[0].mean(1))
+
+
 class SpeedNet(nn.Module):
     """airbench94's network, narrowed, its stem pooled; ``kernel`` [2, 2, 3, 24] is the fixed whitening."""
 
@@ -142,16 +167,21 @@ class SpeedNet(nn.Module):
         return self.head(self.layers(F.gelu(self.whiten(x), approximate="tanh"))) / 9
 
 
-MODELS = {"cnn": cnn, "resnet18": resnet18, "autoencoder": autoencoder, "vit": ViT}
+MODELS = {"cnn": cnn, "resnet18": resnet18, "autoencoder": autoencoder, "vit": ViT, "rnn": RNN}
 
 
 def model_of(name: str, images: np.ndarray) -> nn.Module:
-    """The model of a workload; ``images``, float32 [B, H, W, C] as it will see them, give sizes and whitening."""
+    """The model of a workload; ``images``, float32 as it will see them, give sizes and whitening."""
     if name == "speednet":
         return SpeedNet(contest.whitening(images))
     model = MODELS[name]()
-    model(torch.from_numpy(images[:2]).permute(0, 3, 1, 2))
+    model(channels_first(images[:2]))
     return started(model)
+
+
+def channels_first(images: np.ndarray) -> Tensor:
+    """Images [B, H, W, C], or the frames of clips [B, T, H, W, C], as [N, C, H, W]."""
+    return torch.from_numpy(images.reshape(-1, *images.shape[-3:])).permute(0, 3, 1, 2)
 
 
 def adam(parameters: Iterable[nn.Parameter], lr: float = contest.LEARNING_RATE) -> torch.optim.Adam:
@@ -161,8 +191,14 @@ def adam(parameters: Iterable[nn.Parameter], lr: float = contest.LEARNING_RATE) 
 
 
 def count(*models: nn.Module) -> int:
-    """Number of trainable parameters."""
-    return sum(p.numel() for model in models for p in model.parameters() if p.requires_grad)
+    """Number of trainable parameters.
+
+    A GRU has a second bias of its first two gates, which only adds to the first one and is not counted.
+    """
+    counted = sum(p.numel() for model in models for p in model.parameters() if p.requires_grad)
+    for model in models:
+        counted -= sum(2 * layer.hidden_size for layer in model.modules() if isinstance(layer, nn.GRU))
+    return counted
 
 
 def build(workload: contest.Workload, options: Any) -> contest.Contestant:
@@ -172,7 +208,7 @@ def build(workload: contest.Workload, options: Any) -> contest.Contestant:
     layout = torch.channels_last if options.channels_last else torch.contiguous_format
     images, label = contest.examples(workload)
     pixels = contest.inputs(workload, images)
-    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(memory_format=layout).to(device)
+    x = channels_first(pixels).contiguous(memory_format=layout).to(device)
     y = torch.from_numpy(label).long().to(device)
     precision = partial(torch.autocast, device.type, torch.bfloat16, enabled=options.bf16)
     names = ("generator", "discriminator") if workload.model == "dcgan" else (workload.model,)
