@@ -20,6 +20,7 @@ from jaxrec.settings import (
     Autoencoder,
     Classifier,
     Detector,
+    Forecaster,
     Optimizer,
     Rule,
     Segmenter,
@@ -48,6 +49,7 @@ tiny_detector = partial(
     Detector, classes=CLASSES, mean=(0.25,), std=(0.2,), width=2, stride=2, average=0.0, optimizer=SLOW
 )
 tiny_rnn = partial(RNN, classes=CLASSES, mean=(0.25,), std=(0.2,), width=2, units=6, optimizer=SGD)
+tiny_video = partial(Forecaster, given=1, forecast=2, width=2, hidden=4, layers=1, depth=1, average=0.0, optimizer=SGD)
 tiny_gan = partial(GAN, classes=CLASSES, width=2, latents=4, r1=0.0, r2=0.0, average=0.0, optimizer=SLOW)
 tiny_rotation = partial(registry.load_file(str(ROTATION)).Config, model="rotation", width=2, optimizer=SGD)
 
@@ -91,6 +93,17 @@ ROWS = {
     ),
     "gru of clips": Row(tiny_rnn(average=0.9, pool="attention", accumulate=2)),
     "lru of rows": Row(tiny_rnn(sequence="rows", cell="lru", dropout=0.2, augment=Augment(translate=0.1)), draws=True),
+    "simvp": Row(tiny_video(average=0.9, accumulate=2, depth=0, optimizer=dataclasses.replace(SGD, lr=0.5))),
+    "convlstm forecaster": Row(
+        tiny_video(
+            architecture="convlstm",
+            loss="cross-entropy",
+            sampling=1.0,
+            optimizer=dataclasses.replace(SGD, lr=0.5, steps=8),
+            augment=Augment(reverse=True),
+        ),
+        draws=True,
+    ),
     "rotation": Row(tiny_rotation(average=0.9, accumulate=2, augment=Augment(translate=0.1)), draws=True),
 }
 
@@ -121,6 +134,23 @@ SMALL = {
     "resunet": ["--width", "4", "--depth", "1"],
     "detector": ["--width", "4"],
     "rnn": ["--sequence", "rows", "--dataset", "digits", "--units", "8"],
+    "video": [
+        *(
+            "--dataset",
+            "bouncing",
+            "--image-size",
+            "8",
+            "--given",
+            "2",
+            "--forecast",
+            "2",
+            "--width",
+            "2",
+            "--hidden",
+            "4",
+        ),
+        *("--layers", "1", "--depth", "0", "--validation-split", "validation[:32]", "--test-split", "test[:32]"),
+    ],
     "rotation": ["--width", "4"],
 }
 """The models that commands are tried on, and the options that make them quick; other classifiers are like a cnn."""
@@ -158,7 +188,7 @@ def batches(config: Task, steps: int, size: int) -> dict[str, np.ndarray]:
         "box_classes": np.stack([label, np.full_like(label, -1)], -1),
         "number": label.astype(np.float32),
         "clip": np.stack([image, image[..., ::-1, :, :], 0 * image], 2).astype(np.uint8),
-        "length": 1 + label % 2,
+        "length": 1 + label % 3,
     }
     reads = system_of(config).features_read(config)
     found = {name: by_kind[first_kind(kinds)] for name, kinds in reads.items()}

@@ -30,7 +30,10 @@ SYSTEMS = {
     "resunet": replace(preset("resunet"), classes=4, width=4, depth=2, mean=(0.5,) * 3, std=(0.25,) * 3),
     "detector": replace(preset("detector"), classes=4, width=2, mean=(0.5,) * 3, std=(0.25,) * 3),
     "rnn": replace(preset("rnn"), classes=4, width=2, units=6, mean=(0.5,) * 3, std=(0.25,) * 3),
+    "video": replace(preset("video"), given=3, forecast=2, width=2, hidden=4, layers=1, depth=1),
+    "convlstm forecaster": replace(preset("video"), architecture="convlstm", given=3, forecast=2, hidden=4),
 }
+OF_CLIPS = ("rnn", "video", "convlstm forecaster")
 SHAPE = (16, 16, 3)
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -45,7 +48,7 @@ def clips(count):
 
 def inputs(name, count):
     """What a system predicts from."""
-    if name == "rnn":
+    if name in OF_CLIPS:
         return clips(count)
     if name != "gan":
         return images(count)

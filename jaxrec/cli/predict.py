@@ -265,8 +265,8 @@ def describe(
             one = {name: values[number] for name, values in outputs.items()}
             (drawing,) = system.drawings(task, *trained.at_own_size(path, images[number], one), features)
             label = _free_label(path, labels)
-            save_artifacts(out, {f"{label}-{name}": picture for name, picture in drawing.items()}, names)
-            row["pictures"] = [f"{label}-{name}.png" for name in drawing]
+            named = {f"{label}-{name}": picture for name, picture in drawing.items()}
+            row["pictures"] = save_artifacts(out, named, names)
     return rows
 
 

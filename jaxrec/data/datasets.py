@@ -23,6 +23,8 @@ from jaxrec.errors import UserError, nearest
 READS = {"image": "image", "label": "class"}
 ARRAYS = "arrays"
 """The name of a data set that was given as arrays."""
+BOUNCING_MNIST = "bouncing_mnist"
+"""The set that is drawn with the digits of another one."""
 KEPT = 2**30
 """Bytes of decoded examples up to which a split is kept decoded from one run to the next."""
 
@@ -74,8 +76,9 @@ def open_dataset(
     """Opens a set by its name, or arrays.
 
     Args:
-        data: ``digits``, ``scenes``, ``moving``, ``synthetic``, ``folder:PATH``, ``csv:FILE``, ``npz:FILE``, the
-            name of a prepared TFDS set, or a dictionary of arrays (see ``open_arrays``).
+        data: ``digits``, ``scenes``, ``moving``, ``bouncing``, ``bouncing_mnist``, ``synthetic``, ``folder:PATH``,
+            ``csv:FILE``, ``npz:FILE``, the name of a prepared TFDS set, or a dictionary of arrays (see
+            ``open_arrays``).
         reads: What to read: names in the batch and their kinds, such as ``{"image": "image", "mask": "mask"}``. A kind
             may be one of several, ``"class|classes"``, of which the first that the set has is taken.
         data_dir: Where prepared sets lie, or the original files of MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100.
@@ -241,6 +244,33 @@ def _moving(reads: Reads, options: Options) -> Source:
     return open_moving(reads, _side("moving", options, 32))
 
 
+def _bouncing(reads: Reads, options: Options) -> Source:
+    from jaxrec.data.bouncing import open_bouncing
+    from jaxrec.data.digits import open_digits
+
+    digits = open_digits({"image": "image"})
+    first_test = digits.sizes["train"]
+
+    def ink(split: str) -> np.ndarray:
+        rows = np.arange(sum(digits.sizes.values()))
+        return digits.read(rows[:first_test] if split == "train" else rows[first_test:])["image"][..., 0]
+
+    return open_bouncing("bouncing", reads, _side("bouncing", options, 64), ink, digits.identity)
+
+
+def _bouncing_mnist(reads: Reads, data_dir: str | None, options: Options) -> Source:
+    """Bouncing digits of MNIST, of which the set itself has to be there."""
+    from jaxrec.data.bouncing import open_bouncing
+
+    mnist = open_dataset("mnist", reads={"image": "image"}, data_dir=data_dir)
+
+    def ink(split: str) -> np.ndarray:
+        return mnist.splits[split].cached().read(np.arange(len(mnist.splits[split])))["image"][..., 0]
+
+    size = _side(BOUNCING_MNIST, options, 64)
+    return open_bouncing(BOUNCING_MNIST, reads, size, ink, mnist.fingerprint)
+
+
 def _side(name: str, options: Options, usual: int) -> int:
     """The side of the images of a set of squares."""
     height, width = options.size or (usual, usual)
@@ -255,6 +285,7 @@ MADE: dict[str, Callable[[Reads, Options], Source]] = {
     "digits": _digits,
     "scenes": _scenes,
     "moving": _moving,
+    "bouncing": _bouncing,
 }
 
 
@@ -276,6 +307,9 @@ def _open_source(name: str, reads: Reads, data_dir: str | None, options: Options
     if name in MADE:
         _refuse_image_key(name, options)
         return MADE[name](reads, options)
+    if name == BOUNCING_MNIST:
+        _refuse_image_key(name, options)
+        return _bouncing_mnist(reads, data_dir, options)
     return _open_found(name, reads, data_dir, options)
 
 
@@ -288,7 +322,7 @@ def _open_found(name: str, reads: Reads, data_dir: str | None, options: Options)
     path = find_prepared(name, folder)
     if path is not None:
         return open_prepared(name, path, reads, options)
-    others = [*MADE, *ORIGINALS]
+    others = [*MADE, BOUNCING_MNIST, *ORIGINALS]
     if name not in ORIGINALS:
         raise missing_set(name, folder, others)
     found = open_original(name, folder, reads, options)

@@ -17,7 +17,7 @@ from jaxrec.run.session import Session
 from jaxrec.settings import registry
 from jaxrec.tasks.system import System
 
-PICTURES = {"images": 5, "picture": 3, "indices": 2, "matrix": 2, "curves": 2, "counts": 2}
+PICTURES = {"images": 5, "picture": 3, "indices": 2, "matrix": 2, "curves": 2, "counts": 2, "frames": 6}
 """How many axes the array of each kind of picture has."""
 
 

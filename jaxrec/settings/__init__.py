@@ -10,6 +10,7 @@ from jaxrec.settings.rnn import RNN
 from jaxrec.settings.run import Sweep, Train
 from jaxrec.settings.segmenter import Segmenter
 from jaxrec.settings.serialize import from_dict, to_dict, with_values
+from jaxrec.settings.video import Forecaster
 
 __all__ = [
     "GAN",
@@ -18,6 +19,7 @@ __all__ = [
     "Autoencoder",
     "Classifier",
     "Detector",
+    "Forecaster",
     "Optimizer",
     "Rule",
     "Segmenter",

@@ -1,4 +1,4 @@
-"""Pictures of a run, drawn with numpy and pillow: image grids, matrices of counts and a time-lapse."""
+"""Pictures of a run, drawn with numpy and pillow: image grids, matrices of counts, animations and a time-lapse."""
 
 import io
 import math
@@ -21,6 +21,8 @@ from jaxrec.tasks.palette import PALETTE
 GAP = 2
 LINE = 15
 FRAMES = 24
+MOMENT, LAST_MOMENT = 150, 1000
+"""Milliseconds for which a moment of an animation is shown, and its last one."""
 STEP_NAME = re.compile(r"(?P<name>.+)-(?P<step>\d{8,})")
 
 CORRECT, MISTAKEN = np.array([24, 92, 168]), np.array([204, 66, 28])
@@ -202,8 +204,10 @@ def save_artifacts(
     class_names: Sequence[str],
     step: int | None = None,
     kept: Sequence[str] = (),
-) -> None:
+) -> list[str]:
     """Draws what a system shows and writes each picture, whole or not at all, as ``folder/NAME.png``.
+
+    Returns the names of the files: ``NAME.gif`` of an animation.
 
     Args:
         folder: the run's pictures; made if missing.
@@ -214,7 +218,8 @@ def save_artifacts(
             what :func:`jaxrec.run.show.rectangles.with_boxes` takes beside them, of each cell [R, C, ...] or of the
             picture [...]. Plots are {"curves", "at", "axes"}, see
             :func:`jaxrec.run.show.plots.curves_picture`, and {"counts"}, see
-            :func:`jaxrec.run.show.plots.counts_picture`.
+            :func:`jaxrec.run.show.plots.counts_picture`. An animation is {"frames": float [T, R, C, H, W, ch]}, at
+            each moment a grid of images.
         class_names: names of the classes; missing ones are written as numbers.
         step: the step that the artifacts are of.
         kept: names of those that are also kept as ``NAME-00000200.png``, by their step.
@@ -223,13 +228,32 @@ def save_artifacts(
         ValueError: an artifact is none of these.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    written = []
     for name, artifact in artifacts.items():
+        if "frames" in artifact:
+            moments = [grid(images) for images in artifact["frames"]]
+            waits = [MOMENT] * (len(moments) - 1) + [LAST_MOMENT]
+            write_atomically(folder / f"{name}.gif", animation(moments, waits))
+            written.append(f"{name}.gif")
+            continue
         picture = drawn(name, artifact, class_names)
         data = io.BytesIO()
         picture.save(data, "PNG", compress_level=3)  # a third sooner than pillow's own 6, and a sixth larger
         write_atomically(folder / f"{name}.png", data.getvalue())
         if step is not None and name in kept:
             write_atomically(folder / f"{name}-{step:08d}.png", data.getvalue())
+        written.append(f"{name}.png")
+    return written
+
+
+def animation(frames: Sequence[Image.Image], waits: Sequence[int]) -> bytes:
+    """A GIF of pictures of one size, each shown for so many milliseconds, over and over."""
+    # One palette for all frames: a palette of its own for each would flicker.
+    palette = Image.fromarray(np.concatenate([np.asarray(frame) for frame in frames])).quantize(64)
+    frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    data = io.BytesIO()
+    frames[0].save(data, "GIF", save_all=True, append_images=frames[1:], duration=list(waits), loop=0)
+    return data.getvalue()
 
 
 def timeline(folder: Path, name: str) -> Path | None:
@@ -258,11 +282,6 @@ def timeline(folder: Path, name: str) -> Path | None:
         frames.append(frame)
     if len(frames) < 2:
         return None
-    # One palette for all frames: a palette of its own for each would flicker.
-    palette = Image.fromarray(np.concatenate([np.asarray(frame) for frame in frames])).quantize(64)
-    frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-    data = io.BytesIO()
     waits = [250] * (len(frames) - 1) + [2500]
-    frames[0].save(data, "GIF", save_all=True, append_images=frames[1:], duration=waits, loop=0)
-    write_atomically(folder / f"{name}.gif", data.getvalue())
+    write_atomically(folder / f"{name}.gif", animation(frames, waits))
     return folder / f"{name}.gif"
