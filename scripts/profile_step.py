@@ -16,11 +16,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent / "peers"))
 
 import jax
-import numpy as np
 from benchmark import conditions, table, write
 from contest import WORKLOADS, examples
 from jax.profiler import ProfileData
-from jaxrec_step import config_of
+from jaxrec_step import batch_of, config_of
 
 import jaxrec
 from jaxrec.run.initial import initializer
@@ -42,10 +41,9 @@ KINDS = {
 
 def parts(workload: str) -> tuple[float, Counter[str]]:
     """Milliseconds of a step, and of its kinds of operations."""
-    images, label = examples(WORKLOADS[workload])
-    config = config_of(WORKLOADS[workload], images, False, 1.0)
+    config = config_of(WORKLOADS[workload], examples(WORKLOADS[workload])[0], False, 1.0)
     devices = Devices()
-    batch = devices.share({"image": images, "label": label, "index": np.arange(len(label), dtype=np.int32)})
+    batch = devices.share(batch_of(WORKLOADS[workload]))
     system = system_of(config)
     state = initializer(config, system, devices)(jax.random.key(0), batch)
     step = jax.jit(system.train_step, donate_argnums=0).lower(state, batch).compile()

@@ -18,6 +18,7 @@ import contest
 import flax_step
 import jaxrec_step
 
+from jaxrec.models import detector
 from jaxrec.models.speednet import whitening
 from jaxrec.tasks.system import system_of
 
@@ -30,9 +31,9 @@ def sizes(tree) -> list[int]:
 def test_flax_contestant_has_the_same_arrays(name):
     """All sizes, not just their sum; queries of the transformer, gates and the gan's players are split otherwise."""
     workload = contest.WORKLOADS[name]
-    images, label = contest.examples(workload)
+    images, _ = contest.examples(workload)
     config = jaxrec_step.config_of(workload, images, bf16=False, width=1.0)
-    batch = {"image": jnp.asarray(images), "label": jnp.asarray(label)}
+    batch = jaxrec_step.batch_of(workload)
     own = jax.eval_shape(partial(system_of(config).init, config), jax.random.key(0), batch)
     inputs = contest.inputs(workload, images)
     if name == "speednet":
@@ -41,6 +42,13 @@ def test_flax_contestant_has_the_same_arrays(name):
         model = flax_step.MODELS[workload.model](jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), inputs)
     assert sizes(variables["params"]) == sizes([player.params for player in own.players.values()])
+
+
+def test_places_are_the_detectors():
+    workload = contest.WORKLOADS["detector"]
+    want = detector.places(workload.size, contest.STRIDES)
+    for got, expected in zip(contest.places(workload), want, strict=True):
+        np.testing.assert_array_equal(got, expected)
 
 
 def test_jaxrecs_contestant_trains():

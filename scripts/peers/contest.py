@@ -23,32 +23,43 @@ RNN_WIDTHS = (16, 32, 32)
 """Channels of the recurrent network's convolutions over a frame."""
 UNITS = 128
 """Numbers that the recurrent network carries along."""
+DETECTOR_WIDTH, BINS, STRIDES = 32, 8, (8, 16, 32)
+"""Of the detector: its width, the distances that a side has, and pixels from place to place of its scales."""
+LEVELS = (16, 32, 64, 96, 128)
+"""Channels of the detector's backbone, each level at half the size of the last; the last ones are its scales."""
+PRIOR = 0.01
+"""Probability that the detector starts with."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A model and the batch it trains on: square images of ``side`` pixels, or clips of them, in ten classes."""
+    """A model and the batch it trains on: images or clips, each in a class, or images with objects."""
 
     model: str
     batch: int
-    side: int = 32
+    size: tuple[int, int] = (32, 32)
+    """Height and width in pixels."""
     channels: int = 3
     frames: int = 0
     """Of a clip; 0: images."""
+    objects: int = 0
+    """In an image; 0: the image has the class."""
+    classes: int = 10
 
 
 WORKLOADS = {
     "cnn32": Workload("cnn", 32),
     "cnn128": Workload("cnn", 128),
     "resnet18": Workload("resnet18", 32),
-    "autoencoder": Workload("autoencoder", 128, 28, 1),
+    "autoencoder": Workload("autoencoder", 128, (28, 28), 1),
     "dcgan": Workload("dcgan", 64),
     "vit": Workload("vit", 64),
     "speednet": Workload("speednet", 128),
-    "rnn": Workload("rnn", 16, 64, 1, 20),
+    "rnn": Workload("rnn", 16, (64, 64), 1, 20),
+    "detector": Workload("detector", 16, (240, 320), objects=30, classes=3),
 }
-"""CIFAR-sized, MNIST-sized for the autoencoder, clips for the recurrent network; Adam at a constant rate, no
-augmentation, no moving average."""
+"""CIFAR-sized, MNIST-sized for the autoencoder, clips for the recurrent network, larger images for the detector; Adam
+at a constant rate, no augmentation, no moving average."""
 
 
 @dataclass(frozen=True)
@@ -91,21 +102,59 @@ def parser() -> argparse.ArgumentParser:
 
 
 def examples(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [B, S, S, C] or clips [B, T, S, S, C], and their classes int32 [B].
+    """Images uint8 [B, H, W, C] or clips [B, T, H, W, C], and their classes int32 [B], or [B, N] of their objects.
 
-    They are a coarse pattern for each class under noise; the frames of a clip differ in noise.
+    They are a coarse pattern for each class under noise; the frames of a clip differ in noise. An object is a rectangle
+    in the gray of its class.
 
     Each image comes twice, with two classes: were the batch learned by heart, the optimizer's numbers would fall so far
     below the smallest normal one that they slow it down, as no training on data does.
     """
     rng = np.random.default_rng(0)
-    half = np.arange(workload.batch // 2, dtype=np.int32) % 10
-    patterns = rng.integers(40, 216, (10, 4, 4, workload.channels))[half]
-    images = patterns.repeat(workload.side // 4, 1).repeat(workload.side // 4, 2)
+    count, classes = workload.batch // 2, workload.classes
+    height, width = workload.size
+    if workload.objects:
+        half = (np.arange(count * workload.objects, dtype=np.int32) % classes).reshape(count, -1)
+        images = _rectangles(workload, half)
+    else:
+        half = np.arange(count, dtype=np.int32) % classes
+        patterns = rng.integers(40, 216, (classes, 4, 4, workload.channels))[half]
+        images = patterns.repeat(height // 4, 1).repeat(width // 4, 2)
     if workload.frames:
         images = images[:, None].repeat(workload.frames, 1)
     images = (images + rng.normal(0, 20, images.shape)).clip(0, 255).astype(np.uint8)
-    return np.concatenate([images, images]), np.concatenate([half, (half + 1) % 10])
+    return np.concatenate([images, images]), np.concatenate([half, (half + 1) % classes])
+
+
+def _rectangles(workload: Workload, classes: np.ndarray) -> np.ndarray:
+    """Images [len(classes), H, W, C], each with its `boxes` filled in the gray of their classes [len(classes), N]."""
+    images = np.full((len(classes), *workload.size, workload.channels), 40.0)
+    corners = boxes(workload)[: len(classes)].round().astype(int)
+    for image, its_corners, its_classes in zip(images, corners, classes, strict=True):
+        for (top, left, bottom, right), number in zip(its_corners, its_classes, strict=True):
+            image[top:bottom, left:right] = 90 + 50 * number
+    return images
+
+
+def boxes(workload: Workload) -> np.ndarray:
+    """The boxes of the objects of `examples`, float32 [B, N, 4]: y0, x0, y1, x1 in pixels."""
+    rng = np.random.default_rng(1)
+    sides = rng.uniform(20, 80, (workload.batch // 2, workload.objects, 2))
+    corners = rng.uniform(0, np.array(workload.size) - sides)
+    half = np.concatenate([corners, corners + sides], -1).astype(np.float32)
+    return np.concatenate([half, half])
+
+
+def places(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
+    """Where the detector predicts boxes: the cells' centers float32 [A, 2] in pixels, and their sides float32 [A]."""
+    centers, sides = [], []
+    for stride in STRIDES:
+        # Images are filled up to whole cells of the last scale.
+        rows, columns = (-(-side // STRIDES[-1]) * STRIDES[-1] // stride for side in workload.size)
+        cells = np.indices((rows, columns)).reshape(2, -1).T
+        centers.append((cells + 0.5) * stride)
+        sides.append(np.full(len(cells), stride))
+    return np.concatenate(centers).astype(np.float32), np.concatenate(sides).astype(np.float32)
 
 
 def moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -1,5 +1,7 @@
 """Plain Flax: the workloads as a Flax example would write them. Run by scripts/benchmark.py."""
 
+import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -165,7 +167,53 @@ class RNN(nn.Module):
         return nn.Dense(10, dtype=self.dtype)(x.mean(1))
 
 
-MODELS = {"cnn": CNN, "resnet18": ResNet18, "autoencoder": Autoencoder, "vit": ViT, "rnn": RNN}
+class Detector(nn.Module):
+    """A backbone, a pyramid of three scales, and a head with a branch for the classes and one for the boxes."""
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x, train=True):
+        """[B, H, W, C] to logits [B, A, classes] and logits [B, A, 4, bins] of the distances to the sides."""
+        he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+        conv = partial(nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=he_normal)
+        norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, dtype=self.dtype)
+
+        def layer(x, features, size=3, strides=1):
+            return nn.relu(norm()(conv(features, (size, size), (strides, strides))(x)))
+
+        coarsest, scales = contest.STRIDES[-1], []
+        x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % coarsest), (0, -x.shape[2] % coarsest), (0, 0)), mode="edge")
+        for level, features in enumerate(contest.LEVELS):
+            x = layer(x, features, strides=2)
+            if level >= len(contest.LEVELS) - len(contest.STRIDES):
+                x = x + layer(layer(x, features // 2, 1), features)
+                scales.append(x)
+        features = 3 * contest.DETECTOR_WIDTH // 2
+        fine, middle, coarse = (layer(x, features, 1) for x in scales)
+        middle = layer(middle + doubled(coarse), features)
+        fine = layer(fine + doubled(middle), features)
+        middle = layer(fine, features, strides=2) + middle
+        coarse = layer(middle, features, strides=2) + coarse
+
+        def branch():
+            shared = conv(features, (3, 3))
+            found = [nn.relu(norm()(shared(x))) for x in (fine, middle, coarse)]
+            return jnp.concatenate([x.reshape(x.shape[0], -1, features) for x in found], 1)
+
+        small = partial(nn.Dense, kernel_init=nn.initializers.normal(0.01), dtype=self.dtype)
+        prior = nn.initializers.constant(-math.log((1 - contest.PRIOR) / contest.PRIOR))
+        scores = small(contest.WORKLOADS["detector"].classes, bias_init=prior)(branch())
+        sides = small(4 * contest.BINS)(branch())
+        return scores, sides.reshape(*sides.shape[:2], 4, contest.BINS)
+
+
+def doubled(x):
+    """Each pixel of [B, H, W, C] twice along both sides."""
+    return x.repeat(2, 1).repeat(2, 2)
+
+
+MODELS = {"cnn": CNN, "resnet18": ResNet18, "autoencoder": Autoencoder, "vit": ViT, "rnn": RNN, "detector": Detector}
 
 
 class Player(flax.struct.PyTreeNode):
@@ -205,7 +253,7 @@ def build(workload: contest.Workload, options: Any) -> contest.Contestant:
         else:
             model = MODELS[workload.model](dtype)
         state = player(model, x)
-        step = partial(one_player, model, workload.model == "autoencoder")
+        step = partial(one_player, model, loss_of(workload))
     lowered = jax.jit(step, donate_argnums=0).lower(state, x, y)
     compiled = lowered.compile()
 
@@ -224,18 +272,40 @@ def build(workload: contest.Workload, options: Any) -> contest.Contestant:
     return contest.Contestant(advance, count, f"flax {flax.__version__}", flops, peak if options.gpu else None)
 
 
-def one_player(model: nn.Module, reconstructs: bool, state: Player, x: jax.Array, y: jax.Array) -> Any:
-    """One update of a classifier or an autoencoder."""
+def loss_of(workload: contest.Workload) -> Callable[..., jax.Array]:
+    """The loss of outputs, inputs and classes."""
+    if workload.model == "autoencoder":
+        return lambda outputs, x, y: optax.losses.squared_error(outputs, x).mean()
+    if workload.objects:
+        return detection(workload)
+    return lambda outputs, x, y: optax.losses.softmax_cross_entropy_with_integer_labels(outputs, y).mean()
+
+
+def detection(workload: contest.Workload) -> Callable[..., jax.Array]:
+    """The detector's loss, which is jaxrec's own: plain jax.numpy, as it would be written here."""
+    # Imported for this workload alone, because the time of the imports is measured.
+    from jaxrec import losses
+    from jaxrec.models.detector import Places
+    from jaxrec.tasks.detector import BOX, CLASSES, SIDES
+
+    places, boxes = Places(*map(jnp.asarray, contest.places(workload))), jnp.asarray(contest.boxes(workload))
+
+    def loss(outputs, x, y):
+        return losses.detection(*outputs, places, boxes, y).total(CLASSES, BOX, SIDES).mean()
+
+    return loss
+
+
+def one_player(
+    model: nn.Module, loss_of_outputs: Callable[..., jax.Array], state: Player, x: jax.Array, y: jax.Array
+) -> Any:
+    """One update of a model other than the DCGAN."""
 
     def loss(params):
         variables = {"params": params, "batch_stats": state.stats}
         outputs, new = model.apply(variables, x, train=True, mutable=["batch_stats"])
-        outputs = outputs.astype(jnp.float32)
-        if reconstructs:
-            value = optax.losses.squared_error(outputs, x).mean()
-        else:
-            value = optax.losses.softmax_cross_entropy_with_integer_labels(outputs, y).mean()
-        return value, new.get("batch_stats", {})
+        outputs = jax.tree.map(lambda output: output.astype(jnp.float32), outputs)
+        return loss_of_outputs(outputs, x, y), new.get("batch_stats", {})
 
     (value, stats), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
     return updated(state, grads, stats), value

@@ -11,7 +11,7 @@ import numpy as np
 import jaxrec
 from jaxrec.run.initial import initializer
 from jaxrec.run.world.devices import Devices
-from jaxrec.settings import GAN, RNN, Autoencoder, Classifier, Optimizer, Task
+from jaxrec.settings import GAN, RNN, Augment, Autoencoder, Classifier, Detector, Optimizer, Task
 from jaxrec.tasks.system import system_of
 
 
@@ -25,7 +25,9 @@ def config_of(workload: contest.Workload, images: Any, bf16: bool, width: float)
     if workload.model == "dcgan":
         settings = {"width": contest.GAN_WIDTH, "latents": contest.LATENTS, "conditional": False}
         return GAN(architecture="dcgan", loss="non-saturating", r1=0.0, r2=0.0, classes=10, **settings, **common)
-    common |= {"classes": 10, "mean": mean, "std": std}
+    common |= {"classes": workload.classes, "mean": mean, "std": std}
+    if workload.model == "detector":
+        return Detector(width=contest.DETECTOR_WIDTH, bins=contest.BINS, augment=Augment(), **common)
     if workload.model == "rnn":
         return RNN(units=contest.UNITS, width=contest.RNN_WIDTHS[0], **common)
     if workload.model == "speednet":
@@ -33,18 +35,23 @@ def config_of(workload: contest.Workload, images: Any, bf16: bool, width: float)
     return Classifier(model=workload.model, width=width, **common)
 
 
+def batch_of(workload: contest.Workload) -> dict[str, np.ndarray]:
+    """The workload's batch in jaxrec's features."""
+    images, label = contest.examples(workload)
+    batch = {"label": label, "index": np.arange(len(label), dtype=np.int32)}
+    if workload.frames:
+        return batch | {"clip": images, "length": np.full(len(label), workload.frames, np.int32)}
+    if workload.objects:
+        batch["boxes"] = contest.boxes(workload)
+    return batch | {"image": images}
+
+
 def build(workload: contest.Workload, options: Any) -> contest.Contestant:
     """Compiles the step; with ``--runs``, of so many runs at once, each with a seed of its own."""
     jaxrec.tune_cpu(tune_allocator=options.tuned)
-    images, label = contest.examples(workload)
-    config = config_of(workload, images, options.bf16, options.width)
+    config = config_of(workload, contest.examples(workload)[0], options.bf16, options.width)
     system, devices = system_of(config), Devices()
-    batch = {"label": label, "index": np.arange(len(label), dtype=np.int32)}
-    if workload.frames:
-        batch |= {"clip": images, "length": np.full(len(label), workload.frames, np.int32)}
-    else:
-        batch["image"] = images
-    batch = devices.share(batch)
+    batch = devices.share(batch_of(workload))
     if options.runs == 1:
         state = initializer(config, system, devices)(jax.random.key(0), batch)
         step = system.train_step
@@ -76,5 +83,6 @@ if __name__ == "__main__":
     parser.add_argument("--width", type=float, default=1.0)
     options = parser.parse_args()
     workload = contest.WORKLOADS[options.workload]
-    batch, side = options.batch or workload.batch, options.side or workload.side
-    contest.serve(build, options, replace(workload, batch=batch, side=side))
+    if options.side:
+        workload = replace(workload, size=(options.side, options.side))
+    contest.serve(build, options, replace(workload, batch=options.batch or workload.batch))

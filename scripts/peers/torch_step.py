@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch_detector import DetectionLoss, Detector
 
 Gelu = partial(nn.GELU, approximate="tanh")
 
@@ -174,6 +175,8 @@ def model_of(name: str, images: np.ndarray) -> nn.Module:
     """The model of a workload; ``images``, float32 as it will see them, give sizes and whitening."""
     if name == "speednet":
         return SpeedNet(contest.whitening(images))
+    if name == "detector":
+        return Detector()
     model = MODELS[name]()
     model(channels_first(images[:2]))
     return started(model)
@@ -211,7 +214,6 @@ def build(workload: contest.Workload, options: Any) -> contest.Contestant:
     x = channels_first(pixels).contiguous(memory_format=layout).to(device)
     y = torch.from_numpy(label).long().to(device)
     precision = partial(torch.autocast, device.type, torch.bfloat16, enabled=options.bf16)
-    names = ("generator", "discriminator") if workload.model == "dcgan" else (workload.model,)
     if workload.model == "dcgan":
         models = [started(generator()), started(discriminator())]
     else:
@@ -219,7 +221,10 @@ def build(workload: contest.Workload, options: Any) -> contest.Contestant:
     models = [model.to(device, memory_format=layout) for model in models]
     if options.compile:
         models = [torch.compile(model) for model in models]
-    step = gan(*models, x, precision) if len(names) == 2 else one_player(*models, x, y, workload.model, precision)
+    if workload.model == "dcgan":
+        step = gan(*models, x, precision)
+    else:
+        step = one_player(*models, x, loss_of(workload, x, y, options.compile), precision)
 
     def advance(steps: int) -> float:
         for _ in range(steps):
@@ -230,15 +235,26 @@ def build(workload: contest.Workload, options: Any) -> contest.Contestant:
     return contest.Contestant(advance, count(*models), f"torch {torch.__version__}", None, peak)
 
 
-def one_player(model: nn.Module, x: Tensor, y: Tensor, name: str, precision: Callable[[], Any]) -> Callable[[], Tensor]:
-    """The step of a classifier or an autoencoder."""
+def loss_of(workload: contest.Workload, x: Tensor, y: Tensor, compiled: bool) -> Callable[[Any], Tensor]:
+    """The loss of a model's outputs."""
+    if workload.model == "autoencoder":
+        return lambda outputs: F.mse_loss(outputs.float(), x)
+    if workload.objects:
+        loss = DetectionLoss(workload, y).to(x.device)
+        return torch.compile(loss) if compiled else loss
+    return lambda outputs: F.cross_entropy(outputs.float(), y)
+
+
+def one_player(
+    model: nn.Module, x: Tensor, loss_of_outputs: Callable[[Any], Tensor], precision: Callable[[], Any]
+) -> Callable[[], Tensor]:
+    """The step of a model other than the DCGAN."""
     optimizer = adam(model.parameters())
 
     def step() -> Tensor:
         optimizer.zero_grad()
         with precision():
-            outputs = model(x)
-            loss = F.mse_loss(outputs.float(), x) if name == "autoencoder" else F.cross_entropy(outputs.float(), y)
+            loss = loss_of_outputs(model(x))
         loss.backward()
         optimizer.step()
         return loss.detach()
