@@ -49,7 +49,7 @@ tiny_detector = partial(
     Detector, classes=CLASSES, mean=(0.25,), std=(0.2,), width=2, stride=2, average=0.0, optimizer=SLOW
 )
 tiny_rnn = partial(RNN, classes=CLASSES, mean=(0.25,), std=(0.2,), width=2, units=6, optimizer=SGD)
-tiny_video = partial(Forecaster, given=1, forecast=2, width=2, hidden=4, layers=1, depth=1, average=0.0, optimizer=SGD)
+tiny_video = partial(Forecaster, given=1, forecast=2, width=2, hidden=4, layers=1, patch=2, average=0.0, optimizer=SGD)
 tiny_gan = partial(GAN, classes=CLASSES, width=2, latents=4, r1=0.0, r2=0.0, average=0.0, optimizer=SLOW)
 tiny_rotation = partial(registry.load_file(str(ROTATION)).Config, model="rotation", width=2, optimizer=SGD)
 

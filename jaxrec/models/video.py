@@ -17,15 +17,16 @@ class SimVP(nn.Module):
     """An encoder of each frame, a translator of all frames together, and a decoder of each forecast.
 
     Gao et al. 2022, https://arxiv.org/abs/2206.05099. Encoder and decoder have frames for examples, so that no loop is
-    over time. The translator has time folded into channels; it is a U-Net of residual blocks.
+    over time. The translator has time folded into channels. Frames begin and end as squares of pixels, in place of the
+    paper's convolutions with strides: on few cores, maps of the frames' own size would take most of the time.
     """
 
     forecast: int
-    width: int = 16
-    hidden: int = 64
+    width: int = 32
+    hidden: int = 96
     blocks: int = 2
-    depth: int = 2
-    patch: int = 2
+    depth: int = 1
+    patch: int = 4
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -33,32 +34,29 @@ class SimVP(nn.Module):
         """Frames [B, T, H, W, C] in [0, 1] to the outputs of the next ones, float32 [B, forecast, H, W, C]."""
         batch, time, height, width, channels = given.shape
         frames = given.reshape(batch * time, height, width, channels).astype(self.dtype)
-        frames = pad_to_multiple(frames, self.patch * 2 ** (1 + self.depth))
+        frames = pad_to_multiple(frames, self.patch * 2**self.depth)
         first = nn.silu(self.conv(self.width, "encode0")(to_patches(frames, self.patch)))
-        codes = nn.silu(self.conv(2 * self.width, "encode1", strides=2)(first))
-        codes = nn.silu(self.conv(2 * self.width, "encode2")(codes))
-        codes = together(codes, batch)
-        features = self.forecast * 2 * self.width
-        codes = Translator(features, self.hidden, self.blocks, self.depth, self.dtype, name="translator")(codes)
-        codes = apart(codes, self.forecast)
-        x = to_pixels(nn.silu(self.conv(4 * self.width, "decode0")(codes)), 2)
-        # The last given frame is the nearest to each forecast.
+        codes = nn.silu(self.conv(self.width, "encode1")(first))
+        features = self.forecast * self.width
+        translator = Translator(features, self.hidden, self.blocks, self.depth, self.dtype, name="translator")
+        x = apart(translator(together(codes, batch)), self.forecast)
+        # The last given frame is the nearest to every forecast.
         last = first.reshape(batch, time, *first.shape[1:])[:, -1]
-        last = self.conv(self.width, "skip", size=1)(last)[:, None]
-        x = self.conv(self.width, "decode1")(x)
+        last = Conv(self.width, 1, dtype=self.dtype, name="skip")(last)[:, None]
         x = nn.silu((x.reshape(batch, self.forecast, *x.shape[1:]) + last).reshape(x.shape))
-        x = to_pixels(self.conv(channels * self.patch**2, "decode2")(x), self.patch)[:, :height, :width]
+        x = nn.silu(self.conv(self.width, "decode1")(x))
+        x = to_pixels(self.conv(channels * self.patch**2, "decode0")(x), self.patch)[:, :height, :width]
         return x.reshape(batch, self.forecast, height, width, channels).astype(jnp.float32)
 
-    def conv(self, features: int, name: str, size: int = 3, strides: int = 1) -> nn.Module:
-        """A convolution in the dtype of the computation."""
-        return Conv(features, size, strides, dtype=self.dtype, name=name)
+    def conv(self, features: int, name: str) -> nn.Module:
+        """A 3x3 convolution in the dtype of the computation."""
+        return Conv(features, dtype=self.dtype, name=name)
 
 
 class Translator(nn.Module):
     """From the maps of given frames to those of the forecast: a U-Net of residual blocks.
 
-    It has ``hidden`` channels at the maps' own size, and half as many more at each of ``depth`` halvings.
+    It has ``hidden`` channels at the maps' own size, and a third more of them after each of ``depth`` halvings.
     """
 
     features: int
@@ -87,7 +85,7 @@ class Translator(nn.Module):
 
     def channels(self, scale: int) -> int:
         """Channels after this many halvings."""
-        return self.hidden + scale * self.hidden // 2
+        return self.hidden + scale * self.hidden // 3
 
     def block(self, x: jax.Array, name: str) -> jax.Array:
         """Two convolutions around a shortcut; at the start it is the shortcut alone."""

@@ -25,16 +25,16 @@ class Forecaster(Task):
     """Frames at the beginning of a clip that the network sees."""
     forecast: Annotated[int, AT_LEAST_ONE] = 10
     """Frames after these that it forecasts."""
-    width: Annotated[int, AT_LEAST_ONE] = 16
-    """Channels of a frame after the first convolution (simvp); it has twice as many at half of that size."""
-    hidden: Annotated[int, AT_LEAST_ONE] = 64
-    """Channels of all frames together (simvp), at their largest size, or of a recurrent layer (convlstm)."""
+    width: Annotated[int, AT_LEAST_ONE] = 32
+    """Channels of a frame by itself (simvp)."""
+    hidden: Annotated[int, AT_LEAST_ONE] = 96
+    """Channels of all frames together (simvp), or of a recurrent layer (convlstm)."""
     layers: Annotated[int, AT_LEAST_ONE] = 2
     """Residual blocks at each size (simvp), or recurrent layers (convlstm)."""
-    depth: Annotated[int, NOT_NEGATIVE] = 2
-    """Times that the maps of all frames together are halved and doubled again (simvp)."""
-    patch: Annotated[int, AT_LEAST_ONE] = 2
-    """Side of the squares of pixels that become one pixel of more channels before the first convolution."""
+    depth: Annotated[int, NOT_NEGATIVE] = 1
+    """Times that the maps of all frames together are halved, with a third more channels, and doubled again (simvp)."""
+    patch: Annotated[int, AT_LEAST_ONE] = 4
+    """Side of the squares of pixels that frames are cut into: each becomes one pixel of more channels."""
     loss: Literal["mse", "mse+mae", "cross-entropy"] = "mse"
     """What training minimizes. mse: the squared error. mse+mae: the sum of squared and absolute error. cross-entropy:
     the logistic loss, for frames that are nearly black and white."""
