@@ -27,6 +27,7 @@ REQUIRED = {
     "mnist_vae",
     "mnist_gan",
     "camvid_unet",
+    "moving_actions",
 }
 
 

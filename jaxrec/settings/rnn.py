@@ -29,7 +29,7 @@ class RNN(Task):
     """Numbers that a layer carries along (gru, lstm, lru)."""
     width: Annotated[int, AT_LEAST_ONE] = 16
     """Channels of the first convolution over a frame; later ones, and convlstm, have twice as many."""
-    earlier: Annotated[int, NOT_NEGATIVE] = 0
+    earlier: Annotated[int, NOT_NEGATIVE] = 3
     """Frames before each one that its encoder sees with it, so that the first convolution sees motion."""
     pool: Literal["mean", "last", "attention"] = "mean"
     """How the answers at all steps become one. mean: their mean. last: that of the last step. attention: a mean with

@@ -29,7 +29,7 @@ def config_of(workload: contest.Workload, images: Any, bf16: bool, width: float)
     if workload.model == "detector":
         return Detector(width=contest.DETECTOR_WIDTH, bins=contest.BINS, augment=Augment(), **common)
     if workload.model == "rnn":
-        return RNN(units=contest.UNITS, width=contest.RNN_WIDTHS[0], **common)
+        return RNN(units=contest.UNITS, width=contest.RNN_WIDTHS[0], earlier=0, **common)
     if workload.model == "speednet":
         return Classifier(model="speednet", width=0.375, stem="large", **common)
     return Classifier(model=workload.model, width=width, **common)

@@ -1,0 +1,24 @@
+"""A recurrent network tells how digits move, in 14 ways, from clips of 20 frames of 32x32 pixels.
+
+Command:  jaxrec train --experiment moving_actions --seed N
+Hardware: two AMD EPYC cores, no GPU; jax 0.10.2, Python 3.11
+Seeds:    0, 1, 2
+Time:     166 s of processor time (seed 0; compile time, drawing the clips and report included)
+Result:   test accuracy 99.76 % ± 0.11 (mean ± sample standard deviation)
+Control:  frame_only_accuracy 7.19 % ± 0.21: the same networks, each clip standing still at its middle frame
+          accuracy 7.02 % ± 1.10: networks trained on middle frames alone, by adding --sequence frame to the command
+Chance:   7.14 %
+
+The settings were chosen on a fifth of the training split.
+"""
+
+from jaxrec.settings import RNN, Train
+
+config = Train(
+    dataset="moving",
+    validation=0.0,
+    batch_size=32,
+    steps=700,
+    log_every=100,
+    task=RNN(earlier=3),
+)
