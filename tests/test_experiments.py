@@ -28,6 +28,7 @@ REQUIRED = {
     "mnist_gan",
     "camvid_unet",
     "moving_actions",
+    "utd_actions",
 }
 
 
