@@ -14,7 +14,7 @@ INK = np.random.default_rng(0).integers(1, 256, (5, 7, 7), np.uint8)
 
 def test_what_a_clip_is():
     data = open_dataset("bouncing", reads=READS)
-    assert data.features["clip"] == Feature("clip", (20, 64, 64, 1), "uint8")
+    assert data.features["clip"] == Feature("clip", (20, 32, 32, 1), "uint8")
     assert [len(data.splits[name]) for name in ("train", "validation", "test")] == [100_000, 500, 1000]
     rows = np.array([99_999, 0, 7])
     examples = data.splits["train"].read(rows)

@@ -255,7 +255,7 @@ def _bouncing(reads: Reads, options: Options) -> Source:
         rows = np.arange(sum(digits.sizes.values()))
         return digits.read(rows[:first_test] if split == "train" else rows[first_test:])["image"][..., 0]
 
-    return open_bouncing("bouncing", reads, _side("bouncing", options, 64), ink, digits.identity)
+    return open_bouncing("bouncing", reads, _side("bouncing", options, 32), ink, digits.identity)
 
 
 def _bouncing_mnist(reads: Reads, data_dir: str | None, options: Options) -> Source:

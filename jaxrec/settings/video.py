@@ -16,7 +16,7 @@ class Forecaster(Task):
     """The model to train."""
     average: Annotated[float, OPTIMIZER, SHARE_BELOW_ONE] = 0.99
     """Decay of the moving average of the parameters that is used for evaluation. 0: no average."""
-    optimizer: Annotated[Optimizer, OPTIMIZER] = Optimizer(name="muon", lr=1e-2, momentum=0.95, clip=1.0)
+    optimizer: Annotated[Optimizer, OPTIMIZER] = Optimizer(name="muon", lr=5e-3, momentum=0.95, clip=1.0)
     architecture: Literal["simvp", "convlstm"] = "simvp"
     """How frames become later frames. simvp: convolutions alone, all frames at once. convlstm: a recurrent network that
     is given its own forecasts, one frame after the other; several times slower on a CPU, where its convolutions cannot
