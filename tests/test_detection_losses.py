@@ -159,3 +159,16 @@ def test_the_default_network_is_small():
         network = Detector(classes=10, stride=stride)
         variables = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
         assert 300_000 < sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) < 500_000
+
+
+def test_places_that_are_as_good_as_the_last_are_claimed_too():
+    where = places((32, 32), (4, 8, 16))
+    true_boxes, true_classes = jnp.array([[[0.0, 0.0, 32.0, 32.0]]]), jnp.zeros((1, 1), jnp.int32)
+    count = len(where.strides)
+    scores = jnp.full((1, count, 1), 0.1).at[0, :9].set(0.5).at[0, 0].set(0.9)
+    boxes = jnp.broadcast_to(true_boxes, (1, count, 4))
+    claimed = {}
+    for most in (1, 2, 5, 9, 10):
+        found = assign(scores, boxes, where, true_boxes, true_classes, most=most)
+        claimed[most] = int((found.classes >= 0).sum())
+    assert claimed == {1: 1, 2: 9, 5: 9, 9: 9, 10: count}
