@@ -117,10 +117,10 @@ def test_large_images_in_the_forms_that_are_chosen_for_them(monkeypatch):
     close(got, expected)
 
 
-@pytest.mark.parametrize("strides", [1, 2])
-def test_a_large_batch_is_transposed_by_a_product(strides, monkeypatch):
+@pytest.mark.parametrize("inputs, strides", [(6, 1), (6, 2), (3, 2)])
+def test_a_large_batch_is_transposed_by_a_product_or_cut_into_patches(inputs, strides, monkeypatch):
     monkeypatch.setattr(convolutions, "LARGE_IMAGES", 1)
-    x, kernel = normal(0, 3, 7, 6, 6), normal(1, 3, 3, 6, 5)
+    x, kernel = normal(0, 3, 7, 6, inputs), normal(1, 3, 3, inputs, 5)
     for order in (first_order, second_order):
         functions = (lambda x, k, f=f: f(x, k, strides) for f in (layers.conv, plain_down))
         close(*(jax.jit(order(function))(x, kernel) for function in functions))
@@ -176,7 +176,9 @@ def test_forms_are_the_ones_meant(monkeypatch):
     assert operations(6, 5, 4, 2) == (0, 6)  # Forwards one, the kernel's gradient one, the image's four phases.
     assert operations(64, 96, 3, 1) == (48, 0)
     assert operations(64, 64, 3, 1) == (52, 0)  # Four more transpose the images for the kernel's gradient.
-    assert operations(63, 96, 3, 1) == operations(96, 63, 3, 1) == (0, 3)
+    assert operations(47, 96, 3, 1) == operations(96, 47, 3, 1) == (0, 3)
+    monkeypatch.setattr(convolutions, "LARGE_IMAGES", 1)
+    assert operations(3, 64, 4, 2) == (3, 0)
     monkeypatch.undo()
     assert operations(64, 64, 3, 1) == (20, 2)  # Too small an image for any but the kernel's gradient.
     with plain_forms():

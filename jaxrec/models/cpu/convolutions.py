@@ -37,7 +37,8 @@ NUMBERS = ("NHWC", "HWIO", "NHWC")
 FEW = 4
 """Channels of an image up to which it is convolved by patches."""
 LARGE_IMAGES = 2**21
-"""Numbers in a batch of images from which it is transposed by a product for the kernel's gradient."""
+"""Numbers in a batch of images from which, for the kernel's gradient, it is cut into patches if it has few channels and
+transposed by a product if it has many."""
 
 
 def conv(x: jax.Array, kernel: jax.Array, strides: int, padding: str | Sequence[Pair]) -> jax.Array:
@@ -111,8 +112,10 @@ def _kernel_gradient(image: jax.Array, output: jax.Array, strides: Pair, pads: P
         side + sum(pad) - (n - 1) * stride
         for side, pad, n, stride in zip(image.shape[1:3], pads, output.shape[1:3], strides, strict=True)
     )
-    # With more than one channel XLA's is as fast as patches are.
-    if image.shape[3] == 1 or rows == columns == 1:
+    # With more than one channel XLA's is as fast as patches are, but for large images, whose patches are at hand from
+    # the convolution itself.
+    by_patches = image.shape[3] == 1 or (image.shape[3] <= FEW and image.size >= LARGE_IMAGES)
+    if by_patches or rows == columns == 1:
         return patches.kernel_gradient(image, output, (rows, columns), strides, pads)
     if winograd.suits((rows, columns), (image.shape[3], output.shape[3]), strides):
         return winograd.kernel_gradient(image, output, pads)
