@@ -66,6 +66,23 @@ def test_idx_files_wherever_they_are_mostly_put(tmp_path, place, zipped, dash):
     assert_array_equal(part.splits["train"].load()["image"][0, ..., 0], want)
 
 
+def test_bouncing_digits_are_those_of_mnist(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXREC_CACHE", str(tmp_path / "cache"))
+    reads = {"clip": "clip", "length": "length"}
+    with pytest.raises(UserError, match="mnist"):
+        open_dataset("bouncing_mnist", reads=reads, data_dir=str(tmp_path))
+    written = write_mnist(tmp_path)
+    data = open_dataset("bouncing_mnist", reads=reads, data_dir=str(tmp_path))
+    for split, digits in (("train", "train"), ("validation", "train"), ("test", "test")):
+        seen = data.splits[split].read(np.arange(2))["clip"][..., 0]
+        windows = np.lib.stride_tricks.sliding_window_view(seen, (28, 28), axis=(2, 3))
+        found = []
+        for digit in written[digits][0]:
+            found.append((windows == digit).mean((4, 5)).max())
+        # The brighter of two digits is seen where they overlap, so that only digits apart are there as a whole.
+        assert max(found) == 1, split
+
+
 def test_cifars_files(tmp_path):
     images = RNG.integers(0, 256, (12, 32, 32, 3), np.uint8)
     labels = (np.arange(12) % 10).astype(np.uint8)
