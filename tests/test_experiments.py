@@ -29,6 +29,7 @@ REQUIRED = {
     "camvid_unet",
     "moving_actions",
     "utd_actions",
+    "mnist_rows",
 }
 
 
