@@ -30,6 +30,7 @@ REQUIRED = {
     "moving_actions",
     "utd_actions",
     "mnist_rows",
+    "scenes_detector",
 }
 
 
@@ -73,11 +74,11 @@ def test_the_experiment_runs(path, tmp_path, monkeypatch):
     if config.dataset != "digits":
         monkeypatch.setenv("JAXREC_CACHE", str(tmp_path / "cache"))
     task = with_known(config.task, eval_samples=2, judge_steps=2)
-    small = {"train_split": "train[:64]", "test_split": "test[:32]", "batch_size": 16, "steps": 2, "epochs": None}
+    small = {"train_split": "train[:16]", "test_split": "test[:8]", "batch_size": 8, "steps": 2, "epochs": None}
     often = {"log_every": 1, "eval_every": None, "save_every": None, "tune_allocator": False}
     run = fit(replace(config, task=task, name="run", runs=str(tmp_path), **small, **often))
     assert run.results == json.loads((tmp_path / "run" / "results.json").read_text())
-    assert run.results["examples"] == 32
+    assert run.results["examples"] == 8
     numbers = [value for value in run.results.values() if isinstance(value, float)]
     assert numbers
     assert all(map(math.isfinite, numbers))
