@@ -5,7 +5,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
+from jaxrec.cli.predict import find_images, without_videos
 from jaxrec.data import Feature, open_dataset
+from jaxrec.data.folder_clips import clips_below
 from jaxrec.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -181,3 +183,20 @@ def test_videos_without_the_extra_are_left_out_with_what_mends_it(tmp_path, monk
         opened(tmp_path)
     data = opened(walks(tmp_path))
     assert [each.kind for each in data.left_out] == [".mp4"] and "jaxrec[video]" in data.left_out[0].reason
+
+
+def test_prediction_finds_videos_in_folders_if_the_run_reads_clips(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"a video")
+    frames(0, 1)[0].save(tmp_path / "still.png")
+    clips, no_clips = clips_below(tmp_path)
+    assert clips == [tmp_path / "a.mp4"] and [each.path.name for each in no_clips] == ["still.png"]
+
+    given = (str(tmp_path),)
+    paths, left_out = find_images(given)
+    assert without_videos(paths, given, left_out) == [tmp_path / "still.png"]
+    assert [each.path.name for each in left_out] == ["a.mp4"]
+    assert without_videos(paths, (*given, str(tmp_path / "a.mp4")), []) == paths
+    (tmp_path / "still.png").unlink()
+    paths, left_out = find_images(given)
+    with pytest.raises(UserError, match="no images"):
+        without_videos(paths, given, left_out)

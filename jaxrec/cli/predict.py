@@ -11,6 +11,8 @@ import tyro
 
 from jaxrec.cli.opened_run import OpenedModel, read_options
 from jaxrec.cli.prediction_files import open_predictions, unwritable
+from jaxrec.data.videos import SUFFIXES as VIDEOS
+from jaxrec.data.videos import is_video
 from jaxrec.data.walk import IMAGES, UNREADABLE, LeftOut, counted, walk
 from jaxrec.errors import UserError
 from jaxrec.run.store.listing import LEFT_OUT, table_cells, write_left_out
@@ -39,8 +41,8 @@ class Predict(OpenedModel):
     forecast how they go on."""
 
     paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
-    """Images, or folders of images; if the run reads clips, animated images, or folders of frames. - reads paths from
-    standard input, one a line."""
+    """Images, or folders of images; if the run reads clips, animated images, videos, or folders of frames. - reads
+    paths from standard input, one a line."""
     top: Annotated[int, NOT_NEGATIVE] = 0
     """Add columns for this many classes, the most probable first, each with its probability."""
     score: Annotated[float | None, SHARE] = None
@@ -54,12 +56,15 @@ class Predict(OpenedModel):
 
 
 def find_images(paths: tuple[str, ...]) -> tuple[list[Path], list[LeftOut]]:
-    """The image files at the paths and in their folders, and what is left out; raises UserError if there are none."""
+    """The image files at the paths and in their folders, and what is left out; raises UserError if there are none.
+
+    Videos are found with the images: only the run tells which of them it reads.
+    """
     found: list[Path] = []
     left_out: list[LeftOut] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = walk(path)
+            inside = walk(path, VIDEOS)
             if not inside.images:
                 others = f", but {counted(inside.left_out)}" if inside.left_out else ""
                 raise UserError(f"folder '{path}' holds no images{others}; expected {IMAGES}")
@@ -74,8 +79,26 @@ def find_images(paths: tuple[str, ...]) -> tuple[list[Path], list[LeftOut]]:
     return found, left_out
 
 
+def without_videos(paths: list[Path], named: tuple[str, ...], left_out: list[LeftOut]) -> list[Path]:
+    """The images among the files of ``find_images``; adds videos that were found in folders to ``left_out``.
+
+    Raises UserError if no image is left.
+    """
+    found: list[Path] = []
+    asked_for = set(map(Path, named))
+    for path in paths:
+        # A video that was named by itself stays, and is refused when it is opened.
+        if is_video(path) and path not in asked_for:
+            left_out.append(LeftOut(path, path.suffix.lower(), "the run reads single images"))
+        else:
+            found.append(path)
+    if not found:
+        raise UserError(f"the folders hold no images, but {counted(left_out)}; expected {IMAGES}")
+    return found
+
+
 def find_clips(paths: tuple[str, ...], left_out: list[LeftOut]) -> list[Path]:
-    """The clips at the paths, each an image file or a folder of images; adds images that are none to ``left_out``."""
+    """The clips at the paths, each a file or a folder of images; adds images that are none to ``left_out``."""
     from jaxrec.data.folder_clips import clips_below
 
     found: list[Path] = []
@@ -104,6 +127,8 @@ def main(argv: list[str]) -> None:
     if options.score is not None:
         set_score(trained, options.score)
     every = (trained, *others)
+    if not trained.reads_clips:
+        paths = without_videos(paths, named, left_out)
     for remark in dict.fromkeys(remark for each in every for remark in each.remarks(paths)):
         print(remark)
     if trained.reads_clips:

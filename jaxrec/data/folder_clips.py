@@ -195,12 +195,12 @@ def _decode(file: File, clip: str, image: Feature, most: int) -> dict[str, Any]:
 
 
 def clips_below(folder: Path) -> tuple[list[Path], list[LeftOut]]:
-    """The clips in a folder and its folders, each a folder of images or an animated file, and images that are no clips.
+    """The clips in a folder and its folders, each a folder of images, an animated file or a video, and what is no clip.
 
-    In a folder with animated files the other images are no clips.
+    In a folder with animated files or videos the other images are no clips.
     """
     groups: dict[Path, list[Path]] = defaultdict(list)
-    for path in walk(folder).images:
+    for path in walk(folder, SUFFIXES).images:
         groups[path.parent].append(path)
     found: list[Path] = []
     left_out: list[LeftOut] = []
