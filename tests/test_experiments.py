@@ -31,6 +31,7 @@ REQUIRED = {
     "utd_actions",
     "mnist_rows",
     "scenes_detector",
+    "bccd_detector",
 }
 
 
@@ -52,7 +53,7 @@ def test_the_header_states_what_was_run_and_what_came_of_it(path):
 
 @pytest.mark.parametrize("page", ["README.md", "README.zh.md"])
 def test_the_tables_give_the_headers_results(page):
-    """Every number with a deviation, and the time of seed 0."""
+    """Every number with a deviation, and the time."""
     text = (Path(__file__).parents[1] / page).read_text("utf-8")
     for path in FILES:
         header = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
