@@ -216,6 +216,8 @@ def test_the_control_is_the_accuracy_on_clips_that_stand_still():
 
     assert figures(batch)[1] == 0.75
     assert figures({**batch, "clip": standing}) == (0.75, 0.75)
+    validating = state.replace(config=rnn.validation_config(state.config))
+    assert jax.eval_shape(rnn.eval_step, state, batch).keys() - jax.eval_shape(rnn.eval_step, validating, batch).keys()
 
 
 @pytest.mark.parametrize("sequence, steps, numbers", [("rows", 8, 16), ("pixels", 64, 2)])

@@ -116,7 +116,7 @@ def main(argv: list[str]) -> None:
     """Prints a table and writes predictions.csv and .jsonl, the system's own lists, and the pictures that it draws."""
     options = read_options(Predict, argv, "jaxrec predict", EXAMPLES)
     named = named_paths(options.paths)
-    paths, left_out = find_images(named)
+    files, left_out = find_images(named)
     from jaxrec.host import tune_cpu
     from jaxrec.run.trained import load
 
@@ -127,12 +127,9 @@ def main(argv: list[str]) -> None:
     if options.score is not None:
         set_score(trained, options.score)
     every = (trained, *others)
-    if not trained.reads_clips:
-        paths = without_videos(paths, named, left_out)
-    for remark in dict.fromkeys(remark for each in every for remark in each.remarks(paths)):
+    for remark in dict.fromkeys(remark for each in every for remark in each.remarks(files)):
         print(remark)
-    if trained.reads_clips:
-        paths = find_clips(named, left_out)
+    paths = find_clips(named, left_out) if trained.reads_clips else without_videos(files, named, left_out)
     out = Path(options.out) if options.out else trained.folder / "predictions"
     try:
         first, count = write_all(every, paths, options, out, left_out)

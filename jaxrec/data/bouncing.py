@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxrec.data.features import Feature
 from jaxrec.data.reads import Reads, chosen_features
-from jaxrec.data.splits import Source
+from jaxrec.data.splits import Source, rows_by_split
 
 SIZES = {"train": 100_000, "validation": 500, "test": 1000}
 SEEDS = {"train": 0, "validation": 2, "test": 1}
@@ -53,12 +53,8 @@ def open_bouncing(name: str, reads: Reads, size: int, ink: Ink, identity: str) -
             "clip": np.empty((len(rows), FRAMES, size, size, 1), np.uint8),
             "length": np.full(len(rows), FRAMES, np.int32),
         }
-        first = 0
-        for split, count in SIZES.items():
-            here = np.flatnonzero((rows >= first) & (rows < first + count))
-            if len(here):
-                examples["clip"][here] = draw(drawn_with(split), SEEDS[split], rows[here] - first, size)
-            first += count
+        for split, places, numbers in rows_by_split(rows, SIZES):
+            examples["clip"][places] = draw(drawn_with(split), SEEDS[split], numbers, size)
         return {each: examples[key] for each, key in chosen.items()}
 
     return Source(read, SIZES, features, identity=f"{name} 1 {size} {identity}")

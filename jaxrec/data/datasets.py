@@ -23,8 +23,8 @@ from jaxrec.errors import UserError, nearest
 READS = {"image": "image", "label": "class"}
 ARRAYS = "arrays"
 """The name of a data set that was given as arrays."""
-BOUNCING_MNIST = "bouncing_mnist"
-"""The set that is drawn with the digits of another one."""
+BOUNCING = {"bouncing": ("digits", 32), "bouncing_mnist": ("mnist", 64)}
+"""The sets of bouncing digits: the set whose digits they are drawn with, and the usual side of a frame."""
 KEPT = 2**30
 """Bytes of decoded examples up to which a split is kept decoded from one run to the next."""
 
@@ -244,31 +244,18 @@ def _moving(reads: Reads, options: Options) -> Source:
     return open_moving(reads, _side("moving", options, 32))
 
 
-def _bouncing(reads: Reads, options: Options) -> Source:
-    from jaxrec.data.bouncing import open_bouncing
-    from jaxrec.data.digits import open_digits
-
-    digits = open_digits({"image": "image"})
-    first_test = digits.sizes["train"]
-
-    def ink(split: str) -> np.ndarray:
-        rows = np.arange(sum(digits.sizes.values()))
-        return digits.read(rows[:first_test] if split == "train" else rows[first_test:])["image"][..., 0]
-
-    return open_bouncing("bouncing", reads, _side("bouncing", options, 32), ink, digits.identity)
-
-
-def _bouncing_mnist(reads: Reads, data_dir: str | None, options: Options) -> Source:
-    """Bouncing digits of MNIST, of which the set itself has to be there."""
+def _bouncing(name: str, reads: Reads, data_dir: str | None, options: Options) -> Source:
+    """Bouncing digits of another set, which has to be there."""
     from jaxrec.data.bouncing import open_bouncing
 
-    mnist = open_dataset("mnist", reads={"image": "image"}, data_dir=data_dir)
+    digits_name, side = BOUNCING[name]
+    digits = open_dataset(digits_name, reads={"image": "image"}, data_dir=data_dir)
 
     def ink(split: str) -> np.ndarray:
-        return mnist.splits[split].cached().read(np.arange(len(mnist.splits[split])))["image"][..., 0]
+        whole = digits.splits[split].cached()
+        return whole.read(np.arange(len(whole)))["image"][..., 0]
 
-    size = _side(BOUNCING_MNIST, options, 64)
-    return open_bouncing(BOUNCING_MNIST, reads, size, ink, mnist.fingerprint)
+    return open_bouncing(name, reads, _side(name, options, side), ink, digits.fingerprint)
 
 
 def _side(name: str, options: Options, usual: int) -> int:
@@ -285,7 +272,6 @@ MADE: dict[str, Callable[[Reads, Options], Source]] = {
     "digits": _digits,
     "scenes": _scenes,
     "moving": _moving,
-    "bouncing": _bouncing,
 }
 
 
@@ -307,9 +293,9 @@ def _open_source(name: str, reads: Reads, data_dir: str | None, options: Options
     if name in MADE:
         _refuse_image_key(name, options)
         return MADE[name](reads, options)
-    if name == BOUNCING_MNIST:
+    if name in BOUNCING:
         _refuse_image_key(name, options)
-        return _bouncing_mnist(reads, data_dir, options)
+        return _bouncing(name, reads, data_dir, options)
     return _open_found(name, reads, data_dir, options)
 
 
@@ -322,7 +308,7 @@ def _open_found(name: str, reads: Reads, data_dir: str | None, options: Options)
     path = find_prepared(name, folder)
     if path is not None:
         return open_prepared(name, path, reads, options)
-    others = [*MADE, BOUNCING_MNIST, *ORIGINALS]
+    others = [*MADE, *BOUNCING, *ORIGINALS]
     if name not in ORIGINALS:
         raise missing_set(name, folder, others)
     found = open_original(name, folder, reads, options)

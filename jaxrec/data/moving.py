@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrec.data.features import Feature
+from jaxrec.data.features import Feature, blank
 from jaxrec.data.reads import Reads, chosen_features
 from jaxrec.data.scenes import Strokes, strokes
-from jaxrec.data.splits import Source
+from jaxrec.data.splits import Source, rows_by_split
 
 DIRECTIONS = ("right", "right-up", "up", "left-up", "left", "left-down", "down", "right-down")
 CLASSES = (*DIRECTIONS, "turn-left", "turn-right", "zoom-in", "zoom-out", "bounce", "orbit")
@@ -63,14 +63,12 @@ def open_moving(reads: Reads, size: int) -> Source:
         inks[split] = strokes(digits.read(rows))
 
     def read(rows: np.ndarray) -> dict[str, np.ndarray]:
-        drawn = {}
-        first = 0
-        for split, count in SIZES.items():
-            here = (rows >= first) & (rows < first + count)
-            for key, values in draw(inks[split], SEEDS[split], rows[here] - first, size).items():
-                drawn.setdefault(key, np.empty((len(rows), *values.shape[1:]), values.dtype))[here] = values
-            first += count
-        return {name: drawn[key] for name, key in chosen.items()}
+        examples = blank(features, len(rows))
+        for split, places, numbers in rows_by_split(rows, SIZES):
+            drawn = draw(inks[split], SEEDS[split], numbers, size)
+            for name, key in chosen.items():
+                examples[name][places] = drawn[key]
+        return examples
 
     classes = np.concatenate([np.arange(count) % len(CLASSES) for count in SIZES.values()])
     # Drawing takes seconds, so that the clips are kept from one run to the next.

@@ -144,6 +144,19 @@ class Split:
         return (self.read(piece)[name] for piece in read)
 
 
+def rows_by_split(rows: np.ndarray, sizes: Mapping[str, int]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """The splits of a source that some of its rows int [n] lie in.
+
+    Of each the name, the places of its rows among them, and the numbers of these rows in the split.
+    """
+    first = 0
+    for split, count in sizes.items():
+        places = np.flatnonzero((rows >= first) & (rows < first + count))
+        if len(places):
+            yield split, places, rows[places] - first
+        first += count
+
+
 def cut_validation(split: Split, share: float, seed: int = 0, labels: np.ndarray | None = None) -> tuple[Split, Split]:
     """Cuts a split into (train, validation); validation gets the rounded share, at least one example.
 

@@ -102,7 +102,7 @@ def assign(
 def _largest(values: jax.Array, place: int) -> jax.Array:
     """The number at this place, 1 for the largest, among values [..., A] that are not negative: [..., 1].
 
-    Equal ones have a place each, as in `jax.lax.top_k`, which sorts all of them on a CPU and takes 20 times as long.
+    Equal ones have a place each, as in `jax.lax.top_k`, which sorts all of them on a CPU.
     """
 
     def next_one(_: int, least: jax.Array) -> jax.Array:

@@ -198,10 +198,7 @@ class ConvLSTM(nn.Module):
             return (memory, output), output
 
         start = zeros_beside(inputs, self.channels)
-        # XLA has no fast path for a convolution inside a loop on a CPU: steps are written out, though compiling takes
-        # longer.
-        unroll = time if on_cpu() and time <= WRITTEN_OUT else 1
-        return over_time(step, (start, start), inputs, unroll).astype(self.dtype)
+        return over_time(step, (start, start), inputs, written_out(time)).astype(self.dtype)
 
 
 class LRU(nn.Module):
@@ -265,6 +262,12 @@ def with_changes(frames: jax.Array, earlier: int) -> jax.Array:
         before = np.maximum(np.arange(frames.shape[1]) - back, 0)
         parts.append(frames - frames[:, before])
     return jnp.concatenate(parts, axis=-1)
+
+
+def written_out(steps: int) -> int:
+    """How many of the steps of a recurrence of convolutions are compiled one by one instead of as a loop."""
+    # XLA has no fast path for a convolution inside a loop on a CPU; compiling takes longer this way.
+    return steps if on_cpu() and steps <= WRITTEN_OUT else 1
 
 
 def over_time(step: Step, start: Any, inputs: jax.Array, unroll: int = 1) -> jax.Array:

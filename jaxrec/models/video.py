@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .cpu.forms import on_cpu
 from .layers import Conv, add_bias, conv, dense
-from .rnn import WRITTEN_OUT, by_gate, forget_one, gated, zeros_beside
+from .rnn import by_gate, forget_one, gated, written_out, zeros_beside
 from .unet import normalise, pad_to_multiple
 
 
@@ -205,12 +204,6 @@ class ConvLSTM(nn.Module):
 
         state, outputs = lax.scan(step, (start, start), inputs.swapaxes(0, 1), unroll=written_out(time))
         return state, outputs.swapaxes(0, 1)
-
-
-def written_out(steps: int) -> int:
-    """How many of the steps of a recurrence of convolutions are compiled one by one instead of as a loop."""
-    # XLA has no fast path for a convolution inside a loop on a CPU.
-    return steps if on_cpu() and steps <= WRITTEN_OUT else 1
 
 
 def frames_to_patches(frames: jax.Array, side: int) -> jax.Array:

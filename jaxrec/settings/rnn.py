@@ -30,7 +30,7 @@ class RNN(Task):
     width: Annotated[int, AT_LEAST_ONE] = 16
     """Channels of the first convolution over a frame; later ones, and convlstm, have twice as many."""
     earlier: Annotated[int, NOT_NEGATIVE] = 3
-    """Frames before each one that its encoder sees with it, so that the first convolution sees motion."""
+    """Frames before each one that its encoder sees with it, so that the first convolution sees motion (clip)."""
     pool: Literal["mean", "last", "attention"] = "mean"
     """How the answers at all steps become one. mean: their mean. last: that of the last step. attention: a mean with
     weights that are learned."""
@@ -42,6 +42,8 @@ class RNN(Task):
     """Fraction of the target that is spread evenly over the classes."""
     classes: tyro.conf.Suppress[int] = 0
     """Number of classes; set from the data."""
+    control: tyro.conf.Suppress[bool] = True
+    """Whether evaluation also asks about clips that stand still, which it leaves out during training."""
     mean: tyro.conf.Suppress[tuple[float, ...]] = ()
     """Mean of each channel of the training images in [0, 1]; set from the data."""
     std: tyro.conf.Suppress[tuple[float, ...]] = ()

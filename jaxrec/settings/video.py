@@ -19,8 +19,8 @@ class Forecaster(Task):
     optimizer: Annotated[Optimizer, OPTIMIZER] = Optimizer(name="muon", lr=5e-3, momentum=0.95, clip=1.0)
     architecture: Literal["simvp", "convlstm"] = "simvp"
     """How frames become later frames. simvp: convolutions alone, all frames at once. convlstm: a recurrent network that
-    is given its own forecasts, one frame after the other; several times slower on a CPU, where its convolutions cannot
-    be made for all frames at once."""
+    is given its own forecasts, one frame after the other; slower, as its convolutions cannot be made for all frames at
+    once."""
     given: Annotated[int, AT_LEAST_ONE] = 10
     """Frames at the beginning of a clip that the network sees."""
     forecast: Annotated[int, AT_LEAST_ONE] = 10

@@ -65,6 +65,13 @@ def sheet_size(rows: int, columns: int, shape: tuple[int, ...]) -> tuple[int, in
     return min(rows, most // columns), columns
 
 
+def lengths(batch: Batch) -> jax.Array:
+    """How many frames of each of the batch's clips are there, int32 [B], at least 1; all if the batch does not say."""
+    size, time = batch["clip"].shape[:2]
+    length = batch.get("length", jnp.full(size, time, jnp.int32))
+    return jnp.clip(length.astype(jnp.int32), 1, time)
+
+
 def places(batch: Batch) -> tuple[jax.Array, jax.Array]:
     """``index`` and ``epoch`` of the batch's examples, int32 [B].
 

@@ -27,7 +27,7 @@ from jaxrec.models.rnn import SequenceClassifier
 from jaxrec.parallel import stream
 from jaxrec.settings.rnn import RNN as Config
 from jaxrec.tasks.answers import class_row
-from jaxrec.tasks.inputs import frames, places
+from jaxrec.tasks.inputs import frames, lengths, places
 from jaxrec.tasks.learning import learn
 from jaxrec.tasks.model import as_model, compute_dtype, for_replicas
 from jaxrec.tasks.state import Batch, Metrics, State, new_player, new_state
@@ -68,6 +68,11 @@ def complete(config: Config, facts: Facts) -> Config:
     """The settings with the number of classes, and mean and deviation of the training images or frames."""
     mean, std = facts.statistics(_pictured(config))
     return replace(config, classes=len(class_names(facts.features)), mean=mean, std=std)
+
+
+def validation_config(config: Config) -> Config:
+    """Without the control, which takes as long as the rest of an evaluation."""
+    return replace(config, control=False)
 
 
 def _pictured(config: Config) -> str:
@@ -142,21 +147,18 @@ def _sequences(config: Config, examples: Batch) -> tuple[jax.Array, jax.Array]:
     values = standardize(examples[_pictured(config)], config.mean, config.std)
     size = values.shape[0]
     if config.sequence in FROM_CLIPS:
-        length = _lengths(examples)
+        length = lengths(examples)
         if config.sequence == "clip":
             return values, length
-        middle = (length - 1) // 2
-        return values[jnp.arange(size, dtype=jnp.int32), middle][:, None], jnp.ones_like(length)
+        return _middle(values, length)[:, None], jnp.ones_like(length)
     _, height, width, channels = values.shape
     steps = height if config.sequence == "rows" else height * width
     return values.reshape(size, steps, height * width * channels // steps), jnp.full(size, steps, jnp.int32)
 
 
-def _lengths(examples: Batch) -> jax.Array:
-    """The lengths of clips, int32 [B]; without any, all frames are there."""
-    size, time = examples["clip"].shape[:2]
-    length = examples.get("length", jnp.full(size, time, jnp.int32))
-    return jnp.clip(length.astype(jnp.int32), 1, time)
+def _middle(clips: jax.Array, length: jax.Array) -> jax.Array:
+    """The middle one of the frames [B, T, ...] that are there: [B, ...]."""
+    return clips[jnp.arange(clips.shape[0], dtype=jnp.int32), (length - 1) // 2]
 
 
 def _loss(state: State, logits: jax.Array, label: jax.Array, smoothing: float) -> jax.Array:
@@ -223,7 +225,7 @@ def eval_step(state: State, batch: Batch) -> dict[str, Metric]:
         "classification": Classification.from_batch(logits, label, real, loss),
         "worst": Worst.from_batch(loss, places(batch)[0], real),
     }
-    if state.config.sequence == "clip":
+    if state.config.sequence == "clip" and state.config.control:
         logits, _ = _answer(state, _standing(examples))
         right = logits.argmax(-1).astype(jnp.int32) == label.astype(jnp.int32)
         metrics["standing"] = Average.from_batch({"frame_only_accuracy": right}, real)
@@ -233,8 +235,7 @@ def eval_step(state: State, batch: Batch) -> dict[str, Metric]:
 def _standing(examples: Batch) -> Batch:
     """The examples, each frame of a clip being its middle one."""
     clips = examples["clip"]
-    middle = (_lengths(examples) - 1) // 2
-    still = clips[jnp.arange(len(clips), dtype=jnp.int32), middle]
+    still = _middle(clips, lengths(examples))
     return {**examples, "clip": jnp.broadcast_to(still[:, None], clips.shape)}
 
 
@@ -256,7 +257,7 @@ def predict(state: State, inputs: jax.Array, length: jax.Array | None = None) ->
     logits, features = _answer(state, _scaled(config, batch))
     outputs = {"logits": logits, "probabilities": jax.nn.softmax(logits), "features": features}
     if config.sequence in FROM_CLIPS:
-        outputs["length"] = _lengths(batch)
+        outputs["length"] = lengths(batch)
     return outputs
 
 
@@ -300,7 +301,7 @@ def _stills(config: Config, examples: Batch) -> jax.Array:
         return examples["image"][:, None]
     clips = examples["clip"]
     size, time = clips.shape[:2]
-    last = _lengths(examples)[:, None] - 1
+    last = lengths(examples)[:, None] - 1
     count = min(STILLS, time)
     chosen = jnp.arange(count, dtype=jnp.int32) * last // max(count - 1, 1)
     if config.sequence == "frame":

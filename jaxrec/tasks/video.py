@@ -23,7 +23,7 @@ from jaxrec.metrics.meanings import Meaning
 from jaxrec.models.video import ConvLSTM, SimVP
 from jaxrec.parallel import stream
 from jaxrec.settings.video import Forecaster as Config
-from jaxrec.tasks.inputs import frames, places
+from jaxrec.tasks.inputs import frames, lengths, places
 from jaxrec.tasks.learning import learn
 from jaxrec.tasks.model import as_model, compute_dtype
 from jaxrec.tasks.state import Batch, Metrics, State, new_player, new_state
@@ -127,14 +127,8 @@ def _parts(config: Config, examples: Batch) -> tuple[jax.Array, jax.Array, jax.A
     clips = examples["clip"]
     end = config.given + config.forecast
     number = jnp.arange(config.given, end, dtype=jnp.int32)
-    there = number < _lengths(examples)[:, None]
+    there = number < lengths(examples)[:, None]
     return clips[:, : config.given], clips[:, config.given : end], there
-
-
-def _lengths(examples: Batch) -> jax.Array:
-    """The lengths of clips, int32 [B]; without any, all frames are there."""
-    size, time = examples["clip"].shape[:2]
-    return examples.get("length", jnp.full(size, time, jnp.int32)).astype(jnp.int32)
 
 
 def _loss(state: State, outputs: jax.Array, true: jax.Array, there: jax.Array) -> jax.Array:
@@ -190,7 +184,7 @@ def train_step(state: State, batch: Batch, *, axis_name: str | None = None) -> t
 
 def _augmented(config: Config, key: jax.Array, batch: Batch) -> Batch:
     """The clips in [0, 1] after augmentation, and their lengths."""
-    examples = {"clip": frames(batch["clip"]), "length": _lengths(batch)}
+    examples = {"clip": frames(batch["clip"]), "length": lengths(batch)}
     return augment_examples(config.augment, key, examples, READS, *places(batch))
 
 
@@ -230,7 +224,7 @@ def predict(state: State, inputs: jax.Array, length: jax.Array | None = None) ->
     clips = {"clip": inputs} if length is None else {"clip": inputs, "length": length}
     missing = max(0, config.given - inputs.shape[1])
     given = jnp.pad(frames(inputs)[:, : config.given], [(0, 0), (0, missing), (0, 0), (0, 0), (0, 0)])
-    return {"forecast": _frames(config, _outputs(state, given)), "length": _lengths(clips)}
+    return {"forecast": _frames(config, _outputs(state, given)), "length": lengths(clips)}
 
 
 def artifacts(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:
