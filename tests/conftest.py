@@ -31,6 +31,7 @@ from jaxrec.run.store.checkpoints import Checkpoints
 from jaxrec.run.store.leaves import to_host
 from jaxrec.run.trained import load
 from jaxrec.run.world.devices import Devices
+from jaxrec.settings import registry
 
 jaxrec.tune_cpu(tune_allocator=False)  # As the commands do. What is for plain operations says so by `plain_forms`.
 
@@ -45,6 +46,15 @@ def pytest_configure(config: pytest.Config) -> None:
     file = config.getoption("--system")
     if file is not None:
         add_rows(file)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def systems_of_files_stay_in_their_module() -> Iterator[None]:
+    """A system that one module's tests load from a file has a name and options that no other module's tests expect."""
+    before = dict(registry._given)
+    yield
+    registry._given.clear()
+    registry._given.update(before)
 
 
 def small(model: str, *options: object) -> list[str]:
