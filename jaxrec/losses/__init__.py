@@ -9,6 +9,18 @@ from jaxrec.losses.adversarial import (
 )
 from jaxrec.losses.classification import ClassificationLoss, Head, classification, smooth
 from jaxrec.losses.detection import assign, detection
+from jaxrec.losses.policy import (
+    categorical_entropy,
+    categorical_log_prob,
+    clipped_policy_loss,
+    discounted_returns,
+    gaussian_entropy,
+    gaussian_log_prob,
+    generalized_advantages,
+    policy_gradient_loss,
+    standardized,
+    value_loss,
+)
 from jaxrec.losses.reconstruction import (
     GAUSSIAN_SIGMA,
     Likelihood,
@@ -28,17 +40,27 @@ __all__ = [
     "Head",
     "Likelihood",
     "assign",
+    "categorical_entropy",
+    "categorical_log_prob",
     "class_weights",
     "classification",
+    "clipped_policy_loss",
     "detection",
+    "discounted_returns",
     "discriminator_loss",
+    "gaussian_entropy",
+    "gaussian_log_prob",
+    "generalized_advantages",
     "generator_loss",
     "gradient_norm_squared",
     "gradient_penalty",
     "importance_bound",
     "kl_standard_normal",
     "log_likelihood",
+    "policy_gradient_loss",
     "reconstruction",
     "segmentation",
     "smooth",
+    "standardized",
+    "value_loss",
 ]
