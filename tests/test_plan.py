@@ -25,10 +25,11 @@ DENSE = Autoencoder(architecture="dense", width=8, code=10, average=0.0, optimiz
 
 
 def test_flops_parameters_and_bytes_of_a_dense_network_are_those_of_its_layers():
-    config = Plan(task=DENSE, batch_size=64, image_shape=(28, 28, 1), steps=10)
+    config = Plan(task=DENSE, batch_size=64, image_shape=(32, 32, 1), image_size=28, steps=10)
     found = plan(config, Devices("data=1"), simulated=False)
     kernels = sum(a * b for a, b in itertools.pairwise(SIZES))
     parameters = kernels + sum(SIZES[1:])
+    assert found["image_shape"] == (28, 28, 1)
     assert found["parameters"] == parameters
     # Parameters and Adam's two moments in float32, and a few scalars.
     assert 0 <= found["state_bytes"] - 3 * 4 * parameters < 200

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from jaxrec.cli.training_arguments import read_arguments
 from jaxrec.data.features import Feature, pictured
+from jaxrec.data.sizes import parse_size
 from jaxrec.errors import UserError
 from jaxrec.settings import Train
 from jaxrec.settings.options import Group
@@ -37,7 +38,7 @@ class Plan(Train):
     """
 
     image_shape: Annotated[tuple[int, int, int], PLAN, AT_LEAST_ONE] = (32, 32, 3)
-    """Height, width and channels of the images, or of the frames of clips."""
+    """Height, width and channels of the images, or of the frames of clips. --image-size changes height and width."""
     frames: Annotated[int, PLAN, AT_LEAST_ONE] = 16
     """Number of frames of each clip."""
     labels: Annotated[int, PLAN, AT_LEAST_ONE] = 10
@@ -70,6 +71,7 @@ def plan(config: Plan, devices: Any, *, simulated: bool) -> dict[str, Any]:
     from jaxrec.tasks.system import system_of
 
     devices.check_batch(config.batch_size)
+    config = replace(config, image_shape=_image_shape(config))
     optimizer = replace(config.task.optimizer, steps=config.steps or DEFAULT_STEPS)
     task = replace(config.task, optimizer=optimizer)
     system = system_of(task)
@@ -99,6 +101,7 @@ def plan(config: Plan, devices: Any, *, simulated: bool) -> dict[str, Any]:
     leaves = jax.tree.leaves(state)
     return {
         "clips": pictured(features).kind == "clip",
+        "image_shape": config.image_shape,
         "compile_seconds": time.perf_counter() - began,
         "parameters": count_parameters(state),
         "flops": float(cost["flops"]),
@@ -108,6 +111,15 @@ def plan(config: Plan, devices: Any, *, simulated: bool) -> dict[str, Any]:
         "temporary_bytes_per_device": int(memory.temp_size_in_bytes),
         "collectives": collectives(compiled.as_text() or ""),
     }
+
+
+def _image_shape(config: Plan) -> tuple[int, int, int]:
+    """Height, width and channels of what the network would see."""
+    height, width, channels = config.image_shape
+    size = parse_size(config.image_size)
+    if size is not None:
+        height, width = size
+    return height, width, channels
 
 
 def _features(config: Plan, reads: Mapping[str, str]) -> dict[str, Feature]:
@@ -173,7 +185,7 @@ def main(argv: list[str]) -> None:
         tune_cpu(config.tune_allocator)
     devices = Devices(config.mesh)
     found = plan(config, devices, simulated=bool(count))
-    shape = "x".join(map(str, config.image_shape))
+    shape = "x".join(map(str, found["image_shape"]))
     where = f"{count} simulated devices" if count else ", ".join(devices.describe())
     what = f"clips of {config.frames} frames" if found["clips"] else "images"
     print(f"{config.task.model}, batches of {config.batch_size} {what} {shape}, mesh {config.mesh}")
