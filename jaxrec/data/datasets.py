@@ -13,7 +13,7 @@ from jaxrec.data.cache import cache_dir
 from jaxrec.data.decoded import Decoded
 from jaxrec.data.features import Features, check, nbytes, to_json
 from jaxrec.data.files import Known, Options
-from jaxrec.data.reads import Reads, check_reads, wants
+from jaxrec.data.reads import Reads, check_reads, images_read, wants
 from jaxrec.data.sizes import check_resize, parse_size
 from jaxrec.data.slices import parse_slices
 from jaxrec.data.splits import Source, Split, named_split
@@ -90,7 +90,7 @@ def open_dataset(
             or ``(224, 160)``. Default: the images' own size or, if they differ, that of the first one.
         resize: How images of another shape are brought to that size: ``crop``, ``pad`` or ``stretch``. Default:
             ``pad`` if boxes are read, ``crop`` otherwise.
-        image_key: The feature of a prepared set that is the image, if it has several.
+        image_key: The feature of a prepared set that is the image, if it has several; of a folder of pairs, A or B.
         skip_bad: Leaves out files that cannot be read, instead of stopping there.
         known: What a run knows of the set that it was trained on: classes keep their numbers, images their form, and
             files their split.
@@ -191,18 +191,22 @@ def _kept(name: str, source: Source, rows: np.ndarray) -> Decoded | None:
 def _folder(path: str, reads: Reads, options: Options) -> Source:
     from jaxrec.data.folder import open_folder
 
+    if len(images_read(reads)) < 2:
+        _refuse_image_key(f"folder:{path}", options)
     return open_folder(path, reads, options)
 
 
 def _csv(path: str, reads: Reads, options: Options) -> Source:
     from jaxrec.data.csv_file import open_csv
 
+    _refuse_image_key(f"csv:{path}", options)
     return open_csv(path, reads, options)
 
 
 def _npz(path: str, reads: Reads, options: Options) -> Source:
     from jaxrec.data.arrays import open_npz
 
+    _refuse_image_key(f"npz:{path}", options)
     _refuse_size(f"npz:{path}", options)
     return open_npz(path, reads, trains=options.known is None)
 
@@ -283,7 +287,6 @@ def _open_source(name: str, reads: Reads, data_dir: str | None, options: Options
         # An empty path would be the working directory.
         if not path.strip():
             raise UserError(f"--dataset {name} names no path: expected {kind}:PATH")
-        _refuse_image_key(name, options)
         return PATHS[kind](path, reads, options)
     if name == ARRAYS:
         raise UserError(

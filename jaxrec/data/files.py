@@ -56,6 +56,8 @@ class File(NamedTuple):
     """The cells of its row, if a table names the examples."""
     frames: tuple[Path, ...] = ()
     """The images that a clip's folder holds, or its animated file; empty if the example is an image."""
+    partner: Path | None = None
+    """The second image of a pair of two files."""
 
 
 class Readable(NamedTuple):
@@ -124,7 +126,7 @@ class Options(NamedTuple):
     resize: str = "crop"
     skip_bad: bool = False
     image_key: str | None = None
-    """The feature of a prepared set that is the image; None: the one of the usual name."""
+    """The feature of a prepared set that is the image, or the folder of a set of pairs; None: the usual one."""
     held: int = HELD
     known: Known | None = None
 
@@ -156,16 +158,8 @@ def open_files(
     with strict_pillow(), ThreadPoolExecutor() as pool:
         probed = counted(pool.map(attempt(probe_file), _images(found)), "reading headers", len(found))
         headers, files, left_out = readable(probed, found, options.skip_bad)
-        measured = []
-        if options.known is None:
-            shape, dtype = image_format(files, headers, options.size)
-            measured = _images(to_measure(files, headers))
-            levels = levels_in(pool, measured)
-            feature = Feature("image", shape, dtype, resize=options.resize, levels=levels.values)
-        else:
-            levels, feature = Levels(), options.known.features[image]
+        feature, remarks = feature_of_files(pool, files, headers, image, options)
         height, width, _ = feature.shape
-        remarks = told_of_files(pool, _images(files), headers, feature, measured) + levels.remarks
         features = {image: feature, **values}
         if mask is not None:
             mask = (mask[0], mask[1].bordered(feature.resize))
@@ -175,6 +169,24 @@ def open_files(
         decode = partial(_decode, features=features, image=image, mask=mask)
         opened = readable_by(pool, decode, files, features, options)
         return opened._replace(left_out=left_out + opened.left_out, remarks=remarks)
+
+
+def feature_of_files(
+    pool: ThreadPoolExecutor, files: Sequence[File], headers: Sequence[Header], image: str, options: Options
+) -> tuple[Feature, tuple[str, ...]]:
+    """The feature that the files' images are, as a run knows it or as found; and what a user should know of them.
+
+    ``image`` is what images are called in the batch.
+    """
+    paths = _images(files)
+    if options.known is not None:
+        feature = options.known.features[image]
+        return feature, told_of_files(pool, paths, headers, feature)
+    shape, dtype = image_format(files, headers, options.size)
+    measured = _images(to_measure(files, headers))
+    levels = levels_in(pool, measured)
+    feature = Feature("image", shape, dtype, resize=options.resize, levels=levels.values)
+    return feature, told_of_files(pool, paths, headers, feature, measured) + levels.remarks
 
 
 def readable_by(
@@ -254,7 +266,8 @@ def _images(files: Iterable[File]) -> list[Path]:
 def _paths(file: File) -> list[Path]:
     """The files that an example is made of."""
     images = file.frames or (file.image,)
-    return list(images) if file.mask is None else [*images, file.mask]
+    beside = [path for path in (file.mask, file.partner) if path is not None]
+    return [*images, *beside]
 
 
 def to_measure(files: Sequence[File], headers: Sequence[Header]) -> list[File]:

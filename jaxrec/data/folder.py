@@ -21,9 +21,10 @@ from jaxrec.data.files import (
 from jaxrec.data.folder_boxes import open_folder_boxes
 from jaxrec.data.folder_clips import CLIPS, clips_in, open_clips
 from jaxrec.data.folder_masks import open_folder_masks
+from jaxrec.data.folder_pairs import open_folder_pairs
 from jaxrec.data.labels import slips
 from jaxrec.data.layout import Placed, Tree, is_split, place, tree_of
-from jaxrec.data.reads import Reads, choose, needs, wants
+from jaxrec.data.reads import Reads, choose, images_read, needs, wants
 from jaxrec.data.splits import Source, same_split
 from jaxrec.data.walk import IMAGES, LeftOut, counted, folders, shown
 from jaxrec.errors import UserError
@@ -38,20 +39,15 @@ def open_folder(path: str, reads: Reads, options: Options) -> Source:
     ``tree_of``). Without them the set is cut 80/20 into train and test. A single folder around it all is entered.
     If clips are read, each is a folder of images inside these folders, or an animated file, see ``clips_in``.
     Classes are sorted by name; the cut and the order within a split are seeded. For boxes, see ``open_folder_boxes``.
+    For pairs of images, see ``open_folder_pairs``.
     Raises UserError naming what is amiss.
     """
     root = Path(os.path.expanduser(path))
     if not root.is_dir():
         raise UserError(f"folder {root} does not exist: expected a folder of images")
-    if wants(reads, "boxes"):
-        source = open_folder_boxes(root, reads, options)
-        if source is not None:
-            return source
-        if needs(reads, "boxes"):
-            raise UserError(
-                f"folder {root} holds no boxes: expected COCO's JSON, Pascal VOC's XML or YOLO's text, "
-                "beside the images or in a folder such as annotations/ or labels/"
-            )
+    source = _pairs_or_boxes(root, reads, options)
+    if source is not None:
+        return source
     clips = wants(reads, "clip")
     tree = tree_of(root, wants(reads, "class"), clips)
     if wants(reads, "mask"):
@@ -72,6 +68,21 @@ def open_folder(path: str, reads: Reads, options: Options) -> Source:
     empty = _empty(tree, placed, left_out)
     source = to_source(tree.root, opened, arranged, left_out, tree.remarks + _told(empty))
     return replace(source, empty={**source.empty, **empty})
+
+
+def _pairs_or_boxes(root: Path, reads: Reads, options: Options) -> Source | None:
+    """The set with pairs of images or with boxes; None if it has neither, and need not."""
+    if len(images_read(reads)) > 1:
+        return open_folder_pairs(root, reads, options)
+    if not wants(reads, "boxes"):
+        return None
+    source = open_folder_boxes(root, reads, options)
+    if source is None and needs(reads, "boxes"):
+        raise UserError(
+            f"folder {root} holds no boxes: expected COCO's JSON, Pascal VOC's XML or YOLO's text, "
+            "beside the images or in a folder such as annotations/ or labels/"
+        )
+    return source
 
 
 def _named(root: Path, reads: Reads, there: Mapping[str, str]) -> dict[str, str]:

@@ -86,19 +86,19 @@ def _find(root: Path) -> list[File]:
 
 
 def _pairs(folder: Path, split: str) -> Iterator[File]:
-    images, masks = _by_name(folder / "images"), _by_name(folder / "masks")
+    images, masks = by_name(folder / "images", "masks"), by_name(folder / "masks", "images")
     if not images:
         raise UserError(f"folder {folder / 'images'} holds no images: add {IMAGES}")
-    _check_partners(images, masks, folder / "masks", "mask")
-    _check_partners(masks, images, folder / "images", "image")
+    check_partners(images, masks, folder / "masks", "mask")
+    check_partners(masks, images, folder / "images", "image")
     for name, path in images.items():
         yield File(path, split, mask=masks[name])
 
 
-def _by_name(folder: Path) -> dict[str, Path]:
-    """The image files in a folder by their name without the extension."""
+def by_name(folder: Path, other: str) -> dict[str, Path]:
+    """The image files in a folder by their name without the extension; ``other`` is the folder of their partners."""
     if not folder.is_dir():
-        raise UserError(f"folder {folder} does not exist: expected images/ and masks/ side by side")
+        raise UserError(f"folder {folder} does not exist: expected {folder.name}/ and {other}/ side by side")
     found: dict[str, Path] = {}
     for path in inside(folder):
         if why_left_out(path) is not None:
@@ -109,7 +109,8 @@ def _by_name(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _check_partners(files: Mapping[str, Path], partners: Mapping[str, Path], where: Path, kind: str) -> None:
+def check_partners(files: Mapping[str, Path], partners: Mapping[str, Path], where: Path, kind: str) -> None:
+    """Raises UserError if a file has no partner, which is of the given kind, in the folder ``where``."""
     alone = [path for name, path in files.items() if name not in partners]
     if alone:
         others = f", nor have {len(alone) - 1} others" if len(alone) > 1 else ""

@@ -28,7 +28,7 @@ from jaxrec.data.decoders import (
 from jaxrec.data.features import Feature, Features, blank
 from jaxrec.data.files import PLAIN, Options
 from jaxrec.data.images import upright_size
-from jaxrec.data.reads import Reads, alternatives, choose
+from jaxrec.data.reads import Reads, choose, images_read
 from jaxrec.data.sizes import told
 from jaxrec.data.splits import Source
 from jaxrec.errors import UserError, nearest
@@ -145,10 +145,11 @@ def open_prepared(name: str, path: Path, reads: Reads, options: Options = PLAIN)
 def _chosen(name: str, reads: Reads, kinds: Mapping[str, str], image_key: str | None) -> dict[str, str]:
     """The set's feature for each name in ``reads``; raises UserError if one of several images has to be named."""
     images = sorted(key for key, kind in kinds.items() if kind == "image")
-    wanted = [each for each, kind in reads.items() if "image" in alternatives(kind)]
+    wanted = images_read(reads)
     if image_key is None:
         chosen = choose(name, reads, kinds)
-        if len(wanted) == 1 and len(images) > 1 and not {wanted[0], "image"} & set(images):
+        # Of a set of two images, a pair is both of them.
+        if 0 < len(wanted) < len(images) and not {wanted[0], "image"} & set(images):
             raise UserError(f"dataset '{name}' has several images, {', '.join(images)}: choose one with --image-key")
         return chosen
     if image_key not in images:
@@ -156,7 +157,12 @@ def _chosen(name: str, reads: Reads, kinds: Mapping[str, str], image_key: str | 
             f"dataset '{name}' has no image '{image_key}', only {', '.join(images)}: "
             f"change --image-key{nearest(image_key, images)}"
         )
-    return choose(name, reads, {key: kind for key, kind in kinds.items() if kind != "image" or key == image_key})
+    if len(wanted) < 2:
+        return choose(name, reads, {key: kind for key, kind in kinds.items() if kind != "image" or key == image_key})
+    first = wanted[0]
+    others = {each: kind for each, kind in reads.items() if each != first}
+    rest = {key: kind for key, kind in kinds.items() if key != image_key}
+    return {first: image_key, **choose(name, others, rest)}
 
 
 class _Records:

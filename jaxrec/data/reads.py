@@ -41,6 +41,11 @@ def check_reads(reads: Reads) -> None:
         raise UserError("boxes are read without an image, in whose pixels they are: read an image, too")
 
 
+def images_read(reads: Reads) -> list[str]:
+    """The names that are read as images, in their order: two for a pair, the image and what it is translated into."""
+    return [name for name, kinds in reads.items() if "image" in alternatives(kinds)]
+
+
 def wants(reads: Reads, kind: str) -> bool:
     """Whether some name is read as this kind, perhaps among others."""
     return any(kind in alternatives(kinds) for kinds in reads.values())

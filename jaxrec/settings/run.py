@@ -39,7 +39,8 @@ class Train:
     """How images of another shape are brought to that size. crop: cut off the overhang. pad: add black
     borders on two sides. stretch: distort them. Default: pad if the system reads boxes, crop otherwise."""
     image_key: Annotated[str | None, DATA] = None
-    """The feature of a prepared data set that is the image, if it has several."""
+    """The feature of a prepared data set that is the image, if it has several. Of pairs: the one that is translated, of
+    a folder A or B."""
     skip_bad: Annotated[bool, DATA] = False
     """Leave out unreadable images of a folder or table, and faulty boxes, instead of stopping; skipped.csv names
     them."""
