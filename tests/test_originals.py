@@ -83,6 +83,18 @@ def test_bouncing_digits_are_those_of_mnist(tmp_path, monkeypatch):
         assert max(found) == 1, split
 
 
+def test_translated_digits_are_those_of_mnist(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXREC_CACHE", str(tmp_path / "cache"))
+    written = write_mnist(tmp_path)
+    data = open_dataset("translated_mnist", data_dir=str(tmp_path))
+    assert data.features["image"].shape == (60, 60, 1)
+    images, labels = written["test"]
+    example = data.splits["test"].read(np.array([1]))
+    windows = np.lib.stride_tricks.sliding_window_view(example["image"][0, ..., 0], (28, 28))
+    assert (windows == images[1]).all((2, 3)).any()
+    assert_array_equal(example["label"], labels[1:2])
+
+
 def test_cifars_files(tmp_path):
     images = RNG.integers(0, 256, (12, 32, 32, 3), np.uint8)
     labels = (np.arange(12) % 10).astype(np.uint8)

@@ -25,6 +25,13 @@ ARRAYS = "arrays"
 """The name of a data set that was given as arrays."""
 BOUNCING = {"bouncing": ("digits", 32), "bouncing_mnist": ("mnist", 64)}
 """The sets of bouncing digits: the set whose digits they are drawn with, and the usual side of a frame."""
+SCATTERED = {
+    "translated": ("digits", 32, 0),
+    "translated_mnist": ("mnist", 60, 0),
+    "cluttered": ("digits", 32, 4),
+    "cluttered_mnist": ("mnist", 60, 4),
+}
+"""The sets of a digit on a canvas: whose digits, the usual side, and how many pieces of other digits."""
 KEPT = 2**30
 """Bytes of decoded examples up to which a split is kept decoded from one run to the next."""
 
@@ -76,9 +83,9 @@ def open_dataset(
     """Opens a set by its name, or arrays.
 
     Args:
-        data: ``digits``, ``scenes``, ``moving``, ``bouncing``, ``bouncing_mnist``, ``synthetic``, ``folder:PATH``,
-            ``csv:FILE``, ``npz:FILE``, the name of a prepared TFDS set, or a dictionary of arrays (see
-            ``open_arrays``).
+        data: ``digits``, ``scenes``, ``moving``, ``bouncing``, ``translated``, ``cluttered``, these three with
+            ``_mnist``, ``synthetic``, ``folder:PATH``, ``csv:FILE``, ``npz:FILE``, the name of a prepared TFDS set, or
+            a dictionary of arrays (see ``open_arrays``).
         reads: What to read: names in the batch and their kinds, such as ``{"image": "image", "mask": "mask"}``. A kind
             may be one of several, ``"class|classes"``, of which the first that the set has is taken.
         data_dir: Where prepared sets lie, or the original files of MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100.
@@ -262,6 +269,22 @@ def _bouncing(name: str, reads: Reads, data_dir: str | None, options: Options) -
     return open_bouncing(name, reads, _side(name, options, side), ink, digits.fingerprint)
 
 
+def _scattered(name: str, reads: Reads, data_dir: str | None, options: Options) -> Source:
+    """Digits of another set on larger canvases; that set has to be there."""
+    from jaxrec.data.scattered import Ink, open_scattered
+
+    digits_name, side, pieces = SCATTERED[name]
+    digits = open_dataset(digits_name, data_dir=data_dir)
+
+    def ink(split: str) -> Ink:
+        whole = digits.splits[split].cached()
+        examples = whole.read(np.arange(len(whole)))
+        return Ink(examples["image"][..., 0], examples["label"])
+
+    counts = {split: len(digits.splits[split]) for split in ("train", "test")}
+    return open_scattered(name, reads, _side(name, options, side), pieces, counts, ink, digits.fingerprint)
+
+
 def _side(name: str, options: Options, usual: int) -> int:
     """The side of the images of a set of squares."""
     height, width = options.size or (usual, usual)
@@ -277,6 +300,8 @@ MADE: dict[str, Callable[[Reads, Options], Source]] = {
     "scenes": _scenes,
     "moving": _moving,
 }
+DRAWN = ((BOUNCING, _bouncing), (SCATTERED, _scattered))
+"""Sets that are drawn with the digits of others, and what opens them."""
 
 
 def _open_source(name: str, reads: Reads, data_dir: str | None, options: Options) -> Source:
@@ -296,9 +321,10 @@ def _open_source(name: str, reads: Reads, data_dir: str | None, options: Options
     if name in MADE:
         _refuse_image_key(name, options)
         return MADE[name](reads, options)
-    if name in BOUNCING:
-        _refuse_image_key(name, options)
-        return _bouncing(name, reads, data_dir, options)
+    for names, opener in DRAWN:
+        if name in names:
+            _refuse_image_key(name, options)
+            return opener(name, reads, data_dir, options)
     return _open_found(name, reads, data_dir, options)
 
 
@@ -311,7 +337,7 @@ def _open_found(name: str, reads: Reads, data_dir: str | None, options: Options)
     path = find_prepared(name, folder)
     if path is not None:
         return open_prepared(name, path, reads, options)
-    others = [*MADE, *BOUNCING, *ORIGINALS]
+    others = [*MADE, *BOUNCING, *SCATTERED, *ORIGINALS]
     if name not in ORIGINALS:
         raise missing_set(name, folder, others)
     found = open_original(name, folder, reads, options)

@@ -100,9 +100,9 @@ def missing_set(name: str, folder: Path, others: Iterable[str], instead: str = "
     there = "" if folder.is_dir() else ", which does not exist (check --data-dir and TFDS_DATA_DIR)"
     prepare = shlex.join(["jaxrec", "prepare", name, "--data-dir", str(folder)])
     return UserError(
-        f"dataset '{name}' is not prepared in {folder}{there}: expected digits, scenes, moving, bouncing, synthetic, "
-        f"folder:PATH, csv:FILE, npz:FILE or a set that `{prepare}` prepares after `pip install 'jaxrec[prepare]'`"
-        f"{other}{hint}"
+        f"dataset '{name}' is not prepared in {folder}{there}: expected digits, scenes, moving, bouncing, translated, "
+        f"cluttered, synthetic, folder:PATH, csv:FILE, npz:FILE or a set that `{prepare}` prepares after "
+        f"`pip install 'jaxrec[prepare]'`{other}{hint}"
     )
 
 

@@ -17,8 +17,9 @@ class Train:
 
     task: Annotated[Task, tyro.conf.arg(name="")] = field(default_factory=Classifier)
     dataset: Annotated[str | None, DATA] = None
-    """digits, scenes, moving, bouncing, bouncing_mnist, synthetic, folder:PATH, csv:FILE, npz:FILE, or the name of a
-    prepared TFDS data set such as mnist. Default: digits, or what the system asks for."""
+    """digits, scenes, moving, bouncing, translated, cluttered, the last three with _mnist, synthetic, folder:PATH,
+    csv:FILE, npz:FILE, or the name of a prepared TFDS data set such as mnist. Default: digits, or what the system asks
+    for."""
     data_dir: Annotated[str | None, DATA] = None
     """Folder of the prepared TFDS data sets, or of the original files of mnist, fashion_mnist, cifar10 and cifar100.
     Default: $TFDS_DATA_DIR, then ~/tensorflow_datasets."""
