@@ -4,6 +4,7 @@ import zlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 
 
@@ -34,6 +35,37 @@ def per_replica(tree: Any, axis_name: str | None) -> Any:
 def mean_over_replicas(tree: Any, axis_name: str | None) -> Any:
     """The mean over the replicas of every array in ``tree``; ``tree`` itself without ``axis_name``."""
     return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+
+
+def greatest_over_replicas(tree: Any, axis_name: str | None) -> Any:
+    """The maximum over the replicas of every array in ``tree``; ``tree`` itself without ``axis_name``."""
+    return tree if axis_name is None else jax.lax.pmax(tree, axis_name)
+
+
+def from_all_replicas(tree: Any, most: int, axis_name: str | None) -> Any:
+    """Up to ``most`` examples of the batch, of every array [B, ...] in ``tree``: the same ones on every replica.
+
+    Each replica contributes as many: what is kept in the state must not differ between replicas. If each replica holds
+    enough of them for all, they are taken from different places, so that replicas with one and the same batch put
+    together the beginning of it.
+    """
+    size = jax.tree.leaves(tree)[0].shape[0]
+    if axis_name is None:
+        return jax.tree.map(lambda x: x[:most], tree)
+    replicas = jax.lax.axis_size(axis_name)
+    number = jax.lax.axis_index(axis_name)
+    share = max(1, min(most, size * replicas) // replicas)
+    start = jnp.where((number + 1) * share <= size, number * share, 0)
+
+    def joined(x: jax.Array) -> jax.Array:
+        part = jax.lax.dynamic_slice_in_dim(x, start, share)
+        # A sum over all replicas, of which only one holds anything in a place, is known to be the same on all of them.
+        wide = part.astype(jnp.int32) if x.dtype in (jnp.bool_, jnp.uint8) else part
+        placed = jnp.zeros((replicas * share, *x.shape[1:]), wide.dtype)
+        placed = jax.lax.dynamic_update_slice_in_dim(placed, wide, number * share, 0)
+        return jax.lax.psum(placed, axis_name).astype(x.dtype)
+
+    return jax.tree.map(joined, tree)
 
 
 def cut_axes() -> dict[str, int]:

@@ -16,6 +16,7 @@ import numpy as np
 from jaxrec.settings import (
     GAN,
     RNN,
+    Agent,
     Augment,
     Autoencoder,
     Classifier,
@@ -50,6 +51,9 @@ tiny_detector = partial(
 )
 tiny_rnn = partial(RNN, classes=CLASSES, mean=(0.25,), std=(0.2,), width=2, units=6, optimizer=SGD)
 tiny_video = partial(Forecaster, given=1, forecast=2, width=2, hidden=4, layers=1, patch=2, average=0.0, optimizer=SGD)
+tiny_agent = partial(
+    Agent, width=2, glance=4, reaches=(1.5,), moves=2, replay=32, kept=16, samples=32, average=0.0, optimizer=SLOW
+)
 tiny_gan = partial(GAN, classes=CLASSES, width=2, latents=4, r1=0.0, r2=0.0, average=0.0, optimizer=SLOW)
 tiny_rotation = partial(registry.load_file(str(ROTATION)).Config, model="rotation", width=2, optimizer=SGD)
 
@@ -104,6 +108,11 @@ ROWS = {
         ),
         draws=True,
     ),
+    # What the moves are worth is learned from what the moves are thought to be worth, so the loss need not fall.
+    "q agent": Row(tiny_agent(average=0.9, priority=0.6, explore_last=0.5), draws=True, descends=False),
+    "actor-critic agent": Row(
+        tiny_agent(learning="actor-critic", reward="change", augment=Augment(flip="random")), draws=True, descends=False
+    ),
     "rotation": Row(tiny_rotation(average=0.9, accumulate=2, augment=Augment(translate=0.1)), draws=True),
 }
 
@@ -139,6 +148,7 @@ SMALL = {
         *("--width", "2", "--hidden", "4", "--layers", "1", "--depth", "0"),
         *("--validation-split", "validation[:32]", "--test-split", "test[:32]"),
     ],
+    "agent": ["--width", "4", "--glance", "4", "--moves", "3", "--copies", "1", "--samples", "32"],
     "rotation": ["--width", "4"],
 }
 """The models that commands are tried on, and the options that make them quick; other classifiers are like a cnn."""

@@ -95,7 +95,8 @@ def difference(a, b):
     """The largest difference between two results' arrays, each relative to its largest number, if that is above 1."""
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(x.shape, y.shape), a, b)
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return max(np.max(np.abs(x - y), initial=0) / np.max(np.abs(y), initial=1) for x, y in pairs)
+    apart = partial(np.subtract, dtype=np.float64)
+    return max(np.max(np.abs(apart(x, y)), initial=0) / np.max(np.abs(y), initial=1) for x, y in pairs)
 
 
 def movement(row):

@@ -1,5 +1,6 @@
 """Every setting, as plain frozen data; importable without jax, so that ``--help`` answers at once."""
 
+from jaxrec.settings.agent import Agent
 from jaxrec.settings.autoencoder import Autoencoder
 from jaxrec.settings.classifier import Classifier
 from jaxrec.settings.common import Augment, Optimizer, Rule, Task
@@ -15,6 +16,7 @@ from jaxrec.settings.video import Forecaster
 __all__ = [
     "GAN",
     "RNN",
+    "Agent",
     "Augment",
     "Autoencoder",
     "Classifier",
