@@ -29,6 +29,7 @@ SYSTEMS = {
     "unet": replace(preset("unet"), classes=4, width=4, depth=2, mean=(0.5,) * 3, std=(0.25,) * 3),
     "resunet": replace(preset("resunet"), classes=4, width=4, depth=2, mean=(0.5,) * 3, std=(0.25,) * 3),
     "detector": replace(preset("detector"), classes=4, width=2, mean=(0.5,) * 3, std=(0.25,) * 3),
+    "agent": replace(preset("agent"), width=2, glance=4, moves=2, mean=(0.5,) * 3, std=(0.25,) * 3),
     "rnn": replace(preset("rnn"), classes=4, width=2, units=6, mean=(0.5,) * 3, std=(0.25,) * 3),
     "video": replace(preset("video"), given=3, forecast=2, width=2, hidden=4, layers=1, depth=1),
     "convlstm forecaster": replace(preset("video"), architecture="convlstm", given=3, forecast=2, hidden=4),

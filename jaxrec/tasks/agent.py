@@ -126,20 +126,19 @@ def init(
         optimizer: an optax transformation in place of the configured optimizer, schedule, decay and clipping.
         environment: what to act in, in place of the box; no feature of the data is read then.
     """
-    player_key, shape_key = jax.random.key(0), jax.random.key(0)
-    examples = {} if environment else _examples(config, {name: values[:1] for name, values in batch.items()})
+    examples = {} if environment else _blank(config, batch["image"][:1])
 
     def first(key: jax.Array) -> Any:
-        return _reset(config, environment, examples)(jax.random.split(key, (1, 1)))[0]
+        return _reset(config, environment, examples)(key[None, None])[0]
 
-    observation = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(first, shape_key))
+    observation = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(first, key))
     model = build(config, environment) if model is None else as_model(model)
-    player_key = stream(key, "params", jnp.int32(0))
-    variables = model.init({"params": player_key}, _standardized(config, examples), observation)
+    params_key = stream(key, "params", jnp.int32(0))
+    variables = model.init({"params": params_key}, _shown(config, examples), observation)
     state = new_state(config, key, {"net": new_player(config, model, variables, optimizer)})
     extra: dict[str, Any] = {}
     if config.learning == "q":
-        extra["replay"] = _empty_replay(config, examples, observation)
+        extra["replay"] = _empty_replay(config, _kept(examples), observation)
     if environment is None:
         extra["sides"] = jnp.zeros(2, jnp.float32)
     return AgentState(
@@ -183,11 +182,21 @@ def _examples(config: Config, batch: Batch) -> Examples:
     return {"image": image, "boxes": batch["boxes"].astype(jnp.float32) / sides, "there": there}
 
 
-def _standardized(config: Config, examples: Examples) -> Examples:
-    """The examples with images as the network reads them."""
-    if "image" not in examples:
-        return examples
-    return {**examples, "image": standardize(examples["image"], config.mean, config.std)}
+def _blank(config: Config, image: jax.Array) -> Examples:
+    """The examples of images [B, H, W, C] in which nothing is to be found."""
+    count = image.shape[0]
+    boxes, label = jnp.zeros((count, 1, 4), jnp.float32), jnp.full((count, 1), -1, jnp.int32)
+    return _examples(config, {"image": image, "boxes": boxes, "label": label})
+
+
+def _kept(examples: Examples) -> Examples:
+    """What the network reads of the examples: the images, if there are any."""
+    return {name: values for name, values in examples.items() if name == "image"}
+
+
+def _shown(config: Config, examples: Examples) -> Examples:
+    """The same as the network reads it: standardized, float32."""
+    return {name: standardize(values, config.mean, config.std) for name, values in _kept(examples).items()}
 
 
 def _environment(config: Config, given: Environment | None, example: Examples) -> Environment:
@@ -223,7 +232,7 @@ def _played(
 
 def _judged(state: AgentState, variables: Any, examples: Examples, observation: Any) -> Judgement:
     """What the network says of states [B, K] of examples [B]."""
-    return state.player.model.apply(variables, _standardized(state.config, examples), observation)
+    return state.player.model.apply(variables, _shown(state.config, examples), observation)
 
 
 def _values(judgement: Judgement) -> jax.Array:
@@ -271,7 +280,7 @@ def _exploring(state: AgentState, examples: Examples, share: jax.Array) -> Calla
 
 def _greedy(state: AgentState, examples: Examples) -> Callable[..., jax.Array]:
     """The best action, by the parameters that are evaluated."""
-    read = _standardized(state.config, examples)
+    read = _shown(state.config, examples)
 
     def choose(observation: Any, inner: Any, keys: jax.Array) -> jax.Array:
         judged = state.player.model.apply(state.player.variables(), read, observation)
@@ -398,7 +407,7 @@ def _remembered(state: AgentState, examples: Examples, episode: Episode, axis_na
     """The replay with this step's episodes in place of the oldest."""
     replay, room = state.extra["replay"], state.config.replay
     new = {
-        "example": examples,
+        "example": _kept(examples),
         "observation": episode.observation,
         "action": episode.action,
         "reward": episode.reward,
@@ -460,7 +469,7 @@ def _policy_step(
     episode = _played(state, examples, choose, keys, axis_name)
     counting = _counting(episode, examples)
     told = _told(episode, counting)
-    moves = {"example": examples, "episode": episode._replace(state=None), "counting": counting}
+    moves = {"example": _kept(examples), "episode": episode._replace(state=None), "counting": counting}
 
     def loss(params: Any, stats: Any, moves: Any, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
         episode, counting = moves["episode"], moves["counting"]
@@ -558,10 +567,10 @@ def predict(state: AgentState, inputs: jax.Array) -> dict[str, jax.Array]:
     ``boxes`` float32 [B, 1, 4], y0, x0, y1, x1 in pixels; ``path`` float32 [B, T + 1, 4], the boxes on the way, the
     last one repeated; ``moves`` int32 [B]; ``stopped`` bool [B]: the agent ended the episode itself.
     """
-    count, height, width = inputs.shape[:3]
-    blank = {"boxes": jnp.zeros((count, 1, 4), jnp.float32), "label": jnp.full((count, 1), -1, jnp.int32)}
-    examples = _examples(state.config, {"image": inputs, **blank})
-    keys = jax.random.split(jax.random.key(0), (count, 1))
+    height, width = inputs.shape[1:3]
+    examples = _blank(state.config, inputs)
+    # The best moves draw nothing, though every policy is given keys.
+    keys = example_keys({"image": inputs}, "path")[:, None]
     episode = _played(state, examples, _greedy(state, examples), keys)
     path = episode.observation["box"][:, 0] * jnp.array([height, width, height, width], jnp.float32)
     return {
