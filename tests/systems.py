@@ -22,6 +22,7 @@ from jaxrec.settings import (
     Classifier,
     Detector,
     Forecaster,
+    Glimpse,
     Optimizer,
     Rule,
     Segmenter,
@@ -53,6 +54,9 @@ tiny_rnn = partial(RNN, classes=CLASSES, mean=(0.25,), std=(0.2,), width=2, unit
 tiny_video = partial(Forecaster, given=1, forecast=2, width=2, hidden=4, layers=1, patch=2, average=0.0, optimizer=SGD)
 tiny_agent = partial(
     Agent, width=2, glance=4, reaches=(1.5,), moves=2, replay=32, kept=16, samples=32, average=0.0, optimizer=SLOW
+)
+tiny_glimpse = partial(
+    Glimpse, classes=CLASSES, mean=(0.25,), std=(0.2,), looks=2, patch=4, units=6, width=6, samples=2, optimizer=SGD
 )
 tiny_gan = partial(GAN, classes=CLASSES, width=2, latents=4, r1=0.0, r2=0.0, average=0.0, optimizer=SLOW)
 tiny_rotation = partial(registry.load_file(str(ROTATION)).Config, model="rotation", width=2, optimizer=SGD)
@@ -113,6 +117,20 @@ ROWS = {
     "actor-critic agent": Row(
         tiny_agent(learning="actor-critic", reward="change", augment=Augment(flip="random")), draws=True, descends=False
     ),
+    "glimpse": Row(tiny_glimpse(average=0.9, augment=Augment(translate=0.1)), draws=True),
+    "glimpse by ppo": Row(
+        tiny_glimpse(
+            policy="ppo",
+            reward="gain",
+            head="every",
+            core="lstm",
+            start="context",
+            learned_deviation=True,
+            entropy=0.01,
+            cnn=False,
+        ),
+        draws=True,
+    ),
     "rotation": Row(tiny_rotation(average=0.9, accumulate=2, augment=Augment(translate=0.1)), draws=True),
 }
 
@@ -143,6 +161,9 @@ SMALL = {
     "resunet": ["--width", "4", "--depth", "1"],
     "detector": ["--width", "4"],
     "rnn": ["--sequence", "rows", "--dataset", "digits", "--units", "8"],
+    "glimpse": [
+        *("--dataset", "digits", "--looks", "2", "--patch", "4", "--units", "8", "--width", "8", "--samples", "1")
+    ],
     "video": [
         *("--dataset", "bouncing", "--image-size", "8", "--given", "2", "--forecast", "2"),
         *("--width", "2", "--hidden", "4", "--layers", "1", "--depth", "0"),

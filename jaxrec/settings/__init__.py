@@ -6,6 +6,7 @@ from jaxrec.settings.classifier import Classifier
 from jaxrec.settings.common import Augment, Optimizer, Rule, Task
 from jaxrec.settings.detector import Detector
 from jaxrec.settings.gan import GAN
+from jaxrec.settings.glimpse import Glimpse
 from jaxrec.settings.registry import models, preset
 from jaxrec.settings.rnn import RNN
 from jaxrec.settings.run import Sweep, Train
@@ -22,6 +23,7 @@ __all__ = [
     "Classifier",
     "Detector",
     "Forecaster",
+    "Glimpse",
     "Optimizer",
     "Rule",
     "Segmenter",
