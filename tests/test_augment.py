@@ -517,6 +517,22 @@ def test_diffaugment_cutout_zeroes_half_of_each_side(size):
     assert rows.max() == (size[0] + 1) // 2 and columns.max() == (size[1] + 1) // 2
 
 
+def test_diffaugment_of_a_share_changes_that_share_of_the_images():
+    images = jnp.asarray(2 * np.random.default_rng(0).uniform(size=(1000, 8, 8, 1)).astype(np.float32) - 1)
+
+    def changed(kinds: tuple[str, ...], share: float) -> np.ndarray:
+        after = module.diffaugment(KEY, images, kinds, jnp.float32(share))
+        return (np.asarray(after) != np.asarray(images)).any((1, 2, 3))
+
+    assert not changed(GAN_KINDS, 0.0).any()
+    whole = module.diffaugment(KEY, images, GAN_KINDS, jnp.float32(1))
+    np.testing.assert_array_equal(whole, module.diffaugment(KEY, images, GAN_KINDS))
+    color, cutout = changed(("color",), 0.3), changed(("cutout",), 0.3)
+    assert color.mean() == pytest.approx(0.3, abs=0.05)
+    # Each kind chooses its own images.
+    assert (color & cutout).mean() == pytest.approx(0.09, abs=0.04)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_diffaugment_gradient_equals_the_numerical_one(shape):
     images, direction, weights = (jnp.asarray(2 * pixels(shape, seed) - 1) for seed in range(3))

@@ -110,7 +110,6 @@ def sentence(monkeypatch, capsys):
         ("--model autoencoder --sampler balanced", ["--sampler", "'image'"]),
         ("--class-weights sqrt-inverse", ["--class-weights", "sqrt", "effective"]),
         ("--patience 3 --validation 0", ["--patience", "validation"]),
-        ("--model gan --patience 3", ["--patience"]),
         ("--model autoencoder --architecture unet", ["architecture", "'unet'"]),
         ("--dataset mnst", ["'mnst'", "jaxrec prepare mnst --data-dir "]),
         ("--dataset digts", ["'digts'", "'digits'"]),

@@ -365,6 +365,22 @@ def test_frechet_distance_to_itself_is_zero(size, dimension):
     assert metrics.frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
 
 
+def test_feature_distance_is_that_of_all_examples_however_they_are_cut():
+    a, b = features(60, seed=1).astype(np.float32), features(60, shift=1.0, seed=2).astype(np.float32)
+    a[50:] = np.nan
+    real = np.arange(60) < 50
+    parts = [
+        metrics.FeatureDistance.from_batch(a[part], b[part], real[part], name="far")
+        for part in (slice(0, 20), slice(20, 60))
+    ]
+    found = parts[0].merge(parts[1]).compute()
+    assert found == {"far": pytest.approx(metrics.frechet_distance(a[:50], b[:50]), rel=1e-6)}
+    one = metrics.FeatureDistance.from_batch(a[:1], b[:1], name="far").compute()
+    assert one == {"far": pytest.approx(float(((a[0] - b[0]) ** 2).sum()), rel=1e-5)}
+    with pytest.raises(ValueError, match="no examples"):
+        metrics.FeatureDistance.from_batch(a[:3], b[:3], np.zeros(3, bool), name="far").compute()
+
+
 def test_kernel_distance_matches_brute_force():
     a, b = features(9), features(7, shift=0.5, seed=1)
 
@@ -426,7 +442,13 @@ def test_class_statistics():
     got = metrics.class_statistics(probabilities, np.repeat([0, 1], [150, 50]))
     shares = np.array([0.5, 0.48, 0.02])
     assert got == pytest.approx(
-        {"modes": 2, "class_entropy": -(shares * np.log(shares)).sum(), "class_consistency": 0.75 - 0.02}
+        {
+            "modes": 2,
+            "class_entropy": -(shares * np.log(shares)).sum(),
+            "kl_to_uniform": (shares * np.log(shares / 0.25)).sum(),
+            "class_consistency": 0.75 - 0.02,
+        }
     )
     few = metrics.class_statistics(np.eye(10)[[3, 3, 7]])
-    assert few == pytest.approx({"modes": 2, "class_entropy": np.log(3) - 2 / 3 * np.log(2)})
+    entropy = np.log(3) - 2 / 3 * np.log(2)
+    assert few == pytest.approx({"modes": 2, "class_entropy": entropy, "kl_to_uniform": np.log(10) - entropy})

@@ -302,7 +302,6 @@ def test_draws_fill_their_ranges_by_the_seed():
         (sweep, "--vary optimizer.l2=0:1 --members 7 --halving 3", "--halving 3"),
         (sweep, "--vary optimizer.l2=0:1 --halving 3 --steps 3", "--halving 3"),
         (sweep, "--vary optimizer.l2=0:1 --halving 1 --validation 0", "--halving"),
-        (sweep, "--model gan --vary r1=0:1 --halving 1", "--halving"),
         (sweep, "--vary optimizer.l2=0:1 --resume", "--resume"),
         (train, "--seeds 0", "--seeds 0"),
         (train, "--seeds 2 --seed 4294967295", "--seed 4294967295"),
@@ -315,6 +314,17 @@ def test_mistakes(command, options, said, tmp_path):
     with pytest.raises(UserError) as told:
         command.main(["--runs", str(tmp_path / "runs"), *options.split()])
     assert said in str(told.value)
+    assert not list(tmp_path.glob("runs/*"))
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "said"),
+    [(sweep, "--vary r1=0:1 --halving 1", "--halving"), (train, "--patience 3", "--patience")],
+)
+def test_a_system_without_a_score_has_nothing_to_choose_by(command, options, said, tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxrec.tasks.gan.SCORE", None)
+    with pytest.raises(UserError, match=said):
+        command.main(["--runs", str(tmp_path / "runs"), "--model", "gan", *options.split()])
     assert not list(tmp_path.glob("runs/*"))
 
 

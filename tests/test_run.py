@@ -261,11 +261,11 @@ def test_the_judge_is_trained_once_and_tells_good_images_from_bad(tmp_path, monk
     monkeypatch.setenv("JAXREC_CACHE", str(tmp_path))
     gan, config = named_system("gan"), GAN(judge_steps=100)
     digits = data.open_data(Train(task=config), gan)
-    state, name = judge.trained_judge(digits, 100)
+    state, name = judge.trained_judge(digits.dataset, digits.train, 100)
     assert name.startswith("judge-v1-cnn-digits-")
     assert len(list((tmp_path / "judges").iterdir())) == 1
     monkeypatch.setattr(judge, "_train", None)
-    again, same = judge.trained_judge(digits, 100)
+    again, same = judge.trained_judge(digits.dataset, digits.train, 100)
     assert same == name
     assert all(map(np.array_equal, jax.tree.leaves(state.player.average), jax.tree.leaves(again.player.average)))
 

@@ -4,10 +4,12 @@ import io
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from jaxrec.data.features import Feature
+from jaxrec.data.splits import Split
 from jaxrec.run import judge
 from jaxrec.run.introduction import changed_schedule
 from jaxrec.run.show import screen
@@ -92,8 +94,9 @@ def test_a_terminal_shows_a_count_that_vanishes():
 
 def budget(examples: int, side: int) -> tuple[int, int]:
     features = {"image": Feature("image", (side, side, 3), "uint8")}
-    data: Any = SimpleNamespace(train=range(examples), dataset=SimpleNamespace(features=features))
-    return judge._budget(SimpleNamespace(judge_steps=None), data), judge._batch(data)
+    train = Split(lambda rows: {}, np.arange(examples), features)
+    config: Any = SimpleNamespace(judge_steps=None)
+    return judge._budget(config, train), judge._batch(train)
 
 
 def test_the_judge_follows_the_data():

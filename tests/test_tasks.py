@@ -682,3 +682,35 @@ def test_what_is_no_image_is_refused():
 def test_only_a_vae_among_autoencoders_generates():
     with pytest.raises(UserError, match="vae"):
         autoencoder.generate(start(tiny_autoencoder()), jax.random.key(0), 1)
+
+
+def test_the_share_of_augmented_images_follows_the_sign_of_the_logits():
+    """Where the discriminator is surer than asked of real images, the share rises by the images that it has seen."""
+    share = gan.adapted_share(jnp.float32(0.5), jnp.float32(0.9), 0.6, 1000)
+    assert float(share) == pytest.approx(0.5 + 1000 / gan.ADAPTED_OVER)
+    assert float(gan.adapted_share(jnp.float32(0.5), jnp.float32(0.1), 0.6, 1000)) < 0.5
+    assert float(gan.adapted_share(jnp.float32(1.0), jnp.float32(0.9), 0.6, 1000)) == 1.0
+    assert float(gan.adapted_share(jnp.float32(0.0), jnp.float32(0.1), 0.6, 1000)) == 0.0
+
+
+@pytest.mark.parametrize("loss", ["hinge", "relativistic"])
+def test_a_discriminator_that_knows_real_images_is_shown_more_augmented_ones(loss):
+    """Its logit is 2 if an image has any light, as real ones have; generated ones are black."""
+
+    def logits(params, images, label):
+        light = (images.max((1, 2, 3)) > -1).astype(jnp.float32)
+        return light * 3 - 1 + 0 * params["unused"]
+
+    def black(params, latents, label):
+        return jnp.full((len(latents), 8, 8, 1), -1.0) + 0 * params["unused"]
+
+    def nothing(*_):
+        return {"unused": jnp.float32(0)}
+
+    config = tiny_gan(loss=loss, adapt_to=0.6, discriminator_steps=2, r1=0.0, r2=0.0)
+    models = ((nothing, black), (nothing, logits))
+    state = gan.init(config, jax.random.key(0), BATCH, models=models)
+    assert float(state.extra["augmented"]) == 0
+    after, metrics = gan.train_step(state, BATCH)
+    assert float(metrics["sign"]) == 1
+    assert float(after.extra["augmented"]) == pytest.approx(16 / gan.ADAPTED_OVER)

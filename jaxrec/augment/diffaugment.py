@@ -7,13 +7,22 @@ from jaxrec.augment.draws import rectangles, stream
 from jaxrec.augment.sampling import windows
 from jaxrec.errors import UserError, nearest
 
+KINDS = ("color", "translation", "cutout")
 
-def diffaugment(key: jax.Array, images: jax.Array, kinds: tuple[str, ...]) -> jax.Array:
+
+def diffaugment(key: jax.Array, images: jax.Array, kinds: tuple[str, ...], share: jax.Array | None = None) -> jax.Array:
     """Changes images in [-1, 1], differentiably, before a discriminator sees them (Zhao et al. 2020).
 
-    ``kinds``, done in order: color (brightness, saturation, contrast), translation (by up to an eighth, zeros come
-    in), cutout (half of each side set to zero). Colours may leave [-1, 1], as in the paper. Raises UserError for
-    another kind.
+    Args:
+        key: what the changes are drawn from.
+        images: floats [B, H, W, C].
+        kinds: done in order: color (brightness, saturation, contrast), translation (by up to an eighth, zeros come
+            in), cutout (half of each side set to zero). Colours may leave [-1, 1], as in the paper.
+        share: float32 scalar, the probability with which a kind changes an image, each image and kind apart (Karras et
+            al. 2020, https://arxiv.org/abs/2006.06676). None: every kind changes every image.
+
+    Raises:
+        UserError: another kind.
     """
     known = {"color": _colour, "translation": _translation, "cutout": _cutout}
     for kind in kinds:
@@ -21,7 +30,12 @@ def diffaugment(key: jax.Array, images: jax.Array, kinds: tuple[str, ...]) -> ja
             raise UserError(f"diffaugment knows {', '.join(known)}, not '{kind}'{nearest(kind, known)}")
         # Runs that began when the kind was spelled "colour" go on with the numbers of that stream.
         name = "colour" if kind == "color" else kind
-        images = known[kind](stream(key, name), images)
+        changed = known[kind](stream(key, name), images)
+        if share is None:
+            images = changed
+        else:
+            chosen = jax.random.bernoulli(stream(key, f"{name} share"), share, (images.shape[0], 1, 1, 1))
+            images = jnp.where(chosen, changed, images)
     return images
 
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ SCATTERED = {
     "cluttered_mnist": ("mnist", 60, 4),
 }
 """The sets of a digit on a canvas: whose digits, the usual side, and how many pieces of other digits."""
+STACKED = {"stacked": "digits", "stacked_mnist": "mnist"}
+"""The sets of three digits each: the set whose digits they are made of."""
 KEPT = 2**30
 """Bytes of decoded examples up to which a split is kept decoded from one run to the next."""
 
@@ -63,6 +66,8 @@ class Dataset:
     """What a user should know of how the images are read, a sentence each."""
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The cells of each row of the set's source by column, if a table names the examples."""
+    channels: "Dataset | None" = None
+    """The set whose images are this set's channels, if there is one; classes are the channels' in turn."""
 
 
 def open_dataset(
@@ -83,7 +88,7 @@ def open_dataset(
     """Opens a set by its name, or arrays.
 
     Args:
-        data: ``digits``, ``scenes``, ``moving``, ``bouncing``, ``translated``, ``cluttered``, these three with
+        data: ``digits``, ``scenes``, ``moving``, ``bouncing``, ``translated``, ``cluttered``, ``stacked``, these four with
             ``_mnist``, ``synthetic``, ``folder:PATH``, ``csv:FILE``, ``npz:FILE``, the name of a prepared TFDS set, or
             a dictionary of arrays (see ``open_arrays``).
         reads: What to read: names in the batch and their kinds, such as ``{"image": "image", "mask": "mask"}``. A kind
@@ -139,6 +144,7 @@ def open_dataset(
         source.sizes,
         remarks,
         source.columns,
+        source.channels,
     )
 
 
@@ -285,6 +291,24 @@ def _scattered(name: str, reads: Reads, data_dir: str | None, options: Options) 
     return open_scattered(name, reads, _side(name, options, side), pieces, counts, ink, digits.fingerprint)
 
 
+def _stacked(name: str, reads: Reads, data_dir: str | None, options: Options) -> Source:
+    """Three digits of another set, which has to be there, as the channels of an image."""
+    from jaxrec.data.stacked import open_stacked
+
+    digits = open_dataset(STACKED[name], data_dir=data_dir, image_size=options.size)
+
+    def examples(split: str) -> tuple[np.ndarray, np.ndarray]:
+        found = whole(split)
+        return found["image"], found["label"]
+
+    @cache
+    def whole(split: str) -> dict[str, np.ndarray]:
+        kept = digits.splits[split].cached()
+        return kept.read(np.arange(len(kept)))
+
+    return open_stacked(name, reads, digits, examples)
+
+
 def _side(name: str, options: Options, usual: int) -> int:
     """The side of the images of a set of squares."""
     height, width = options.size or (usual, usual)
@@ -300,7 +324,7 @@ MADE: dict[str, Callable[[Reads, Options], Source]] = {
     "scenes": _scenes,
     "moving": _moving,
 }
-DRAWN = ((BOUNCING, _bouncing), (SCATTERED, _scattered))
+DRAWN = ((BOUNCING, _bouncing), (SCATTERED, _scattered), (STACKED, _stacked))
 """Sets that are drawn with the digits of others, and what opens them."""
 
 
@@ -337,7 +361,7 @@ def _open_found(name: str, reads: Reads, data_dir: str | None, options: Options)
     path = find_prepared(name, folder)
     if path is not None:
         return open_prepared(name, path, reads, options)
-    others = [*MADE, *BOUNCING, *SCATTERED, *ORIGINALS]
+    others = [*MADE, *BOUNCING, *SCATTERED, *STACKED, *ORIGINALS]
     if name not in ORIGINALS:
         raise missing_set(name, folder, others)
     found = open_original(name, folder, reads, options)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -46,6 +47,8 @@ class Source:
     """int [N], the class of each row, if it is known without decoding."""
     empty: Mapping[str, str] = field(default_factory=dict)
     """Splits that have a place but no examples, and why."""
+    channels: Any = None
+    """The opened set whose images are this set's channels, if there is one; classes are the channels' in turn."""
     version: str = ""
     """Differs if the files or their decoder may have changed; empty if decoded examples are not to be kept on disk."""
 

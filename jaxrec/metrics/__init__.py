@@ -2,7 +2,13 @@
 
 from jaxrec.metrics.classification import CONFIDENCE_BINS, Classification, MultiLabel
 from jaxrec.metrics.detection import Detections
-from jaxrec.metrics.distances import class_statistics, coverage_statistics, frechet_distance, kernel_distance
+from jaxrec.metrics.distances import (
+    FeatureDistance,
+    class_statistics,
+    coverage_statistics,
+    frechet_distance,
+    kernel_distance,
+)
 from jaxrec.metrics.forecast import Forecast
 from jaxrec.metrics.pixels import Pixels, pixels_that_count
 from jaxrec.metrics.reconstruction import Reconstruction, ssim
@@ -14,6 +20,7 @@ __all__ = [
     "Average",
     "Classification",
     "Detections",
+    "FeatureDistance",
     "Forecast",
     "Metric",
     "MultiLabel",

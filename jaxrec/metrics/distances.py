@@ -1,9 +1,15 @@
 """Distances between two sets of features or classes: how far generated images are from real ones."""
 
 from collections.abc import Iterator
+from typing import Self
 
 import chex
+import flax.struct
+import jax
+import jax.numpy as jnp
 import numpy as np
+
+from jaxrec.metrics.sums import Metric, Results, at_least_one, real_examples
 
 BLOCK = 1024
 """Points whose distances to all others are held in memory at once."""
@@ -43,6 +49,41 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     overlap = np.linalg.norm(_root(covariance_a) @ _root(covariance_b), "nuc")
     means_apart = np.sum((a.mean(axis=0) - b.mean(axis=0)) ** 2)
     return float(means_apart + np.trace(covariance_a) + np.trace(covariance_b) - 2 * overlap)
+
+
+class FeatureDistance(Metric):
+    """The Frechet distance of two sets of features. It merges on the host alone, by joining arrays, not by ``psum``."""
+
+    a: jax.Array
+    """float32 [B, D]."""
+    b: jax.Array
+    """float32 [B, D]."""
+    real: jax.Array
+    """bool [B], False for padding."""
+    name: str = flax.struct.field(pytree_node=False)
+
+    @classmethod
+    def from_batch(cls, a: jax.Array, b: jax.Array, real: jax.Array | None = None, *, name: str) -> Self:
+        """From features a and b, both [B, D], and real bool [B], False for padding (None: all real); pure."""
+        chex.assert_rank(a, 2)
+        chex.assert_equal_shape([a, b])
+        return cls(
+            a=jnp.asarray(a, jnp.float32), b=jnp.asarray(b, jnp.float32), real=real_examples(real, len(a)), name=name
+        )
+
+    def merge(self, other: Self) -> Self:
+        """The features of both."""
+        return jax.tree.map(lambda a, b: np.concatenate([np.asarray(a), np.asarray(b)]), self, other)
+
+    def compute(self) -> Results:
+        """The distance, by the metric's name; of a single pair, the squared distance of the two."""
+        real = np.asarray(self.real)
+        a, b = np.asarray(self.a, np.float64)[real], np.asarray(self.b, np.float64)[real]
+        if at_least_one(real.sum()) == 1:
+            return {self.name: float(np.sum((a - b) ** 2))}
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            return {self.name: float("nan")}
+        return {self.name: frechet_distance(a, b)}
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray, *, block: int = BLOCK) -> float:
@@ -125,8 +166,9 @@ def class_statistics(probabilities: np.ndarray, intended: np.ndarray | None = No
     """What a classifier sees in generated images, from its probabilities [N, C]; N at least 1.
 
     modes: classes predicted for at least max(1, N / (10 C)) samples. class_entropy: entropy in nats of the predicted
-    classes, log C if all are equally frequent. class_consistency, if ``intended`` int [N] is given: share of samples
-    seen as the class that they were meant to be. Raises ValueError for probabilities of another shape.
+    classes, log C if all are equally frequent. kl_to_uniform: log C less that entropy. class_consistency, if
+    ``intended`` int [N] is given: share of samples seen as the class that they were meant to be. Raises ValueError for
+    probabilities of another shape.
     """
     probabilities = np.asarray(probabilities)
     if probabilities.ndim != 2 or len(probabilities) == 0:
@@ -135,9 +177,11 @@ def class_statistics(probabilities: np.ndarray, intended: np.ndarray | None = No
     predicted = probabilities.argmax(axis=1)
     counts = np.bincount(predicted, minlength=classes)
     shares = counts[counts > 0] / size
+    entropy = float(-(shares * np.log(shares)).sum()) + 0.0
     result: dict[str, float] = {
         "modes": int((counts >= max(1, size / (10 * classes))).sum()),
-        "class_entropy": float(-(shares * np.log(shares)).sum()) + 0.0,
+        "class_entropy": entropy,
+        "kl_to_uniform": float(np.log(classes)) - entropy,
     }
     if intended is not None:
         chex.assert_equal_shape([predicted, np.asarray(intended)])

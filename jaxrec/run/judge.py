@@ -18,7 +18,7 @@ import numpy as np
 from flax import traverse_util
 
 from jaxrec import metrics
-from jaxrec.data import Split, at_once, batch_indices, blank, cache_dir, class_names, image_shape
+from jaxrec.data import Dataset, Split, at_once, batch_indices, blank, cache_dir, class_names, image_shape
 from jaxrec.errors import UserError
 from jaxrec.files import open_atomically
 from jaxrec.run.data import Data
@@ -55,8 +55,12 @@ def judge(system: System, state: State, data: Data) -> dict[str, Any]:
     """
     if "label" not in data.dataset.features or len(class_names(data.dataset.features)) < 2:
         return {}
-    network, name = trained_judge(data, _budget(state.config, data))
+    channels = data.dataset.channels
+    learned, train = (data.dataset, data.train) if channels is None else (channels, channels.splits["train"])
+    network, name = trained_judge(learned, train, _budget(state.config, train))
     look = jax.jit(partial(system_of(network.config).predict, jax.device_get(network)))
+    if channels is not None:
+        look = partial(look_by_channel, look)
     count = min(IMAGES, len(data.test), len(data.train))
     spread = np.linspace(0, len(data.train) - 1, count).astype(int)
     real = _seen(look, data.train, spread)["features"]
@@ -85,7 +89,21 @@ def judge(system: System, state: State, data: Data) -> dict[str, Any]:
     return found
 
 
-def _budget(config: Task, data: Data) -> int:
+def look_by_channel(look: Any, images: np.ndarray) -> dict[str, np.ndarray]:
+    """What the judge sees in each channel [N, H, W, 1] of images [N, H, W, C], taken together.
+
+    ``features`` [N, C D], those of the channels side by side; ``probabilities`` [N, K^C] of their classes, the last
+    channel's changing fastest, as if channels did not depend on one another.
+    """
+    count = images.shape[-1]
+    seen = [jax.device_get(look(images[..., each : each + 1])) for each in range(count)]
+    joint = seen[0]["probabilities"]
+    for other in seen[1:]:
+        joint = (joint[:, :, None] * other["probabilities"][:, None, :]).reshape(len(images), -1)
+    return {"features": np.concatenate([each["features"] for each in seen], axis=1), "probabilities": joint}
+
+
+def _budget(config: Task, train: Split) -> int:
     """The steps that the judge is trained for: those that the settings name, or what its images allow.
 
     That is three passes and at least 400 steps, but no more passes and pixels than ``MOST_EPOCHS`` and ``MOST_PIXELS``.
@@ -93,37 +111,37 @@ def _budget(config: Task, data: Data) -> int:
     asked = getattr(config, "judge_steps", None)
     if asked is not None:
         return asked
-    batch, examples = _batch(data), len(data.train)
-    height, width, _ = image_shape(data.dataset.features)
+    batch, examples = _batch(train), len(train)
+    height, width, _ = image_shape(train.features)
     usual = min(max(LEAST_STEPS, EPOCHS * examples // batch), MOST_STEPS)
     return max(1, min(usual, MOST_EPOCHS * examples // batch, MOST_PIXELS // (batch * height * width)))
 
 
-def _batch(data: Data) -> int:
+def _batch(train: Split) -> int:
     """Images in a step of the judge's training."""
-    return min(at_once(BATCH, image_shape(data.dataset.features)), len(data.train))
+    return min(at_once(BATCH, image_shape(train.features)), len(train))
 
 
-def trained_judge(data: Data, steps: int) -> tuple[State, str]:
+def trained_judge(dataset: Dataset, train: Split, steps: int) -> tuple[State, str]:
     """The judge of a data set and its name with checksum; trained on the training split once, then kept on the disk.
 
     The recipe is fixed and never looks at the test split.
     """
-    config = _settings(data, steps)
+    config = _settings(dataset, steps)
     system = system_of(config)
-    state = jax.jit(partial(system.init, config))(jax.random.key(0), blank(data.dataset.features, 1))
-    content = f"{VERSION} {config} {data.dataset.fingerprint} {len(data.train)}"
+    state = jax.jit(partial(system.init, config))(jax.random.key(0), blank(dataset.features, 1))
+    content = f"{VERSION} {config} {dataset.fingerprint} {len(train)}"
     path = cache_dir() / "judges" / f"{hashlib.sha256(content.encode()).hexdigest()[:16]}.npz"
     if not path.exists():
-        _train(system, state, data.train, _batch(data), steps, path)
+        _train(system, state, train, _batch(train), steps, path)
     with np.load(path) as saved:
         average = traverse_util.unflatten_dict({name: jnp.asarray(saved[name]) for name in saved.files}, sep="/")
     checksum = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     player = state.player.replace(average=average)
-    return state.replace(players={"net": player}), f"{VERSION}-{MODEL}-{data.dataset.name}-{checksum}"
+    return state.replace(players={"net": player}), f"{VERSION}-{MODEL}-{dataset.name}-{checksum}"
 
 
-def _settings(data: Data, steps: int) -> Task:
+def _settings(dataset: Dataset, steps: int) -> Task:
     return with_known(
         replace(
             preset(MODEL),
@@ -131,7 +149,7 @@ def _settings(data: Data, steps: int) -> Task:
             optimizer=Optimizer(lr=2e-3, steps=steps),
             augment=Augment(translate=0.05, rotate=8, scale=0.08),
         ),
-        classes=len(class_names(data.dataset.features)),
+        classes=len(class_names(dataset.features)),
     )
 
 

@@ -7,7 +7,7 @@ import tyro
 
 from jaxrec.settings.common import OPTIMIZER_HYPER, Optimizer, Task
 from jaxrec.settings.options import OPTIMIZER
-from jaxrec.settings.ranges import AT_LEAST_ONE, NOT_NEGATIVE, SHARE_BELOW_ONE, Range
+from jaxrec.settings.ranges import AT_LEAST_ONE, NOT_NEGATIVE, SHARE, SHARE_BELOW_ONE, Range
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,12 @@ class GAN(Task):
     discriminator_lr: Annotated[float, NOT_NEGATIVE] = 1.0
     """Learning rate of the discriminator, as a multiple of the generator's."""
     diffaugment: tuple[Literal["color", "translation", "cutout"], ...] = ()
-    """Differentiable augmentations of the images that the discriminator sees (Zhao et al. 2020)."""
+    """Differentiable augmentations of the images that the discriminator sees (Zhao et al. 2020). Default: all with
+    --adapt-to, none otherwise."""
+    adapt_to: Annotated[float | None, SHARE] = None
+    """Adapt the share of images that each of these augmentations changes (Karras et al. 2020). It rises while the mean
+    sign of the discriminator's logits at real images is above this number, such as 0.6, and falls below it. Default:
+    every image is changed."""
     judge_steps: Annotated[int | None, AT_LEAST_ONE] = None
     """Steps for which the judge of generated images is trained. Default: three passes over the data, 400 to 1500."""
     classes: tyro.conf.Suppress[int] = 0

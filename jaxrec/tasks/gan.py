@@ -13,22 +13,25 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec import losses
-from jaxrec.augment import diffaugment
+from jaxrec.augment.diffaugment import KINDS, diffaugment
 from jaxrec.data.features import class_names
 from jaxrec.errors import UserError
-from jaxrec.metrics import Average
+from jaxrec.metrics import Average, FeatureDistance, Metric
 from jaxrec.metrics.meanings import Meaning
 from jaxrec.models.gan import Discriminator, Generator
+from jaxrec.models.random_features import random_features
 from jaxrec.parallel import stream
 from jaxrec.settings.gan import GAN as Config
 from jaxrec.tasks.inputs import augmented, augmented_batch, example_keys, image_shape, pixels, sheet_size
 from jaxrec.tasks.learning import learn
 from jaxrec.tasks.model import as_model, compute_dtype, for_replicas
 from jaxrec.tasks.state import Batch, Metrics, State, new_player, new_state
-from jaxrec.tasks.system import Facts
+from jaxrec.tasks.system import Facts, Score
 
-SCORE = None
+SCORE = Score("random_features_distance")
 """Neither player's loss tells a better generator from a worse one."""
+ADAPTED_OVER = 100_000
+"""Real images that the discriminator has seen when the share of augmented ones has gone from none to all."""
 HEADLINE = ("class_consistency", "frechet_distance", "loss")
 EVOLVING = ("samples",)
 seen = augmented_batch
@@ -41,8 +44,16 @@ MEANINGS = {
     "real": Meaning("Mean logit of the discriminator at real images."),
     "fake": Meaning("Mean logit of the discriminator at generated images."),
     "penalty": Meaning("The discriminator's penalties."),
+    "sign": Meaning("Mean sign of the discriminator's logit at real images; near 1, it knows them by heart."),
+    "augmented": Meaning("Share of the images that each augmentation changes before the discriminator sees them."),
+    "random_features_distance": Meaning(
+        "Frechet distance of generated from held-out images, on features of a fixed network that has learned nothing.",
+        "less",
+    ),
     "class_consistency": Meaning(f"Share of the images that are of the class they were made for, {JUDGED}.", "more"),
     "modes": Meaning(f"Classes among the generated images, {JUDGED}.", "more"),
+    "class_entropy": Meaning(f"Entropy in nats of the classes among the generated images, {JUDGED}.", "more"),
+    "kl_to_uniform": Meaning("How far that entropy is below that of equally frequent classes, in nats.", "less"),
     "frechet_distance": Meaning("Distance of generated from real images, on the judge's features.", "less"),
     "frechet_distance_train_test": Meaning("The same of real test images: what a perfect generator would have."),
     "kernel_distance": Meaning("Another distance on the judge's features; below 0 by chance.", "less"),
@@ -112,7 +123,10 @@ def init(
         "discriminator": new_player(config, discriminator, seen, pair[1]).replace(average=None),
     }
     weights = {"discriminator_lr": config.discriminator_lr, **_penalties(config)}
-    return new_state(config, key, players, loss, **weights)
+    state = new_state(config, key, players, loss, **weights)
+    if config.adapt_to is None:
+        return state
+    return state.replace(extra={"augmented": jnp.float32(0)})
 
 
 def build(config: Config, shape: tuple[int, int, int]) -> tuple[Generator, Discriminator]:
@@ -170,7 +184,8 @@ def train_step(state: State, batch: Batch, *, axis_name: str | None = None) -> t
 
     Returns:
         The next state, and ``discriminator_loss`` and ``generator_loss`` (without penalties), ``real`` and ``fake``
-        (mean logits), and ``penalty``; ``loss`` is the generator's again, because every system has one.
+        (mean logits), and ``penalty``; ``loss`` is the generator's again, because every system has one. With
+        ``adapt_to`` also ``sign`` and ``augmented``, see ``adapted_share``.
 
     Raises:
         UserError: the batch cannot be divided into ``discriminator_steps`` equal shares.
@@ -191,15 +206,50 @@ def train_step(state: State, batch: Batch, *, axis_name: str | None = None) -> t
         if label is not None:
             examples["label"] = label[part]
         state, metrics = _discriminator_turn(state, examples, key(f"discriminator-{turn}"), axis_name)
+        if config.adapt_to is not None:
+            replicas = 1 if axis_name is None else jax.lax.psum(1, axis_name)
+            changed = adapted_share(state.extra["augmented"], metrics["sign"], config.adapt_to, share * replicas)
+            state = state.replace(extra={**state.extra, "augmented": changed})
+            metrics["augmented"] = changed
     examples["latents"] = latents[-1]
     state, generator_metrics = _generator_turn(state, examples, key("generator"), axis_name)
     return state.replace(step=state.step + 1), {**metrics, **generator_metrics}
 
 
+def adapted_share(share: jax.Array, sign: jax.Array, target: float, images: int) -> jax.Array:
+    """The share of images to augment from now on, in [0, 1] (Karras et al. 2020, https://arxiv.org/abs/2006.06676).
+
+    Args:
+        share: float32 scalar, the share until now.
+        sign: float32 scalar in [-1, 1], the mean sign of the discriminator's logits at real images.
+        target: what ``sign`` is to be: above, the share rises, and below, it falls.
+        images: real images that the discriminator has seen since the share changed last; ``ADAPTED_OVER`` of them
+            change it by 1.
+    """
+    change = jnp.sign(sign - target) * (images / ADAPTED_OVER)
+    return jnp.clip(share + change, 0.0, 1.0)
+
+
+def _sign(config: Config, real: jax.Array, fake: jax.Array) -> jax.Array:
+    """The mean sign of the logits [B] at real images, from where the discriminator would not know.
+
+    Games of differences have no such place; it is then the mean logit of the generated images.
+    """
+    undecided: jax.Array | float = 0.0
+    if config.loss == "least-squares":
+        undecided = 0.5
+    elif config.loss in ("relativistic", "wasserstein"):
+        undecided = fake.mean()
+    return jnp.sign(real - undecided).mean()
+
+
 def _score(state: State, params: Any, stats: Any, images: jax.Array, label: Any, key: jax.Array, train: bool) -> Any:
     """The discriminator's logits [B] for images in [-1, 1], after differentiable augmentation, and its new stats."""
     model = state.players["discriminator"].model
-    images = diffaugment(key, images, state.config.diffaugment)
+    kinds, share = state.config.diffaugment, state.extra.get("augmented")
+    if share is not None and not kinds:
+        kinds = KINDS
+    images = diffaugment(key, images, kinds, share)
     return model.apply({"params": params, **stats}, images, label, train=train, mutable=list(stats))
 
 
@@ -232,6 +282,8 @@ def _discriminator_turn(
             penalty += hyper["gradient_penalty"] * distance
         metrics = {"discriminator_loss": game, "penalty": penalty}
         metrics |= {"real": real_logits.mean(), "fake": fake_logits.mean()}
+        if state.config.adapt_to is not None:
+            metrics["sign"] = _sign(state.config, real_logits, fake_logits)
         return game + penalty, (metrics, stats)
 
     rates = {**hyper, "lr": hyper["lr"] * hyper["discriminator_lr"]}
@@ -271,11 +323,14 @@ def _generator_turn(
     return state.replace(players={**state.players, "generator": player}), metrics
 
 
-def eval_step(state: State, batch: Batch) -> dict[str, Average]:
-    """Mergeable means of one batch: the discriminator's logits at held-out and generated images, and both losses.
+def eval_step(state: State, batch: Batch) -> dict[str, Metric]:
+    """Mergeable metrics of one batch.
 
-    Latents are drawn by the example's ``index`` from a fixed key. Measures of the images themselves need a classifier's
-    features, so they are taken at the end of a run.
+    Means of the discriminator's logits at held-out and generated images, and of both losses; and the distance of
+    generated from held-out images on random features, by which a run chooses its best checkpoint. Measures on the
+    features of a trained classifier take long, so they are taken at the end of a run.
+
+    Latents are drawn by the example's ``index`` from a fixed key.
     """
     config, discriminator = state.config, state.players["discriminator"]
     keys = example_keys(batch, "latents")
@@ -285,15 +340,22 @@ def eval_step(state: State, batch: Batch) -> dict[str, Average]:
     def score(images: jax.Array) -> jax.Array:
         return discriminator.model.apply(discriminator.variables(), images * 2 - 1, label, train=False)
 
-    real = score(pixels(batch))
-    fake = score(predict(state, {"latents": latents, "label": label})["image"])
+    real_images = pixels(batch)
+    fake_images = predict(state, {"latents": latents, "label": label})["image"]
+    real, fake = score(real_images), score(fake_images)
     values = {
         "real": real,
         "fake": fake,
         "loss": _generator_loss(state, real, fake),
         "discriminator_loss": _discriminator_loss(state, real, fake),
     }
-    return {"players": Average.from_batch(values, batch.get("real"))}
+    features, fake_features = random_features(real_images), random_features(fake_images)
+    return {
+        "players": Average.from_batch(values, batch.get("real")),
+        "images": FeatureDistance.from_batch(
+            features, fake_features, batch.get("real"), name="random_features_distance"
+        ),
+    }
 
 
 def predict(state: State, inputs: dict[str, jax.Array | None]) -> dict[str, jax.Array]:
