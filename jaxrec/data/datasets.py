@@ -88,9 +88,9 @@ def open_dataset(
     """Opens a set by its name, or arrays.
 
     Args:
-        data: ``digits``, ``scenes``, ``moving``, ``bouncing``, ``translated``, ``cluttered``, ``stacked``, these four with
-            ``_mnist``, ``synthetic``, ``folder:PATH``, ``csv:FILE``, ``npz:FILE``, the name of a prepared TFDS set, or
-            a dictionary of arrays (see ``open_arrays``).
+        data: ``digits``, ``scenes``, ``moving``, ``bouncing``, ``translated``, ``cluttered``, ``stacked``, these four
+            with ``_mnist``, ``synthetic``, ``folder:PATH``, ``csv:FILE``, ``npz:FILE``, the name of a prepared TFDS
+            set, or a dictionary of arrays (see ``open_arrays``).
         reads: What to read: names in the batch and their kinds, such as ``{"image": "image", "mask": "mask"}``. A kind
             may be one of several, ``"class|classes"``, of which the first that the set has is taken.
         data_dir: Where prepared sets lie, or the original files of MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100.
