@@ -253,9 +253,8 @@ def play(
         return (kept_seen, kept, ended | done), record
 
     start = per_replica((*reset(keys), jnp.zeros(keys.shape, bool)), axis_name)
-    # A convolution inside a loop is 20 times slower on a CPU, where XLA has no library call for it: unroll there.
-    unroll = moves if jax.default_backend() == "cpu" else 1
-    (last, state, _), record = jax.lax.scan(move, start, jnp.arange(1, moves + 1, dtype=jnp.int32), unroll=unroll)
+    numbers = jnp.arange(1, moves + 1, dtype=jnp.int32)
+    (last, state, _), record = jax.lax.scan(move, start, numbers)
     observations, action, reward, done, there = jax.tree.map(lambda x: jnp.moveaxis(x, 0, keys.ndim), record)
     observations = jax.tree.map(
         lambda x, end: jnp.concatenate([x, jnp.expand_dims(end, keys.ndim)], keys.ndim), observations, last

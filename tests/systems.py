@@ -171,7 +171,10 @@ SMALL = {
         *("--width", "2", "--hidden", "4", "--layers", "1", "--depth", "0"),
         *("--validation-split", "validation[:32]", "--test-split", "test[:32]"),
     ],
-    "agent": ["--width", "4", "--glance", "4", "--moves", "3", "--copies", "1", "--samples", "32"],
+    "agent": [
+        *("--width", "4", "--glance", "4", "--moves", "3", "--copies", "1", "--samples", "32"),
+        *("--image-size", "16", "--train-split", "train[:96]", "--test-split", "test[:32]"),
+    ],
     "rotation": ["--width", "4"],
 }
 """The models that commands are tried on, and the options that make them quick; other classifiers are like a cnn."""
