@@ -96,7 +96,7 @@ def budget(examples: int, side: int) -> tuple[int, int]:
     features = {"image": Feature("image", (side, side, 3), "uint8")}
     train = Split(lambda rows: {}, np.arange(examples), features)
     config: Any = SimpleNamespace(judge_steps=None)
-    return judge._budget(config, train), judge._batch(train)
+    return judge.budget(config, train), judge._batch(train)
 
 
 def test_the_judge_follows_the_data():

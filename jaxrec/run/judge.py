@@ -57,18 +57,18 @@ def judge(system: System, state: State, data: Data) -> dict[str, Any]:
         return {}
     channels = data.dataset.channels
     learned, train = (data.dataset, data.train) if channels is None else (channels, channels.splits["train"])
-    network, name = trained_judge(learned, train, _budget(state.config, train))
+    network, name = trained_judge(learned, train, budget(state.config, train))
     look = jax.jit(partial(system_of(network.config).predict, jax.device_get(network)))
     if channels is not None:
         look = partial(look_by_channel, look)
     count = min(IMAGES, len(data.test), len(data.train))
     spread = np.linspace(0, len(data.train) - 1, count).astype(int)
-    real = _seen(look, data.train, spread)["features"]
-    test = _seen(look, data.test, np.arange(count))["features"]
-    seen = _seen_in_generated(look, generated(system, state, count, 0, image_shape(data.dataset.features)), count)
+    real = seen(look, data.train, spread)["features"]
+    test = seen(look, data.test, np.arange(count))["features"]
+    made = _seen_in_generated(look, generated(system, state, count, 0, image_shape(data.dataset.features)), count)
     tell("comparing what the judge sees", 0, 1)
     found = {
-        **metrics.class_statistics(seen["probabilities"], seen.get("label")),
+        **metrics.class_statistics(made["probabilities"], made.get("label")),
         "judge": name,
         "generated": count,
     }
@@ -76,7 +76,7 @@ def judge(system: System, state: State, data: Data) -> dict[str, Any]:
         tell("comparing what the judge sees", 1, 1)
         # Too few points for distances between distributions.
         return found
-    fake, few = seen["features"], slice(None, NEIGHBORS)
+    fake, few = made["features"], slice(None, NEIGHBORS)
     found = {
         "frechet_distance": metrics.frechet_distance(real, fake),
         "frechet_distance_train_test": metrics.frechet_distance(real, test),
@@ -103,7 +103,7 @@ def look_by_channel(look: Any, images: np.ndarray) -> dict[str, np.ndarray]:
     return {"features": np.concatenate([each["features"] for each in seen], axis=1), "probabilities": joint}
 
 
-def _budget(config: Task, train: Split) -> int:
+def budget(config: Task, train: Split) -> int:
     """The steps that the judge is trained for: those that the settings name, or what its images allow.
 
     That is three passes and at least 400 steps, but no more passes and pixels than ``MOST_EPOCHS`` and ``MOST_PIXELS``.
@@ -170,29 +170,31 @@ def _train(system: System, state: State, train: Split, batch: int, steps: int, p
         ) from error
 
 
-def _seen(look: Any, split: Split, indices: np.ndarray) -> dict[str, np.ndarray]:
+def seen(look: Any, split: Split, indices: np.ndarray) -> dict[str, np.ndarray]:
     """What the judge sees in examples of a split, read piece by piece."""
-    return _joined([_looked(look, images) for images in split.values("image", indices)])
+    return joined([looked(look, images) for images in split.values("image", indices)])
 
 
 def _seen_in_generated(look: Any, parts: Iterable[dict[str, np.ndarray]], count: int) -> dict[str, np.ndarray]:
     """What the judge sees in generated images, with the classes that they were meant to be, if they are known."""
-    seen, done = [], 0
+    found, done = [], 0
     for part in parts:
         done += len(part["image"])
         tell("judging generated images", done, count)
-        looked = _looked(look, np.round(part["image"] * 255).astype(np.uint8))
+        images = looked(look, np.round(part["image"] * 255).astype(np.uint8))
         if "label" in part:
-            looked["label"] = part["label"]
-        seen.append(looked)
-    return _joined(seen)
+            images["label"] = part["label"]
+        found.append(images)
+    return joined(found)
 
 
-def _looked(look: Any, images: np.ndarray) -> dict[str, np.ndarray]:
+def looked(look: Any, images: np.ndarray) -> dict[str, np.ndarray]:
+    """The judge's ``features`` and ``probabilities`` of images [N, H, W, C]."""
     size = at_once(MOST, images.shape[1:])
-    seen = [jax.device_get(look(images[start : start + size])) for start in range(0, len(images), size)]
-    return _joined([{name: part[name] for name in ("features", "probabilities")} for part in seen])
+    parts = [jax.device_get(look(images[start : start + size])) for start in range(0, len(images), size)]
+    return joined([{name: part[name] for name in ("features", "probabilities")} for part in parts])
 
 
-def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays by name, each of all parts one after the other."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
