@@ -3,19 +3,26 @@
 import csv
 import json
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import small
 from PIL import Image
 from systems import tiny_translator
 
 from jaxrec.augment.made_pairs import MADE
 from jaxrec.cli import predict
-from jaxrec.data import Feature
+from jaxrec.cli.train import main
+from jaxrec.data import Feature, Split
+from jaxrec.data.splits import from_arrays
 from jaxrec.errors import UserError
 from jaxrec.metrics import Translation, ssim
+from jaxrec.run.reader import VOID, Labels, find_labels
+from jaxrec.run.trained import load
+from jaxrec.run.world.devices import Devices
 from jaxrec.tasks import translator
 from jaxrec.tasks.system import Facts
 
@@ -187,6 +194,19 @@ def test_a_run_is_measured_beside_copies_and_translates_files(trained, tmp_path)
     assert (out / "translations.png").is_file()
 
 
+@pytest.mark.usefixtures("as_users_run_it", "own_cache")
+def test_a_command_trains_the_judge_that_is_learned_from(tmp_path):
+    assert (
+        main(small("translator", "--perceptual", 1, "--steps", 2, "--eval-every", 2, "--runs", tmp_path, "--name", "a"))
+        == 0
+    )
+    state = load(tmp_path / "a", Devices("data=1")).state
+    assert "judge" not in state.extra
+    rows = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    errors = [row["perceptual_error"] for row in rows if "perceptual_error" in row]
+    assert errors and all(error > 0 for error in errors)
+
+
 def test_of_images_without_targets_nothing_is_compared():
     config = tiny_translator(pairs="own")
     state = jax.eval_shape(partial(translator.init, config), KEY, {"image": IMAGES, "target": COLOURS})
@@ -195,3 +215,24 @@ def test_of_images_without_targets_nothing_is_compared():
     assert outputs.keys() == {"image"} and outputs["image"].shape == COLOURS.shape
     assert len(translator.rows(config, IMAGES, outputs, {})) == len(IMAGES)
     assert translator.sheet(config, IMAGES, outputs, {})["translations"]["images"].shape == (2, 6, 8, 8, 3)
+
+
+def test_labels_are_few_colors_and_what_lies_between_two_is_void():
+    rng = np.random.default_rng(0)
+    colors = np.array([[0, 0, 0], [200, 0, 0], [0, 0, 255]], np.uint8)
+    numbers = rng.integers(0, 3, (20, 2, 2)).repeat(8, 1).repeat(8, 2)
+    maps = colors[numbers]
+    maps[:, :, 7] = [100, 0, 0]
+    photos = rng.integers(0, 256, maps.shape, np.uint8)
+
+    def data_of(**images):
+        features = {name: Feature("image", values.shape[1:], "uint8") for name, values in images.items()}
+        split = Split(from_arrays(images), np.arange(20), features)
+        return SimpleNamespace(dataset=SimpleNamespace(features=features), train=split)
+
+    labels = find_labels(data_of(image=maps, target=photos))
+    assert labels.colors[np.lexsort(labels.colors.T)].tolist() == colors[np.lexsort(colors.T)].tolist()
+    known = Labels(colors).numbers(maps)
+    assert (known[:, :, 7] == VOID).all()
+    np.testing.assert_array_equal(known[:, :, 8:], numbers[:, :, 8:])
+    assert find_labels(data_of(image=photos, target=maps)) is None and find_labels(data_of(image=maps)) is None

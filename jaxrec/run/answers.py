@@ -70,14 +70,14 @@ def _made(system: System, state: State, test: Split, places: np.ndarray, look: A
             outputs = jax.device_get(predict(state, part))
             answer = outputs["image"]
             copy = with_channels(jax.numpy.asarray(outputs.get("input", part)), answer.shape[-1])
-            answers.append(looked(look, _whole(answer)))
-            copies.append(looked(look, np.asarray(copy) if copy.dtype == np.uint8 else _whole(copy)))
+            answers.append(looked(look, whole(answer)))
+            copies.append(looked(look, np.asarray(copy) if copy.dtype == np.uint8 else whole(copy)))
             done += len(part)
             tell("judging answers", done, len(places))
     return joined(answers), joined(copies)
 
 
-def _whole(images: Any) -> np.ndarray:
+def whole(images: Any) -> np.ndarray:
     """Images in [0, 1] as uint8, as they would be saved."""
     return np.round(np.asarray(images) * 255).astype(np.uint8)
 

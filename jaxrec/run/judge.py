@@ -128,17 +128,32 @@ def trained_judge(dataset: Dataset, train: Split, steps: int) -> tuple[State, st
     The recipe is fixed and never looks at the test split.
     """
     config = _settings(dataset, steps)
-    system = system_of(config)
-    state = jax.jit(partial(system.init, config))(jax.random.key(0), blank(dataset.features, 1))
     content = f"{VERSION} {config} {dataset.fingerprint} {len(train)}"
+    state, checksum = kept_network(config, train, content, _batch(train), steps, "training the judge")
+    return state, f"{VERSION}-{MODEL}-{dataset.name}-{checksum}"
+
+
+def kept_network(config: Task, train: Split, content: str, batch: int, steps: int, told: str) -> tuple[State, str]:
+    """A system's state after some steps, and a checksum of its parameters; trained once, then kept on the disk.
+
+    Args:
+        config: the system's settings; it has one player, whose moving average is kept and no statistics.
+        train: what it is trained on.
+        content: differs if what is trained on or how differs.
+        batch: examples per step.
+        steps: how many.
+        told: what is shown while it is trained.
+    """
+    system = system_of(config)
+    state = jax.jit(partial(system.init, config))(jax.random.key(0), blank(train.features, 1))
     path = cache_dir() / "judges" / f"{hashlib.sha256(content.encode()).hexdigest()[:16]}.npz"
     if not path.exists():
-        _train(system, state, train, _batch(train), steps, path)
+        _train(system, state, train, batch, steps, path, told)
     with np.load(path) as saved:
         average = traverse_util.unflatten_dict({name: jnp.asarray(saved[name]) for name in saved.files}, sep="/")
     checksum = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     player = state.player.replace(average=average)
-    return state.replace(players={"net": player}), f"{VERSION}-{MODEL}-{dataset.name}-{checksum}"
+    return state.replace(players={"net": player}), checksum
 
 
 def _settings(dataset: Dataset, steps: int) -> Task:
@@ -153,9 +168,9 @@ def _settings(dataset: Dataset, steps: int) -> Task:
     )
 
 
-def _train(system: System, state: State, train: Split, batch: int, steps: int, path: Path) -> None:
+def _train(system: System, state: State, train: Split, batch: int, steps: int, path: Path, told: str) -> None:
     step = jax.jit(system.train_step)
-    for number in counted(range(steps), "training the judge", steps):
+    for number in counted(range(steps), told, steps):
         index, epoch = batch_indices(0, number, batch, len(train))
         state, _ = step(state, {**train.read(index), "index": index, "epoch": epoch})
     flat: Any = traverse_util.flatten_dict(jax.device_get(state.player.average), sep="/")

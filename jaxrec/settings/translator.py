@@ -64,8 +64,8 @@ class Translator(Task):
     """Weight of feature matching: the absolute error of the discriminator's activations (not unpaired; Wang et al.
     2018)."""
     perceptual: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Weight of the error of the judge's features, a classifier of the target images that is trained ahead; needs
-    classes (not unpaired; Johnson et al. 2016)."""
+    """Weight of the error of a judge's features, a classifier of the target images that is trained ahead (not unpaired;
+    Johnson et al. 2016)."""
     cycle: Annotated[float, NOT_NEGATIVE] = 10.0
     """Weight of the absolute error of images that were translated there and back (unpaired)."""
     identity: Annotated[float, NOT_NEGATIVE] = 5.0

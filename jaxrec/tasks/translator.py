@@ -34,7 +34,8 @@ from jaxrec.tasks.system import Facts
 
 HEADLINE = ("psnr_pooled", "l1", "class_consistency", "loss")
 EVOLVING = ("translations",)
-MEASURES = ("judged_answers",)
+MEASURES = ("judged_answers", "read_answers")
+READ = "by the reader, a segmenter of the real photos"
 JUDGED = "by the judge, a classifier of the true images"
 ON_FEATURES = "on the judge's features"
 ADDED = ("grey", "inpaint", "superres", "blur")
@@ -84,6 +85,13 @@ MEANINGS = {
     "kernel_distance_train_test": Meaning("The same of true test images: what a perfect translation would have."),
     "judge": Meaning("Name and checksum of the judge, whose features distances are taken on."),
     "judged": Meaning("Answers that were judged."),
+    "reader": Meaning("Name and checksum of the reader of what was made of label maps."),
+    "reader_miou": Meaning(f"Mean over the classes of hits over what is of a class or read as it, {READ}.", "more"),
+    "reader_pixel_accuracy": Meaning(f"Share of pixels whose label is read back, {READ}.", "more"),
+    "real_reader_miou": Meaning("The same of the real photos."),
+    "real_reader_pixel_accuracy": Meaning("The same of the real photos."),
+    "mean_reader_miou": Meaning("The same of the mean of the training photos."),
+    "mean_reader_pixel_accuracy": Meaning("The same of the mean of the training photos."),
 }
 CAPTIONS = {
     "translations": "Inputs, their true targets, and what they were translated into, row by row.",
@@ -118,6 +126,11 @@ def complete(config: Config, facts: Facts) -> Config:
     """The settings with what is translated, and the number of classes."""
     there = {name: feature.shape for name, feature in facts.features.items()}
     return replace(config, pairs=_pairs(config, there), classes=len(class_names(facts.features)))
+
+
+def taught(config: Config) -> bool:
+    """Perceptual errors are taken on the judge's features."""
+    return bool(config.perceptual)
 
 
 def _pairs(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Any:
@@ -161,13 +174,13 @@ def init(
             configured ones.
         optimizer: an optax transformation for both players, or a pair, the generator's first.
         judge: with ``perceptual``, a model from images in [0, 1] to features, or to a tuple that ends in them, and its
-            variables ``{"params": ...}``.
+            variables ``{"params": ...}``; only training needs it.
 
     Raises:
         UserError: the settings contradict each other, or the images of a pair differ in size.
     """
     inputs, targets = jax.eval_shape(partial(_pair, config), batch)
-    _check(config, inputs.shape, targets.shape, judge)
+    _check(config, inputs.shape, targets.shape)
     generators, discriminators = _build(config, batch, inputs.shape[-1], targets.shape[-1], models)
     optimizers = optimizer if type(optimizer) is tuple else (optimizer, optimizer)
     draw = partial(stream, key, step=jnp.int32(0))
@@ -196,7 +209,7 @@ def init(
     return state.replace(extra=_extra(config, shapes, judge))
 
 
-def _check(config: Config, inputs: tuple[int, ...], targets: tuple[int, ...], judge: Any) -> None:
+def _check(config: Config, inputs: tuple[int, ...], targets: tuple[int, ...]) -> None:
     """Raises UserError if the settings contradict each other, or the images of a pair differ in size."""
     if inputs[:3] != targets[:3]:
         raise UserError(
@@ -208,11 +221,6 @@ def _check(config: Config, inputs: tuple[int, ...], targets: tuple[int, ...], ju
     if config.unpaired and (config.matching or config.perceptual):
         option = "--matching" if config.matching else "--perceptual"
         raise UserError(f"{option} compares an answer with its target, and --unpaired has none; set it to 0")
-    if config.perceptual and judge is None:
-        raise UserError(
-            "--perceptual compares features of a judge, and none was given; in Python, give init a judge; a command "
-            "trains one itself, on a set with classes"
-        )
 
 
 def _build(config: Config, batch: Batch, inputs: int, targets: int, models: Any) -> tuple[Ways, Ways]:
@@ -477,6 +485,8 @@ def _pair_terms(state: State, run: Any, model: Ways, params: Any, stats: Any, ex
             errors = [jnp.abs(one - other).mean() for one, other in zip(fake_layers, real_layers, strict=True)]
             terms["matching"] = ("matching_error", jnp.stack(errors).astype(jnp.float32).mean())
     if config.perceptual:
+        if "judge" not in state.extra:
+            raise UserError("--perceptual compares features of a judge, and init was given none: give it judge=")
         error = perceptual_error(state.extra["judge"], answers, targets)
         terms["perceptual"] = ("perceptual_error", error)
     return terms, stats
