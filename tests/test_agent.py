@@ -25,7 +25,7 @@ from jaxrec.environments import (
     play,
 )
 from jaxrec.errors import UserError
-from jaxrec.models.agent import crops, patches
+from jaxrec.models.agent import BoxNetwork, crops, operations, patches
 from jaxrec.parallel import from_all_replicas
 from jaxrec.settings import Agent, Optimizer
 from jaxrec.tasks import agent
@@ -171,6 +171,16 @@ def test_a_product_with_patches_is_a_convolution(size, stride):
     )
     found = patches(jnp.asarray(x), size, stride) @ kernel.reshape(-1, 5)
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_operations_are_those_that_are_made():
+    """XLA counts a product and a sum as two, and what else there is."""
+    network = BoxNetwork(9, width=16, glance=16)
+    images, seen = jnp.zeros((1, 60, 80, 3)), {"box": jnp.zeros((1, 8, 4)), "history": jnp.zeros((1, 8, 12), jnp.int32)}
+    variables = jax.eval_shape(network.init, KEY, {"image": images}, seen)
+    cost = jax.jit(network.apply).lower(variables, {"image": images}, seen).cost_analysis()
+    counted = 8 * operations(network, (60, 80, 3), 12) / 12
+    assert 2 * counted == pytest.approx(cost["flops"], rel=0.15)
 
 
 # Learning

@@ -11,6 +11,7 @@ from systems import SGD
 
 from jaxrec.errors import UserError
 from jaxrec.models.cnn import CNN
+from jaxrec.models.cnn import operations as cnn_operations
 from jaxrec.models.glimpse import GlimpseNetwork, Sensor, averaging, operations
 from jaxrec.settings import Optimizer
 from jaxrec.settings.glimpse import Glimpse
@@ -64,7 +65,7 @@ def test_operations_are_those_that_are_made():
     for model, inputs in ((network, (images, first, noise, jnp.float32(0))), (CNN(10, width=0.3), (images,))):
         variables = jax.eval_shape(model.init, jax.random.key(0), *inputs)
         cost = jax.jit(model.apply).lower(variables, *inputs).cost_analysis()
-        counted = operations(model, 1) if model is network else glimpse.convolved(model, (28, 28, 1))
+        counted = operations(model, 1) if model is network else cnn_operations(model, (28, 28, 1))
         assert_allclose(2 * 16 * counted, cost["flops"], rtol=0.1)
 
 
@@ -73,8 +74,8 @@ def test_the_cnn_to_compare_with_needs_as_many(looks):
     config = Glimpse(classes=10, looks=looks)
     most = operations(glimpse.build(config), 1)
     cnn = glimpse.comparable(config, (28, 28, 1))
-    assert glimpse.convolved(cnn, (28, 28, 1)) <= most
-    assert glimpse.convolved(cnn.clone(width=cnn.width + 1 / 32), (28, 28, 1)) > most
+    assert cnn_operations(cnn, (28, 28, 1)) <= most
+    assert cnn_operations(cnn.clone(width=cnn.width + 1 / 32), (28, 28, 1)) > most
 
 
 def test_rewards():

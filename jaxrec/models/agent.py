@@ -74,6 +74,20 @@ def _heads(module: Any, x: jax.Array, features: int) -> Judgement:
     return Judgement(value[..., 0].astype(jnp.float32), advantage.astype(jnp.float32))
 
 
+def operations(network: BoxNetwork, shape: tuple[int, ...], moves: int) -> int:
+    """Products of two numbers that the network makes in so many moves over an image [H, W, C], crops included."""
+    height, width, channels = shape
+    glance, features = network.glance, 2 * network.width
+    views = len(network.reaches) * channels
+    crop = glance * (height + glance) * width * views
+    side = -(-glance // 4)
+    half = -(-side // 2)
+    layers = side**2 * (16 * views + 9 * features) * features + half**2 * 9 * features * 2 * features
+    known = half**2 * 2 * features + 4 + moves * network.actions
+    heads = 2 * features * (known + 1 + network.actions)
+    return moves * (crop + layers + heads)
+
+
 def reaching(box: jax.Array, reach: float) -> jax.Array:
     """Boxes [..., 4] with sides of ``reach`` times the length, about the same centers."""
     center, sides = (box[..., :2] + box[..., 2:]) / 2, box[..., 2:] - box[..., :2]

@@ -1,5 +1,6 @@
 """Plain convolutional networks: alternating convolution and pooling, then one hidden dense layer."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -7,6 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from .layers import Conv, Dense, activation, each_example_alone, flatten, max_pool, scaled
+
+WIDTHS = 256
+"""Channels of the first convolution, at most, of a CNN of :func:`widest_within`."""
 
 
 class CNN(nn.Module):
@@ -48,3 +52,29 @@ class CNN(nn.Module):
         """Numbers in the widest activation of one image: that of the first convolution."""
         height, width = image_shape[:2]
         return height * width * scaled(self.channels[0], self.width)
+
+
+def operations(cnn: CNN, shape: tuple[int, ...]) -> int:
+    """Products of two numbers that the CNN makes for an image [H, W, C] of this shape."""
+    height, width, channels = shape
+    total = 0
+    for each in cnn.channels:
+        out = scaled(each, cnn.width)
+        total += 9 * height * width * channels * out
+        channels = out
+        if min(height, width) >= 2:
+            height, width = height // 2, width // 2
+    hidden = scaled(cnn.dense, cnn.width)
+    return total + height * width * channels * hidden + hidden * cnn.classes
+
+
+def widest_within(most: int, shape: tuple[int, ...], fitting: Callable[..., CNN]) -> CNN:
+    """The widest ``fitting(width=...)`` that makes at most so many products for an image of this shape, or the least.
+
+    It has what another model is to be compared with: as many operations.
+    """
+    first = CNN.channels[0]
+    channels = 1
+    while channels < WIDTHS and operations(fitting(width=(channels + 1) / first), shape) <= most:
+        channels += 1
+    return fitting(width=channels / first)

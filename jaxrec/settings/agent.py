@@ -69,6 +69,8 @@ class Agent(Task):
     """How far it sees, in sides of the box: one view for each number."""
     width: Annotated[int, AT_LEAST_ONE] = 32
     """Channels of the network's first layer."""
+    cnn: bool = True
+    """Also train, on the same batches, a CNN that sees whole images and needs as many operations, to compare with."""
     target_class: tyro.conf.Suppress[int] = -1
     """Number of the class to find, -1 for any; set from the data."""
     mean: tyro.conf.Suppress[tuple[float, ...]] = ()

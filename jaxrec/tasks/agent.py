@@ -19,7 +19,7 @@ import numpy as np
 from flax import struct
 
 from jaxrec.augment import augment_examples, standardize
-from jaxrec.boxes import iou
+from jaxrec.boxes import giou, iou
 from jaxrec.data.features import Features, class_names
 from jaxrec.environments import (
     ACTIONS,
@@ -37,9 +37,11 @@ from jaxrec.errors import UserError, nearest
 from jaxrec.losses import policy, q_learning
 from jaxrec.metrics import Average, Metric, Worst
 from jaxrec.metrics.meanings import Meaning
-from jaxrec.models.agent import BoxNetwork, DenseNetwork, Judgement
-from jaxrec.parallel import from_all_replicas, greatest_over_replicas, mean_over_replicas, stream
+from jaxrec.models.agent import BoxNetwork, DenseNetwork, Judgement, operations
+from jaxrec.models.cnn import CNN, widest_within
+from jaxrec.parallel import mean_over_replicas, stream
 from jaxrec.settings.agent import Agent as Config
+from jaxrec.tasks import replay
 from jaxrec.tasks.inputs import example_keys, pixels, places, rgb, scaled
 from jaxrec.tasks.learning import learn
 from jaxrec.tasks.model import as_model, compute_dtype
@@ -53,6 +55,7 @@ HEADLINE = ("success", "mean_iou", "moves", "return", "loss")
 BOXED = ("boxes", "path")
 HALF = "Share of the images in which the box ends with an IoU of at least .5 with an object"
 MEAN = "Mean IoU of the last box with the object that it overlaps most"
+WHOLE = "a CNN that sees whole images and needs as many operations"
 RANDOM, CENTER, ORACLE = "moves drawn at random", "a box of the mean size in the middle", "always the best next move"
 MEANINGS = {
     "success": Meaning(f"{HALF}.", "more"),
@@ -68,6 +71,9 @@ MEANINGS = {
     "oracle_success": Meaning(f"{HALF}; {ORACLE}."),
     "oracle_mean_iou": Meaning(f"{MEAN}; {ORACLE}."),
     "oracle_moves": Meaning(f"Moves of an episode; {ORACLE}."),
+    "cnn_success": Meaning(f"{HALF}; {WHOLE}."),
+    "cnn_mean_iou": Meaning(f"{MEAN}; {WHOLE}."),
+    "cnn_loss": Meaning("The loss of that CNN: 1 minus the generalized IoU.", "less"),
     "explored": Meaning("Share of the moves that are made to explore."),
     "value": Meaning("Mean of what the network takes states to be worth."),
     "entropy": Meaning("Mean entropy of the policy, in nats."),
@@ -114,7 +120,7 @@ def init(
     optimizer: Any = None,
     environment: Environment | None = None,
 ) -> AgentState:
-    """The state at step 0.
+    """The state at step 0, with the player ``net`` and, to compare with, ``cnn``.
 
     Args:
         config: the settings.
@@ -123,7 +129,8 @@ def init(
         model: a Linen module, or a pair ``(init, apply)``, called with ``(example, observation)``: arrays [B, ...] by
             name, ``image`` among them, and what is observed in K states of each, [B, K, ...]; it gives a
             ``jaxrec.models.agent.Judgement`` of [B, K]. Default: the configured.
-        optimizer: an optax transformation in place of the configured optimizer, schedule, decay and clipping.
+        optimizer: an optax transformation for both players in place of the configured optimizer, schedule, decay and
+            clipping.
         environment: what to act in, in place of the box; no feature of the data is read then.
     """
     examples = {} if environment else _blank(config, batch["image"][:1])
@@ -132,13 +139,16 @@ def init(
         return _reset(config, environment, examples)(key[None, None])[0]
 
     observation = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(first, key))
-    model = build(config, environment) if model is None else as_model(model)
+    model = _network(config, environment) if model is None else as_model(model)
     params_key = stream(key, "params", jnp.int32(0))
     variables = model.init({"params": params_key}, _shown(config, examples), observation)
-    state = new_state(config, key, {"net": new_player(config, model, variables, optimizer)})
+    players = {"net": new_player(config, model, variables, optimizer)}
+    if config.cnn and environment is None:
+        players["cnn"] = _new_cnn(config, key, examples, optimizer)
+    state = new_state(config, key, players)
     extra: dict[str, Any] = {}
     if config.learning == "q":
-        extra["replay"] = _empty_replay(config, _kept(examples), observation)
+        extra["replay"] = replay.empty(config.replay, (config.copies, config.moves), _kept(examples), observation)
     if environment is None:
         extra["sides"] = jnp.zeros(2, jnp.float32)
     return AgentState(
@@ -152,12 +162,25 @@ def init(
     )
 
 
-def build(config: Config, environment: Environment | None = None) -> BoxNetwork | DenseNetwork:
-    """The configured network: of views around the box, or dense over what another environment shows."""
-    dtype = compute_dtype(config)
-    if environment is not None:
-        return DenseNetwork(environment.actions, config.width, dtype)
-    return BoxNetwork(len(ACTIONS), config.width, config.glance, config.reaches, dtype)
+def _new_cnn(config: Config, key: jax.Array, examples: Examples, optimizer: Any) -> Player:
+    """The widest CNN that needs no more operations for an image than an episode of the most moves."""
+    shape = examples["image"].shape[1:]
+    most = operations(build(config), shape, config.moves)
+    cnn = widest_within(most, shape, partial(CNN, 4, dtype=compute_dtype(config)))
+    variables = cnn.init({"params": stream(key, "cnn", jnp.int32(0))}, _shown(config, examples)["image"])
+    return new_player(config, cnn, variables, optimizer)
+
+
+def build(config: Config) -> BoxNetwork:
+    """The configured network, of views around the box."""
+    return BoxNetwork(len(ACTIONS), config.width, config.glance, config.reaches, compute_dtype(config))
+
+
+def _network(config: Config, environment: Environment | None) -> BoxNetwork | DenseNetwork:
+    """The configured network, or one dense over what another environment shows."""
+    if environment is None:
+        return build(config)
+    return DenseNetwork(environment.actions, config.width, compute_dtype(config))
 
 
 def _rules(config: Config) -> Rules:
@@ -232,7 +255,7 @@ def _played(
 
 def _judged(state: AgentState, variables: Any, examples: Examples, observation: Any) -> Judgement:
     """What the network says of states [B, K] of examples [B]."""
-    return state.player.model.apply(variables, _shown(state.config, examples), observation)
+    return state.players["net"].model.apply(variables, _shown(state.config, examples), observation)
 
 
 def _values(judgement: Judgement) -> jax.Array:
@@ -268,7 +291,7 @@ def _exploring(state: AgentState, examples: Examples, share: jax.Array) -> Calla
         return jnp.where(good.any(), good, every)
 
     def choose(observation: Any, inner: Any, keys: jax.Array) -> jax.Array:
-        best = _values(_judged(state, _newest(state.player), examples, observation)).argmax(-1)
+        best = _values(_judged(state, _newest(state.players["net"]), examples, observation)).argmax(-1)
         among = jax.vmap(jax.vmap(promising, (None, 0)))(examples, inner)
         noise = _each(lambda key: jax.random.gumbel(key, among.shape[-1:], jnp.float32), keys)
         other = jnp.where(among, noise, -jnp.inf).argmax(-1)
@@ -283,7 +306,7 @@ def _greedy(state: AgentState, examples: Examples) -> Callable[..., jax.Array]:
     read = _shown(state.config, examples)
 
     def choose(observation: Any, inner: Any, keys: jax.Array) -> jax.Array:
-        judged = state.player.model.apply(state.player.variables(), read, observation)
+        judged = state.players["net"].model.apply(state.players["net"].variables(), read, observation)
         # Of advantages and of a policy's logits alike, the greatest is the best action.
         return judged.advantage.argmax(-1).astype(jnp.int32)
 
@@ -302,9 +325,14 @@ def train_step(state: AgentState, batch: Batch, *, axis_name: str | None = None)
     key = partial(stream, state.key, step=state.step, axis_name=axis_name)
     examples, size = _drawn(state, key("augment"), batch)
     keys = jax.random.split(key("play"), (size, state.config.copies))
-    if state.config.learning == "q":
-        return _q_step(state, examples, keys, key, axis_name)
-    return _policy_step(state, examples, keys, key, axis_name)
+    learned = _q_step if state.config.learning == "q" else _policy_step
+    after, metrics = learned(state, examples, keys, key, axis_name)
+    if state.environment is None:
+        after = after.replace(extra={**after.extra, "sides": _sides(state, examples, axis_name)})
+    if "cnn" in state.players:
+        after, beside = _cnn_step(after, examples, key("cnn"), axis_name)
+        metrics |= beside
+    return after.replace(step=state.step + 1), metrics
 
 
 def _drawn(state: AgentState, key: jax.Array, batch: Batch) -> tuple[Examples, int]:
@@ -345,17 +373,19 @@ def _q_step(
     state: AgentState, examples: Examples, keys: jax.Array, key: Callable, axis_name: str | None
 ) -> tuple[AgentState, Metrics]:
     """Plays, remembers, and learns from moves of the replay."""
-    config, player = state.config, state.player
+    config, player = state.config, state.players["net"]
     progress = _progress(state)
     share = q_learning.explored(progress, config.explore, config.explore_last)
     episode = _played(state, examples, _exploring(state, examples, share), keys, axis_name)
-    told = {**_told(episode, _counting(episode, examples)), "explored": share}
-    replay = _remembered(state, examples, episode, axis_name)
+    counting = _counting(episode, examples)
+    told = {**_told(episode, counting), "explored": share}
+    memory = replay.with_episodes(
+        state.extra["replay"], state.step, _kept(examples), episode, counting, config.kept, axis_name
+    )
 
-    priority = replay["priority"].reshape(-1)
-    weighed = jnp.where(priority > 0, jnp.maximum(priority, 1e-6) ** config.priority, 0.0)
+    weighed = replay.weighed(memory, config.priority)
     place = q_learning.sampled(key("replay"), weighed, config.samples)
-    moves = _recalled(replay, place)
+    moves = replay.recalled(memory, place)
     moves["weight"] = q_learning.importance_weights(weighed, place, q_learning.correction(progress))
     moves["target"], surprise = _targets(state, moves)
 
@@ -367,14 +397,13 @@ def _q_step(
 
     player, metrics = learn(player, state, loss, moves, key("model"), axis_name=axis_name)
     if config.priority:
-        replay["priority"] = _reranked(replay["priority"], place, surprise, axis_name)
-    extra = {**state.extra, **_sides(state, examples, axis_name), "replay": replay}
-    return state.replace(step=state.step + 1, players={"net": player}, extra=extra), metrics
+        memory = replay.reranked(memory, place, surprise, axis_name)
+    return state.replace(players={**state.players, "net": player}, extra={**state.extra, "replay": memory}), metrics
 
 
 def _targets(state: AgentState, moves: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
     """What the values of moves [M] should be, and by how much the network is wrong about them."""
-    config, player = state.config, state.player
+    config, player = state.config, state.players["net"]
     following = _values(_judged(state, _newest(player), moves["example"], moves["after"]))[:, 0]
     trusted = _values(_judged(state, player.variables(), moves["example"], moves["after"]))[:, 0]
     target = q_learning.double_q_target(moves["reward"], moves["done"], config.discount, following, trusted)
@@ -385,81 +414,47 @@ def _targets(state: AgentState, moves: dict[str, Any]) -> tuple[jax.Array, jax.A
     return target, jnp.abs(target - made)
 
 
-def _empty_replay(config: Config, examples: Examples, observation: Any) -> dict[str, Any]:
-    """A replay of the examples' form, and of what is observed in one state, [1, 1, ...], without episodes."""
-    room, shape = config.replay, (config.replay, config.copies, config.moves)
+def _cnn_step(
+    state: AgentState, examples: Examples, key: jax.Array, axis_name: str | None
+) -> tuple[AgentState, Metrics]:
+    """An update of the CNN to compare with, which is told of each image where the nearest object is."""
 
-    def seen(x: jax.Array) -> jax.Array:
-        return jnp.zeros((room, config.copies, config.moves + 1, *x.shape[2:]), x.dtype)
+    def loss(params: Any, stats: Any, examples: Any, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
+        boxes, there = examples["boxes"], examples["there"]
+        found = _cnn_box(state, params, examples)
+        each = jnp.where(there, 1 - giou(found[:, None], boxes), jnp.inf).min(-1)
+        counts = there.any(-1)
+        value = jnp.where(counts, each, 0.0).sum() / jnp.maximum(counts.sum(dtype=jnp.float32), 1.0)
+        return value, ({"cnn_loss": value}, stats)
 
-    return {
-        "example": jax.tree.map(lambda x: jnp.zeros((room, *x.shape[1:]), x.dtype), examples),
-        "observation": jax.tree.map(seen, observation),
-        "action": jnp.zeros(shape, jnp.int32),
-        "reward": jnp.zeros(shape, jnp.float32),
-        "done": jnp.zeros(shape, bool),
-        # 0: no move, or none that counts.
-        "priority": jnp.zeros(shape, jnp.float32),
-    }
-
-
-def _remembered(state: AgentState, examples: Examples, episode: Episode, axis_name: str | None) -> dict[str, Any]:
-    """The replay with this step's episodes in place of the oldest."""
-    replay, room = state.extra["replay"], state.config.replay
-    new = {
-        "example": _kept(examples),
-        "observation": episode.observation,
-        "action": episode.action,
-        "reward": episode.reward,
-        "done": episode.done,
-        # What is new is learned from soon: nothing has a higher priority.
-        "priority": jnp.where(_counting(episode, examples), jnp.maximum(replay["priority"].max(), 1.0), 0.0),
-    }
-    new = from_all_replicas(new, min(state.config.kept, room), axis_name)
-    count = len(new["action"])
-    # As if the step's number times the count were taken, which could overflow.
-    place = (state.step % room * count + jnp.arange(count, dtype=jnp.int32)) % room
-    return jax.tree.map(lambda old, values: old.at[place].set(values), replay, new)
+    player, metrics = learn(state.players["cnn"], state, loss, examples, key, axis_name=axis_name, name="cnn")
+    return state.replace(players={**state.players, "cnn": player}), {"cnn_loss": metrics["cnn_loss"]}
 
 
-def _recalled(replay: dict[str, Any], place: jax.Array) -> dict[str, Any]:
-    """Moves, by their numbers [M], from the replay: arrays [M, ...], observations [M, 1, ...]."""
-    _, copies, moves = replay["action"].shape
-    image, copy, move = place // (copies * moves), place // moves % copies, place % moves
-    found = {name: replay[name][image, copy, move] for name in ("action", "reward", "done")}
-    found["example"] = jax.tree.map(lambda x: x[image], replay["example"])
-    found["before"] = jax.tree.map(lambda x: x[image, copy, move][:, None], replay["observation"])
-    found["after"] = jax.tree.map(lambda x: x[image, copy, move + 1][:, None], replay["observation"])
-    return found
+def _cnn_box(state: AgentState, params: Any, examples: Examples) -> jax.Array:
+    """The box, float32 [B, 4] as shares of the image's sides, that the CNN finds in each image."""
+    images = _shown(state.config, examples)["image"]
+    outputs, _ = state.players["cnn"].model.apply({"params": params}, images)
+    center, half = jax.nn.sigmoid(outputs[:, :2]), jax.nn.sigmoid(outputs[:, 2:]) / 2
+    return jnp.clip(jnp.concatenate([center - half, center + half], axis=-1), 0.0, 1.0)
 
 
-def _reranked(priority: jax.Array, place: jax.Array, surprise: jax.Array, axis_name: str | None) -> jax.Array:
-    """The priorities of the moves at ``place`` [M] by how wrong the network was about them; no move becomes one."""
-    flat = priority.reshape(-1)
-    found = jnp.full_like(flat, -1.0).at[place].max(surprise)
-    found = greatest_over_replicas(found, axis_name)
-    flat = jnp.where((found >= 0) & (flat > 0), jnp.maximum(found, 1e-3), flat)
-    return flat.reshape(priority.shape)
-
-
-def _sides(state: AgentState, examples: Examples, axis_name: str | None) -> dict[str, jax.Array]:
+def _sides(state: AgentState, examples: Examples, axis_name: str | None) -> jax.Array:
     """The running mean of the objects' heights and widths as shares of the image's, float32 [2]."""
-    if "there" not in examples:
-        return {}
     boxes, there = examples["boxes"], examples["there"]
     sums = jnp.where(there[..., None], boxes[..., 2:] - boxes[..., :2], 0.0).sum((0, 1))
     sums, count = mean_over_replicas((sums, there.sum(dtype=jnp.float32)), axis_name)
     old = state.extra["sides"]
     rate = jnp.maximum(1 / (state.step.astype(jnp.float32) + 1), SLOWEST)
     new = old + rate * (sums / jnp.maximum(count, 1.0) - old)
-    return {"sides": jnp.where(count > 0, new, old)}
+    return jnp.where(count > 0, new, old)
 
 
 def _policy_step(
     state: AgentState, examples: Examples, keys: jax.Array, key: Callable, axis_name: str | None
 ) -> tuple[AgentState, Metrics]:
     """Plays by the policy, and learns from these episodes (advantage actor-critic, Mnih et al. 2016)."""
-    config, player = state.config, state.player
+    config, player = state.config, state.players["net"]
 
     def choose(observation: Any, inner: Any, keys: jax.Array) -> jax.Array:
         logits = _judged(state, _newest(player), examples, observation).advantage
@@ -494,8 +489,7 @@ def _policy_step(
         return value, ({"loss": value, **means, **told}, stats)
 
     player, metrics = learn(player, state, loss, moves, key("model"), axis_name=axis_name)
-    extra = {**state.extra, **_sides(state, examples, axis_name)}
-    return state.replace(step=state.step + 1, players={"net": player}, extra=extra), metrics
+    return state.replace(players={**state.players, "net": player}), metrics
 
 
 # Evaluation
@@ -558,7 +552,16 @@ def _others(state: AgentState, examples: Examples, keys: jax.Array) -> dict[str,
         **_scores(center, "center_"),
         **_scores(_ends(oracle, examples), "oracle_"),
         "oracle_moves": _sums(oracle)["moves"],
+        **_cnn_scores(state, examples),
     }
+
+
+def _cnn_scores(state: AgentState, examples: Examples) -> dict[str, jax.Array]:
+    """What is told of the CNN to compare with, if there is one."""
+    if "cnn" not in state.players:
+        return {}
+    boxes = _cnn_box(state, state.players["cnn"].best_params, examples)
+    return _scores(jax.vmap(overlap)(boxes, examples["boxes"], examples["there"]), "cnn_")
 
 
 def predict(state: AgentState, inputs: jax.Array) -> dict[str, jax.Array]:

@@ -22,9 +22,8 @@ from jaxrec.metrics import Average, Classification, Metric, Worst, classificatio
 from jaxrec.metrics.classification import CONFUSION
 from jaxrec.metrics.classification import summary_pictures as summary_pictures
 from jaxrec.metrics.meanings import Meaning
-from jaxrec.models.cnn import CNN
+from jaxrec.models.cnn import CNN, widest_within
 from jaxrec.models.glimpse import GlimpseNetwork, Looks, operations
-from jaxrec.models.layers import scaled as scaled_width
 from jaxrec.models.layers import upsample
 from jaxrec.parallel import stream
 from jaxrec.settings.glimpse import Glimpse as Config
@@ -68,8 +67,6 @@ DRAWN = 96
 """Pixels a side, about, at which paths are drawn at least."""
 FIRST, LAST = (1.0, 0.9, 0.1), (1.0, 0.1, 0.1)
 """The colors of the first look and of the last."""
-WIDTHS = 256
-"""Channels of the first convolution, at most, of the CNN to compare with."""
 
 
 def complete(config: Config, facts: Facts) -> Config:
@@ -141,25 +138,7 @@ def build(config: Config) -> GlimpseNetwork:
 def comparable(config: Config, shape: tuple[int, int, int]) -> CNN:
     """The widest CNN that needs no more operations for an image of this shape than all looks together."""
     most = operations(build(config), shape[2])
-    fitting = partial(CNN, config.classes, dtype=compute_dtype(config))
-    width = 1
-    while width < WIDTHS and convolved(fitting(width=(width + 1) / 32), shape) <= most:
-        width += 1
-    return fitting(width=width / 32)
-
-
-def convolved(cnn: CNN, shape: tuple[int, int, int]) -> int:
-    """Products of two numbers that the CNN makes for an image of this shape."""
-    height, width, channels = shape
-    total = 0
-    for each in cnn.channels:
-        out = scaled_width(each, cnn.width)
-        total += 9 * height * width * channels * out
-        channels = out
-        if min(height, width) >= 2:
-            height, width = height // 2, width // 2
-    hidden = scaled_width(cnn.dense, cnn.width)
-    return total + height * width * channels * hidden + hidden * cnn.classes
+    return widest_within(most, shape, partial(CNN, config.classes, dtype=compute_dtype(config)))
 
 
 def _still(config: Config, count: int) -> tuple[jax.Array, jax.Array]:
