@@ -27,6 +27,7 @@ from jaxrec.settings import (
     Rule,
     Segmenter,
     Task,
+    Translator,
     registry,
 )
 from jaxrec.tasks.system import system_of
@@ -59,6 +60,9 @@ tiny_glimpse = partial(
     Glimpse, classes=CLASSES, mean=(0.25,), std=(0.2,), looks=2, patch=4, units=6, width=6, samples=2, optimizer=SGD
 )
 tiny_gan = partial(GAN, classes=CLASSES, width=2, latents=4, r1=0.0, r2=0.0, average=0.0, optimizer=SLOW)
+tiny_translator = partial(
+    Translator, width=2, depth=1, discriminator_width=2, halvings=1, pixel=1.0, average=0.0, optimizer=SLOW
+)
 tiny_rotation = partial(registry.load_file(str(ROTATION)).Config, model="rotation", width=2, optimizer=SGD)
 
 
@@ -135,6 +139,12 @@ ROWS = {
         ),
         draws=True,
     ),
+    "translator": Row(
+        tiny_translator(pairs="inpaint", game="hinge", spectral_norm=True, matching=1.0, average=0.9, accumulate=2)
+    ),
+    "unpaired translator": Row(
+        tiny_translator(pairs="negative", unpaired=True, identity=0.0, pool=16, dropout=0.2), draws=True, descends=False
+    ),
     "rotation": Row(tiny_rotation(average=0.9, accumulate=2, augment=Augment(translate=0.1)), draws=True),
 }
 
@@ -176,6 +186,9 @@ SMALL = {
     "agent": [
         *("--width", "4", "--glance", "4", "--moves", "3", "--copies", "1", "--samples", "32"),
         *("--image-size", "16", "--train-split", "train[:96]", "--test-split", "test[:32]"),
+    ],
+    "translator": [
+        *("--width", "4", "--depth", "1", "--discriminator-width", "4", "--halvings", "1", "--judge-steps", "20"),
     ],
     "rotation": ["--width", "4"],
 }

@@ -7,7 +7,7 @@ import pytest
 
 from jaxrec.errors import UserError
 from jaxrec.losses.detection import assign, detection, distribution_focal
-from jaxrec.models.detector import Detector, decoded, places, smallest_stride
+from jaxrec.models.detector import Detector, bins_needed, decoded, places, smallest_stride
 
 SIZE, STRIDES, CLASSES, BINS = (32, 48), (4, 8, 16), 3, 8
 WHERE = places(SIZE, STRIDES)
@@ -64,6 +64,73 @@ def assigned_by_loops(scores, boxes, true_boxes, true_classes, alpha, beta, most
             classes[a], given[a] = true_classes[n], true_boxes[n]
             quality[a] = alignments[n][a] / largest * highest
     return classes, quality, given
+
+
+def plain_box_loss(found, true, name):
+    """1 - GIoU (Rezatofighi et al. 2019) or 1 - CIoU (Zheng et al. 2020) of two boxes."""
+    shared = overlap(found, true)
+    outer = np.concatenate([np.minimum(found[:2], true[:2]), np.maximum(found[2:], true[2:])])
+    sides, true_sides, outer_sides = found[2:] - found[:2], true[2:] - true[:2], outer[2:] - outer[:2]
+    if name == "giou":
+        union = (sides.prod() + true_sides.prod()) / (1 + shared)
+        return 1 - shared + (outer_sides.prod() - union) / outer_sides.prod()
+    away = (((found[:2] + found[2:] - true[:2] - true[2:]) / 2) ** 2).sum() / (outer_sides**2).sum()
+    shape = 4 / np.pi**2 * (np.arctan2(true_sides[1], true_sides[0]) - np.arctan2(sides[1], sides[0])) ** 2
+    return 1 - shared + away + shape**2 / (1 - shared + shape)
+
+
+@pytest.mark.parametrize(("classes", "box"), [("bce", "ciou"), ("varifocal", "giou")])
+def test_the_loss_equals_plain_loops(classes, box):
+    logits, distances = predictions(3)
+    # Distances near the first bins, so that boxes overlap the true ones neither fully nor not at all.
+    distances = distances - 0.5 * jnp.arange(float(BINS))
+    got = detection(logits, distances, WHERE, TRUE_BOXES, TRUE_CLASSES, classes=classes, box=box)
+    p = np.asarray(jax.nn.sigmoid(logits), np.float64)
+    boxes = np.asarray(decoded(distances, WHERE), np.float64)
+    log_p_bins = np.asarray(jax.nn.log_softmax(distances), np.float64)
+    centers, strides = np.asarray(WHERE.centers, np.float64), np.asarray(WHERE.strides, np.float64)
+    for b in range(2):
+        label, quality, given = assigned_by_loops(p[b], boxes[b], TRUE_BOXES[b], TRUE_CLASSES[b], 0.5, 6.0, 10)
+        of_classes = of_boxes = of_sides = 0.0
+        for a in range(COUNT):
+            for k in range(CLASSES):
+                ours = label[a] == k
+                q = quality[a] if ours else 0.0
+                entropy = -q * np.log(p[b, a, k]) - (1 - q) * np.log(1 - p[b, a, k])
+                weight = 1.0 if classes == "bce" else (q if ours else 0.75 * p[b, a, k] ** 2)
+                of_classes += weight * entropy
+            if label[a] < 0:
+                continue
+            of_boxes += quality[a] * plain_box_loss(boxes[b, a], given[a], box)
+            away = np.concatenate([centers[a] - given[a, :2], given[a, 2:] - centers[a]]) / strides[a]
+            for side, distance in enumerate(away.clip(0, BINS - 1)):
+                low = min(int(distance), BINS - 2)
+                share = distance - low
+                entropy = -(1 - share) * log_p_bins[b, a, side, low] - share * log_p_bins[b, a, side, low + 1]
+                of_sides += quality[a] * entropy / 4
+        norm = max(quality.sum(), 1.0)
+        np.testing.assert_allclose(got.classes[b], of_classes / norm, rtol=1e-4)
+        np.testing.assert_allclose(got.box[b], of_boxes / norm, rtol=1e-4)
+        np.testing.assert_allclose(got.sides[b], of_sides / norm, rtol=1e-4)
+        assert quality.sum() > 1 or b == 1
+
+
+def test_what_a_place_is_to_predict_is_a_constant_to_the_gradient():
+    """The gradient of the loss of the classes is that of cross-entropy with the assigned qualities held."""
+    logits, distances = predictions(3)
+    boxes = decoded(distances, WHERE)
+    held = assign(jax.nn.sigmoid(logits), boxes, WHERE, TRUE_BOXES, TRUE_CLASSES)
+    norm = np.maximum(np.asarray(held.quality).sum(-1), 1.0)[:, None, None]
+    target = np.asarray(held.quality)[..., None] * (np.asarray(held.classes)[..., None] == np.arange(CLASSES))
+    slope = jax.grad(lambda z: detection(z, distances, WHERE, TRUE_BOXES, TRUE_CLASSES).classes.sum())(logits)
+    np.testing.assert_allclose(slope, (jax.nn.sigmoid(logits) - target) / norm, atol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "bins"), [((240, 320), 8), ((416, 416), 8), ((640, 640), 12), ((64, 2048), 34)])
+def test_a_box_around_the_whole_image_can_be_told(size, bins):
+    """From a cell half a cell off the center, each side is within reach of the coarsest cells."""
+    assert bins_needed(*size, stride=8) == bins
+    assert (bins - 1) * 32 >= max(size) / 2 + 16
 
 
 @pytest.mark.parametrize(("alpha", "beta", "most"), [(0.5, 6.0, 10), (1.0, 2.0, 3)])

@@ -12,7 +12,9 @@ from PIL import Image
 from systems import ROWS, at, batches
 
 from jaxrec.cli import predict
+from jaxrec.data.features import Feature
 from jaxrec.errors import UserError
+from jaxrec.run.show.rectangles import with_boxes
 from jaxrec.run.trained import load
 from jaxrec.tasks import detector
 from jaxrec.tasks.inputs import composing
@@ -39,8 +41,9 @@ def test_boxes_are_told_in_pixels_of_the_file(told):
         there = outputs["classes"][place] >= 0
         assert row["objects"] == there.sum() == len(row["boxes"]) > 0
         found = np.array([[box[side] for side in ("y0", "x0", "y1", "x1")] for box in row["boxes"]])
-        # The photo was halved, and cut to its middle: 32 columns are missing on the left.
-        expected = 2 * (outputs["boxes"][place][there] + np.array([0, 32, 0, 32]))
+        # A quarter of the photo's size fits in, with 16 rows of border above and below.
+        expected = 4 * (outputs["boxes"][place][there] - np.array([16, 0, 16, 0]))
+        expected = expected.clip(0, (128, 256, 128, 256))
         np.testing.assert_allclose(found, expected, atol=0.01)
         with Image.open(out / row["pictures"][0]) as picture:
             assert picture.width / picture.height == 2
@@ -91,3 +94,46 @@ def test_detection_of_nothing_is_refused():
     config = detector.Config(mean=(0.2,), std=(0.2,))
     with pytest.raises(UserError, match="class"):
         detector.init(config, jax.random.key(0), {"image": np.zeros((1, 8, 8, 1), np.uint8)})
+
+
+def test_options_reach_what_they_are_for():
+    config = replace(ROWS["detector"].config, classes=4)
+    batch = at(batches(config, 1, 4), 0)
+    images = jnp.asarray(batch["image"], jnp.float32) / 255
+    where = detector._cells(config, images)
+    keys = jax.random.split(jax.random.key(0))
+    count = len(where.strides)
+    answer = (jax.random.normal(keys[0], (4, count, 4)), jax.random.normal(keys[1], (4, count, 4, 8)))
+
+    def kept(**changes):
+        found = detector._found(replace(config, **changes), answer, images)
+        return np.asarray(found.classes >= 0).sum(), np.asarray(found.scores)
+
+    assert kept(overlap=0.2)[0] < kept(overlap=0.9)[0]
+    # Soft suppression drops no box and lowers scores.
+    assert kept(suppress="soft")[0] > kept(overlap=0.2)[0]
+    assert kept(suppress="soft")[1].sum() < kept(overlap=1.0)[1].sum()
+    counted = detector._counted(replace(config, score=0.7), detector._found(config, answer, images))
+    np.testing.assert_array_equal(counted.classes >= 0, counted.scores >= 0.7)
+
+    def parts(**changes):
+        state = jax.eval_shape(lambda: detector.init(replace(config, **changes), jax.random.key(0), batch))
+        return jax.tree.map(lambda x: np.asarray(x).sum(), detector._parts(state, answer, where, batch))
+
+    usual, focal, general = parts(), parts(class_loss="varifocal"), parts(box_loss="giou")
+    assert usual.classes != focal.classes and usual.box == focal.box
+    assert usual.box != general.box and usual.classes == general.classes
+
+
+def test_files_of_one_name_have_ids_of_their_own():
+    box = {"class": "a", "score": 0.5, "y0": 0.0, "x0": 0.0, "y1": 1.0, "x1": 1.0}
+    rows = [{"path": path, "boxes": [box]} for path in ("p/0.png", "q/0.png", "q/007.png")]
+    features = {"label": Feature("box_classes", (1,), "int32", ("a",))}
+    results = detector.listed(detector.Config(), rows, features)["coco"]
+    assert [result["image_id"] for result in results] == ["p/0.png", "q/0.png", 7]
+
+
+def test_images_in_which_nothing_is_found_are_drawn():
+    images = np.zeros((2, 40, 40, 3), np.float32)
+    none = {"boxes": np.zeros((2, 0, 4)), "box_classes": np.zeros((2, 0), int)}
+    assert not with_boxes(images, none, ["a"]).any()

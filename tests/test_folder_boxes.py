@@ -1,6 +1,7 @@
 """Folders of images with boxes: the same pictures in COCO's, Pascal VOC's and YOLO's layouts, and what is amiss."""
 
 import json
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -494,3 +495,102 @@ def test_a_run_knows_its_classes_and_has_room_for_its_boxes(tmp_path):
     text(tmp_path / "two" / "d0.xml", "dog", "cow")
     with pytest.raises(UserError, match="'cow'"):
         opened(tmp_path / "two", known=known)
+
+
+def sizes(data):
+    return {name: len(each) for name, each in data.splits.items()}
+
+
+def voc_lists(root, lists, names=None):
+    """One folder of images p0 to p7 and their XML files, and lists of these numbers."""
+    voc_whole(root)
+    for path, numbers in lists.items():
+        write(root / "ImageSets" / f"{path}.txt", "\n".join(f"p{number}" for number in numbers))
+
+
+def test_the_lists_for_boxes_are_those_in_main(tmp_path):
+    lists = {"Main/train": range(5), "Main/val": (5, 6), "Main/test": [7], "Main/trainval": range(7)}
+    others = {"Layout/train": [0], "Segmentation/train": [0], "Segmentation/val": [1], "Segmentation/test": [0]}
+    voc_lists(tmp_path, lists | others)
+    data = opened(tmp_path)
+    assert sizes(data) == {"train": 5, "validation": 2, "test": 1}
+    assert {each.path.parent.name for each in data.left_out} == {"Layout", "Segmentation"}
+
+
+def test_lists_that_leave_it_open_which_are_meant(tmp_path):
+    voc_lists(tmp_path, {"Layout/train": range(6), "Segmentation/train": range(5)})
+    with pytest.raises(UserError, match=r"Layout.*Segmentation.*Main"):
+        opened(tmp_path)
+    write(tmp_path / "ImageSets" / "train.txt", "p0 1\np1 1\np2 1")
+    write(tmp_path / "ImageSets" / "test.txt", "p3\np99\n")
+    with pytest.raises(UserError, match=r"'p99'.*--skip-bad"):
+        opened(tmp_path)
+    assert sizes(opened(tmp_path, skip_bad=True)) == {"train": 3, "test": 1}
+
+
+def test_an_xml_file_may_name_its_image(tmp_path):
+    voc_whole(tmp_path)
+    for path in (tmp_path / "annotations").iterdir():
+        path.rename(path.with_stem(f"label_{path.stem}"))
+    data = opened(tmp_path)
+    assert sizes(data) == {"train": 6, "test": 2} and data.left_out == ()
+    assert all(check(split) for split in data.splits.values())
+    for path in (tmp_path / "images").iterdir():
+        path.rename(tmp_path / f"other_{path.name}")
+    with pytest.raises(UserError, match=r"label_p0\.xml.*no image"):
+        opened(tmp_path)
+    save(tmp_path / "images", SPLITS["train"])
+    # No image belongs to two files.
+    voc(tmp_path / "annotations", SPLITS["train"][0])
+    with pytest.raises(UserError, match=r"label_p0\.xml.*p0\.png"):
+        opened(tmp_path)
+
+
+def test_difficult_objects_are_left_out(tmp_path):
+    voc_whole(tmp_path)
+    text(tmp_path / "annotations" / "p0.xml", "<name>dog</name>", "<name>dog</name><difficult>1</difficult>")
+    text(tmp_path / "annotations" / "p1.xml", "</annotation>", "<difficult>1</difficult></annotation>")
+    text(tmp_path / "annotations" / "p3.xml", "<name>dog</name>", "<name>dog</name><difficult>0</difficult>")
+    data = opened(tmp_path)
+    assert [(each.path.name, each.what, each.kind) for each in data.left_out] == [("p0.xml", "box", "marked difficult")]
+    assert sum((split.load()["label"] >= 0).sum() for split in data.splits.values()) == 7
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [('"id": 101, "file', '"id": 100, "file', "p0.png.*p1.png"), ("p1.png", "p0.png", "p0.png.*twice")],
+    ids=["an id of two images", "an image with two ids"],
+)
+def test_a_json_file_lists_each_image_once(tmp_path, old, new, named):
+    coco_whole(tmp_path)
+    text(tmp_path / "set" / "result.json", old, new)
+    with pytest.raises(UserError, match=rf"(result\.json)?.*{named}"):
+        opened(tmp_path)
+
+
+def test_numbers_in_json_may_be_text(tmp_path):
+    coco_whole(tmp_path)
+    path = tmp_path / "set" / "result.json"
+    path.write_text(re.sub(r'"(id|image_id|category_id|height|width|iscrowd)": (\d+)', r'"\1": "\2"', path.read_text()))
+    data = opened(tmp_path)
+    assert data.features["label"].names == NAMES and data.left_out == ()
+    assert sorted(count for split in data.splits.values() for count in check(split)) == [0, 0, 1, 1, 1, 1, 2, 2]
+    text(path, '"height": "12"', '"height": "13"')
+    with pytest.raises(UserError, match=r"p0\.png.*13x16"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("layout", [coco_whole, voc_whole, yolo_whole])
+def test_copies_of_a_box_are_left_out_and_listed(tmp_path, layout):
+    twice = SPLITS["train"][0]._replace(boxes=2 * BOXES[0])
+    layout(tmp_path)
+    if layout is coco_whole:
+        coco(tmp_path / "set" / "result.json", [twice, *SPLITS["train"][1:]])
+    elif layout is voc_whole:
+        voc(tmp_path / "annotations", twice)
+    else:
+        yolo(tmp_path / "labels", twice)
+    data = opened(tmp_path)
+    assert [(each.what, each.kind) for each in data.left_out] == [("box", "stated twice")] * 2
+    assert data.features["boxes"].shape == (2, 4)
+    assert sorted(count for split in data.splits.values() for count in check(split)) == [0, 0, 1, 1, 1, 1, 2, 2]

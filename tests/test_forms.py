@@ -26,6 +26,7 @@ SYSTEMS = {
     "denoising unet": replace(preset("autoencoder"), architecture="unet", width=4, noise=0.1),
     "vae": replace(preset("vae"), width=4, code=5),
     "gan": replace(preset("gan"), classes=4, width=4, latents=6),
+    "translator": replace(preset("translator"), pairs="grey", width=4, depth=1, discriminator_width=4, halvings=1),
     "unet": replace(preset("unet"), classes=4, width=4, depth=2, mean=(0.5,) * 3, std=(0.25,) * 3),
     "resunet": replace(preset("resunet"), classes=4, width=4, depth=2, mean=(0.5,) * 3, std=(0.25,) * 3),
     "detector": replace(preset("detector"), classes=4, width=2, mean=(0.5,) * 3, std=(0.25,) * 3),

@@ -12,9 +12,11 @@ from jaxrec.data.features import Feature
 from jaxrec.data.splits import Split
 from jaxrec.run import judge
 from jaxrec.run.introduction import changed_schedule
+from jaxrec.run.observers import _score_first
 from jaxrec.run.show import screen
 from jaxrec.run.show.screen import Pace, Waiting, figures, open_bar, told
 from jaxrec.settings import Optimizer
+from jaxrec.tasks.system import Score
 from jaxrec.waiting import counted, listening
 
 GAN = {
@@ -96,7 +98,7 @@ def budget(examples: int, side: int) -> tuple[int, int]:
     features = {"image": Feature("image", (side, side, 3), "uint8")}
     train = Split(lambda rows: {}, np.arange(examples), features)
     config: Any = SimpleNamespace(judge_steps=None)
-    return judge._budget(config, train), judge._batch(train)
+    return judge.budget(config, train), judge._batch(train)
 
 
 def test_the_judge_follows_the_data():
@@ -121,3 +123,9 @@ def test_a_longer_schedule_is_said():
     assert "step 2000, not 1000" in said and "0.0005" in said  # half of a cosine
     made_with[1][1]["steps"] = session.config.steps = 1000
     assert changed_schedule(session, state) == ""
+
+
+def test_the_score_comes_first_among_validation_metrics():
+    session: Any = SimpleNamespace(system=SimpleNamespace(score=Score("mse"), headline=("mse", "ssim", "absent")))
+    metrics = {"copy_mse": 8.0, "loss": 0.1, "mse": 3.0, "ssim": 0.5}
+    assert list(_score_first(session, metrics)) == ["mse", "ssim", "copy_mse", "loss"]

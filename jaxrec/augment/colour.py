@@ -19,10 +19,10 @@ def change_colour(config: Augment, key: jax.Array, images: jax.Array) -> jax.Arr
             change = (config.brightness * brightness).astype(images.dtype)
             images = jnp.clip(images + change[:, None, None, None], 0.0, 1.0)
         if config.contrast:
-            mean = _grey(images).mean((1, 2, 3), keepdims=True)
+            mean = grey(images).mean((1, 2, 3), keepdims=True)
             images = _enhance(images, mean, 1 + config.contrast * contrast)
         if config.saturation:
-            images = _enhance(images, _grey(images), 1 + config.saturation * saturation)
+            images = _enhance(images, grey(images), 1 + config.saturation * saturation)
     for operation, sign in draw_randaugment(config, key, batch):
         images = _randaugment_colour(images, operation, sign, config.magnitude / 10)
     return images
@@ -43,7 +43,7 @@ def standardize(
     return scaled.astype(dtype)
 
 
-def _grey(images: jax.Array) -> jax.Array:
+def grey(images: jax.Array) -> jax.Array:
     """Luma [B, H, W, 1] of RGB; the mean of other channels, so that grey images are their own."""
     if images.shape[-1] != 3:
         return images.mean(-1, keepdims=True)
@@ -62,11 +62,11 @@ def _randaugment_colour(images: jax.Array, operation: jax.Array, sign: jax.Array
         numbers = jnp.array([OPERATIONS.index(name) for name in names])
         return (operation[:, None] == numbers).any(-1)[:, None, None, None]
 
-    grey = _grey(images)
-    mean = grey.mean((1, 2, 3), keepdims=True)
+    luma = grey(images)
+    mean = luma.mean((1, 2, 3), keepdims=True)
     base = jnp.zeros_like(images)  # what brightness moves away from
     base = jnp.where(chosen("contrast"), mean, base)
-    base = jnp.where(chosen("saturation"), grey, base)
+    base = jnp.where(chosen("saturation"), luma, base)
     base = jnp.where(chosen("sharpness"), _smooth(images), base)
     enhanced = _enhance(images, base, 1 + 0.9 * strength * sign)
     step = 2 ** round(4 * strength)

@@ -39,7 +39,7 @@ class Plan(Train):
 
     image_shape: Annotated[tuple[int, int, int], PLAN, AT_LEAST_ONE] = (32, 32, 3)
     """Height, width and channels of the images, or of the frames of clips. --image-size changes height and width."""
-    frames: Annotated[int, PLAN, AT_LEAST_ONE] = 16
+    frames: Annotated[int, PLAN, AT_LEAST_ONE] = 20
     """Number of frames of each clip."""
     labels: Annotated[int, PLAN, AT_LEAST_ONE] = 10
     """Number of classes."""

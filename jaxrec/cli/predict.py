@@ -37,8 +37,8 @@ LABEL = 150
 
 @dataclass(frozen=True)
 class Predict(OpenedModel):
-    """Apply a trained run to images or clips: classify them, segment them, find objects in them, reconstruct them, or
-    forecast how they go on."""
+    """Apply a trained run to images or clips: classify them, segment them, find objects in them, reconstruct or
+    translate them, or forecast how they go on."""
 
     paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
     """Images, or folders of images; if the run reads clips, animated images, videos, or folders of frames. - reads

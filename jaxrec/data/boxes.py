@@ -16,6 +16,8 @@ NO_AREA = "without area"
 OUTSIDE = "outside the image"
 NO_CLASS = "of no class"
 CROWD = "around a crowd"
+DIFFICULT = "marked difficult"
+COPY = "stated twice"
 CUT_OFF = "cut off by --resize crop"
 
 

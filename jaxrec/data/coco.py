@@ -103,9 +103,9 @@ def _split(below: Below, path: Path) -> str:
 
 def _add_names(names: dict[int, str], path: Path, categories: list[dict[str, Any]]) -> None:
     for row in categories:
-        number, name = row.get("id"), plain(str(row.get("name", "")))
-        if not isinstance(number, int) or not name:
-            stated = f"id {plain(str(number))} and name '{name}'"
+        number, name = _whole(row.get("id")), plain(str(row.get("name", "")))
+        if number is None or not name:
+            stated = f"id {plain(str(row.get('id')))} and name '{name}'"
             raise UserError(f"{path} has a category with {stated}: expected a whole number and a name")
         if names.setdefault(number, name) != name:
             raise UserError(f"{path} calls category {number} '{name}', and it is '{names[number]}' elsewhere: name one")
@@ -113,10 +113,10 @@ def _add_names(names: dict[int, str], path: Path, categories: list[dict[str, Any
 
 def _marked(below: Below, path: Path, content: Any, split: str) -> tuple[list[Marked], list[LeftOut]]:
     """The images of a file with their objects, and what is wrong."""
-    categories = {row["id"]: plain(str(row["name"])) for row in content["categories"]}
+    _check_ids(path, content["images"])
+    categories = {_whole(row["id"]): plain(str(row["name"])) for row in content["categories"]}
     by_image: dict[str, list[Mark]] = {}
     for row in content["annotations"]:
-        # Some tools write numbers as text.
         by_image.setdefault(str(row.get("image_id")), []).append(_mark(row, categories))
     marked: list[Marked] = []
     problems: list[LeftOut] = []
@@ -138,18 +138,28 @@ def _marked(below: Below, path: Path, content: Any, split: str) -> tuple[list[Ma
     return marked, problems
 
 
-def _mark(row: dict[str, Any], categories: Mapping[int, str]) -> Mark:
+def _check_ids(path: Path, images: list[dict[str, Any]]) -> None:
+    """Raises UserError if two images have one id, so that it is not clear whose the boxes are."""
+    called: dict[str, str] = {}
+    for row in images:
+        number, name = str(row.get("id")), plain(str(row.get("file_name")))
+        if number in called:
+            raise UserError(f"{path} gives the id {plain(number)} to {called[number]} and {name}: use each id once")
+        called[number] = name
+
+
+def _mark(row: dict[str, Any], categories: Mapping[int | None, str]) -> Mark:
     where = f"annotation {plain(str(row.get('id')))}"
-    category = row.get("category_id")
+    category = _whole(row.get("category_id"))
     box = row.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(_is_number(side) for side in box):
         return Mark("", (0, 0, 0, 0), f"{where} with bbox {plain(str(box))[:80]}", MALFORMED)
     left, top, width, height = box
     corners = (top, left, top + height, left + width)
-    if row.get("iscrowd"):
+    if _whole(row.get("iscrowd")):
         return Mark("", corners, where, CROWD)
-    if not isinstance(category, int) or category not in categories:
-        return Mark("", corners, f"{where} with category_id {plain(str(category))}", NO_CLASS)
+    if category is None or category not in categories:
+        return Mark("", corners, f"{where} with category_id {plain(str(row.get('category_id')))}", NO_CLASS)
     return Mark(categories[category], corners, where)
 
 
@@ -158,10 +168,16 @@ def _is_number(side: Any) -> bool:
 
 
 def _size(row: Mapping[str, Any]) -> Size | None:
-    height, width = row.get("height"), row.get("width")
-    if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0:
-        return (height, width)
-    return None
+    height, width = _whole(row.get("height")), _whole(row.get("width"))
+    return (height, width) if height and width and min(height, width) > 0 else None
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number, which some tools write as text; None if it is none."""
+    try:
+        return int(value) if isinstance(value, int | str) else None
+    except ValueError:
+        return None
 
 
 def _image(below: Below, path: Path, name: str, split: str) -> Path | None:

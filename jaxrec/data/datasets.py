@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,8 @@ def open_dataset(
         name, source = data, _open_source(data, reads, data_dir, options)
     else:
         name, source = ARRAYS, _arrays(data, reads, options)
+    if wants(reads, "boxes"):
+        source = _with_resize(source, resize)
     check(source.features)
     specs = {"test": test_split}
     if not only_test:
@@ -151,6 +153,14 @@ def open_dataset(
 def _usual_resize(reads: Reads) -> str:
     """Boxes are not to be cut off, so images with boxes get borders."""
     return "pad" if wants(reads, "boxes") else "crop"
+
+
+def _with_resize(source: Source, resize: str) -> Source:
+    """The source whose images say how others are brought to their size, even if none of its own had another."""
+    features = {}
+    for name, feature in source.features.items():
+        features[name] = feature._replace(resize=resize) if feature.kind == "image" else feature
+    return replace(source, features=features)
 
 
 def absolute_name(name: str) -> str:

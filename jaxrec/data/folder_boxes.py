@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrec.data.boxes import CROWD, Objects, faults, turned
+from jaxrec.data.boxes import COPY, CROWD, DIFFICULT, Objects, faults, turned
 from jaxrec.data.coco import read_coco
 from jaxrec.data.features import Feature
 from jaxrec.data.files import File, Options, arrange, attempt, known_names, numbered, open_files, readable, to_source
@@ -23,6 +23,8 @@ from jaxrec.data.yolo import read_yolo
 from jaxrec.errors import UserError
 from jaxrec.waiting import counted
 
+ANYWAY = (CROWD, DIFFICULT, COPY)
+"""What is left out in any case."""
 FORMATS: tuple[Callable[[Below], Annotations | None], ...] = (read_coco, read_voc, read_yolo)
 
 
@@ -69,7 +71,9 @@ def _checked(root: Path, annotations: Annotations, options: Options) -> tuple[li
     """What is seen in each image, the images, and what is left out; raises UserError for what is amiss."""
     marked, left_out = _in_splits(annotations.marked)
     if not marked:
-        raise UserError(f"folder {root} holds no images with annotations ({annotations.format}): add {IMAGES}")
+        amiss = [*annotations.problems, *annotations.left_out]
+        told = f"; {amiss[0].path}: {amiss[0].reason}" if amiss else f": add {IMAGES}"
+        raise UserError(f"folder {root} holds no images with annotations ({annotations.format}){told}")
     with strict_pillow(), ThreadPoolExecutor() as pool:
         plain = [File(each.image, each.split) for each in marked]
         found = counted(pool.map(attempt(_seen), marked), "checking boxes", len(marked))
@@ -113,14 +117,22 @@ def _seen(marked: Marked) -> Seen:
     problems: list[LeftOut] = []
     left_out: list[LeftOut] = []
     sound = []
+    stated = set()
     for place, mark in enumerate(marked.marks):
         fault = mark.fault or str(wrong[place])
+        same = (mark.name, *mark.box)
+        if not fault and same in stated:
+            fault = COPY
         if not fault:
+            stated.add(same)
             sound.append(place)
             names.append(mark.name)
             continue
-        reason = f"{mark.where} is {fault}" if mark.fault else f"{mark.where} has {_told(boxes[place], fault, size)}"
-        rejected = left_out if fault == CROWD else problems
+        if mark.fault or fault == COPY:
+            reason = f"{mark.where} is {fault}"
+        else:
+            reason = f"{mark.where} has {_told(boxes[place], fault, size)}"
+        rejected = left_out if fault in ANYWAY else problems
         rejected.append(LeftOut(marked.source, fault, reason, "box"))
     inside = boxes[sound].clip(0, (*size, *size))
     return Seen(turned(inside, turn, size).astype(np.float32), names, problems, left_out)

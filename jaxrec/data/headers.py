@@ -15,7 +15,12 @@ LOOKED_AT = 100
 
 
 def remarks(
-    pool: Executor, paths: Sequence[Path], headers: Sequence[Header], feature: Feature, measured: Sequence[Path] = ()
+    pool: Executor,
+    paths: Sequence[Path],
+    headers: Sequence[Header],
+    feature: Feature,
+    measured: Sequence[Path] = (),
+    pages: str = "images",
 ) -> tuple[str, ...]:
     """The sentences that say how many files lose or change something when they are read; none if none does.
 
@@ -25,9 +30,12 @@ def remarks(
         headers: What each of them says of itself.
         feature: What they are read as.
         measured: The files that black and white were found from.
+        pages: What to call files of which one page is read; empty if all pages are.
     """
     said = told([header.size for header in headers], (feature.shape[0], feature.shape[1]), feature.resize)
-    said += told_pages(paths, headers, "images") + _told_gray(headers, feature) + _told_depth(headers, feature)
+    if pages:
+        said += told_pages(paths, headers, pages)
+    said += _told_gray(headers, feature) + _told_depth(headers, feature)
     known = set(measured)
     deep = []
     for path, header in zip(paths, headers, strict=True):

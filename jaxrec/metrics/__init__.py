@@ -13,6 +13,7 @@ from jaxrec.metrics.forecast import Forecast
 from jaxrec.metrics.pixels import Pixels, pixels_that_count
 from jaxrec.metrics.reconstruction import Reconstruction, ssim
 from jaxrec.metrics.sums import Average, Metric, Results
+from jaxrec.metrics.translation import Translation
 from jaxrec.metrics.worst import Worst
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Pixels",
     "Reconstruction",
     "Results",
+    "Translation",
     "Worst",
     "class_statistics",
     "coverage_statistics",

@@ -22,6 +22,7 @@ SCALES = 3
 FINEST, COARSEST = 2, 8
 """Limits of the smallest stride."""
 CELLS = 16
+BINS = 8
 """Least number of cells that the smallest stride makes of the image's shorter side."""
 PRIOR = 0.01
 """Probability that a place starts with for each class: nearly all places are background (Lin et al. 2017, focal)."""
@@ -45,6 +46,16 @@ def smallest_stride(height: int, width: int) -> int:
     while stride > FINEST and min(height, width) < CELLS * stride:
         stride //= 2
     return stride
+
+
+def bins_needed(height: int, width: int, stride: int) -> int:
+    """The distances that boxes of images of a size need: 8, or more if a box around the whole image needs more.
+
+    ``stride`` is the smallest one. The cell nearest to the center of such a box may be half a cell away from it.
+    """
+    coarsest = stride * 2 ** (SCALES - 1)
+    farthest = max(height, width) / 2 / coarsest + 0.5
+    return max(BINS, math.ceil(farthest) + 1)
 
 
 def places(size: tuple[int, int], strides: tuple[int, ...]) -> Places:
@@ -80,7 +91,7 @@ class Detector(nn.Module):
     classes: int
     width: int = 32
     stride: int = 8
-    bins: int = 8
+    bins: int = BINS
     norm: str = "batch"
     axis_name: str | None = None
     dtype: Any = jnp.float32

@@ -12,7 +12,7 @@ from jaxrec.run.contract import check_contract
 from jaxrec.run.data import Data
 from jaxrec.run.ending import finish, note_history, write_config
 from jaxrec.run.feed import Feed, open_feed
-from jaxrec.run.initial import initial_state
+from jaxrec.run.initial import initial_state, teacher
 from jaxrec.run.introduction import introduce
 from jaxrec.run.observers import Evaluation, Moment, Observer, Saving, TrainingLog, hashes_now, watch_steps
 from jaxrec.run.profiling import Profile
@@ -107,8 +107,9 @@ def fit(config: Train, dataset: Any = None, observers: Sequence[Observer] = ()) 
 
 
 def _initial(session: Session) -> Any:
-    config = session.config
-    return initial_state(config.task, session.system, session.devices, config.seed, session.data.train)
+    config, data = session.config, session.data
+    judge = teacher(config.task, session.system, data)
+    return initial_state(config.task, session.system, session.devices, config.seed, data.train, judge)
 
 
 def _length(session: Session) -> tuple[int, int]:

@@ -8,20 +8,27 @@ import jax
 import numpy as np
 
 from jaxrec.data import Split, nbytes
+from jaxrec.run.answers import true_images, with_classes
+from jaxrec.run.data import Data
+from jaxrec.run.judge import budget, trained_judge
 from jaxrec.run.world.devices import Devices
 from jaxrec.settings import Task
 from jaxrec.tasks.state import State
 from jaxrec.tasks.system import System
 
+Judge = tuple[Any, Any]
+"""A model of images, and its variables."""
 EXAMPLES = 5000
 """Most training examples shown to a model when it is initialized: speednet takes its whitening filters from them."""
 BYTES = 2**24
 """Most bytes of them."""
 
 
-def initial_state(config: Task, system: System, devices: Devices, seed: int, train: Split) -> State:
-    """The state at step 0, on the devices."""
-    make = initializer(config, system, devices)
+def initial_state(
+    config: Task, system: System, devices: Devices, seed: int, train: Split, judge: Judge | None = None
+) -> State:
+    """The state at step 0, on the devices; ``judge`` as ``teacher`` gives it."""
+    make = initializer(config, system, devices, judge=judge)
     return devices.finish(make(jax.random.key(seed), first_examples(train)))
 
 
@@ -32,11 +39,23 @@ def first_examples(train: Split) -> dict[str, np.ndarray]:
     return train.read(np.arange(count))
 
 
-def initializer(config: Task, system: System, devices: Devices, *, members: bool = False) -> jax.stages.Wrapped:
+def teacher(config: Task, system: System, data: Data) -> Judge | None:
+    """The judge that the system learns from, if it asks for one: its model and variables."""
+    if not system.taught(config):
+        return None
+    true = with_classes(true_images(data))
+    state, _ = trained_judge(true.dataset, true.train, budget(config, true.train))
+    return state.player.model, jax.device_get(state.player.variables())
+
+
+def initializer(
+    config: Task, system: System, devices: Devices, *, members: bool = False, judge: Judge | None = None
+) -> jax.stages.Wrapped:
     """The system's ``(key, batch) -> State``, compiled once and put on the devices; of ``members``, keys to states."""
+    known = {} if judge is None else {"judge": judge}
 
     def init(key: jax.Array, batch: Any) -> State:
-        return devices.cut(system.init(config, key, batch))
+        return devices.cut(system.init(config, key, batch, **known))
 
     made: Callable[..., Any] = jax.vmap(init, in_axes=(0, None)) if members else init
     whole = devices.replicated if devices.mesh.shape["model"] == 1 else None

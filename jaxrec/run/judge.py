@@ -57,18 +57,18 @@ def judge(system: System, state: State, data: Data) -> dict[str, Any]:
         return {}
     channels = data.dataset.channels
     learned, train = (data.dataset, data.train) if channels is None else (channels, channels.splits["train"])
-    network, name = trained_judge(learned, train, _budget(state.config, train))
+    network, name = trained_judge(learned, train, budget(state.config, train))
     look = jax.jit(partial(system_of(network.config).predict, jax.device_get(network)))
     if channels is not None:
         look = partial(look_by_channel, look)
     count = min(IMAGES, len(data.test), len(data.train))
     spread = np.linspace(0, len(data.train) - 1, count).astype(int)
-    real = _seen(look, data.train, spread)["features"]
-    test = _seen(look, data.test, np.arange(count))["features"]
-    seen = _seen_in_generated(look, generated(system, state, count, 0, image_shape(data.dataset.features)), count)
+    real = seen(look, data.train, spread)["features"]
+    test = seen(look, data.test, np.arange(count))["features"]
+    made = _seen_in_generated(look, generated(system, state, count, 0, image_shape(data.dataset.features)), count)
     tell("comparing what the judge sees", 0, 1)
     found = {
-        **metrics.class_statistics(seen["probabilities"], seen.get("label")),
+        **metrics.class_statistics(made["probabilities"], made.get("label")),
         "judge": name,
         "generated": count,
     }
@@ -76,7 +76,7 @@ def judge(system: System, state: State, data: Data) -> dict[str, Any]:
         tell("comparing what the judge sees", 1, 1)
         # Too few points for distances between distributions.
         return found
-    fake, few = seen["features"], slice(None, NEIGHBORS)
+    fake, few = made["features"], slice(None, NEIGHBORS)
     found = {
         "frechet_distance": metrics.frechet_distance(real, fake),
         "frechet_distance_train_test": metrics.frechet_distance(real, test),
@@ -103,7 +103,7 @@ def look_by_channel(look: Any, images: np.ndarray) -> dict[str, np.ndarray]:
     return {"features": np.concatenate([each["features"] for each in seen], axis=1), "probabilities": joint}
 
 
-def _budget(config: Task, train: Split) -> int:
+def budget(config: Task, train: Split) -> int:
     """The steps that the judge is trained for: those that the settings name, or what its images allow.
 
     That is three passes and at least 400 steps, but no more passes and pixels than ``MOST_EPOCHS`` and ``MOST_PIXELS``.
@@ -128,17 +128,32 @@ def trained_judge(dataset: Dataset, train: Split, steps: int) -> tuple[State, st
     The recipe is fixed and never looks at the test split.
     """
     config = _settings(dataset, steps)
-    system = system_of(config)
-    state = jax.jit(partial(system.init, config))(jax.random.key(0), blank(dataset.features, 1))
     content = f"{VERSION} {config} {dataset.fingerprint} {len(train)}"
+    state, checksum = kept_network(config, train, content, _batch(train), steps, "training the judge")
+    return state, f"{VERSION}-{MODEL}-{dataset.name}-{checksum}"
+
+
+def kept_network(config: Task, train: Split, content: str, batch: int, steps: int, told: str) -> tuple[State, str]:
+    """A system's state after some steps, and a checksum of its parameters; trained once, then kept on the disk.
+
+    Args:
+        config: the system's settings; it has one player, whose moving average is kept and no statistics.
+        train: what it is trained on.
+        content: differs if what is trained on or how differs.
+        batch: examples per step.
+        steps: how many.
+        told: what is shown while it is trained.
+    """
+    system = system_of(config)
+    state = jax.jit(partial(system.init, config))(jax.random.key(0), blank(train.features, 1))
     path = cache_dir() / "judges" / f"{hashlib.sha256(content.encode()).hexdigest()[:16]}.npz"
     if not path.exists():
-        _train(system, state, train, _batch(train), steps, path)
+        _train(system, state, train, batch, steps, path, told)
     with np.load(path) as saved:
         average = traverse_util.unflatten_dict({name: jnp.asarray(saved[name]) for name in saved.files}, sep="/")
     checksum = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     player = state.player.replace(average=average)
-    return state.replace(players={"net": player}), f"{VERSION}-{MODEL}-{dataset.name}-{checksum}"
+    return state.replace(players={"net": player}), checksum
 
 
 def _settings(dataset: Dataset, steps: int) -> Task:
@@ -153,9 +168,9 @@ def _settings(dataset: Dataset, steps: int) -> Task:
     )
 
 
-def _train(system: System, state: State, train: Split, batch: int, steps: int, path: Path) -> None:
+def _train(system: System, state: State, train: Split, batch: int, steps: int, path: Path, told: str) -> None:
     step = jax.jit(system.train_step)
-    for number in counted(range(steps), "training the judge", steps):
+    for number in counted(range(steps), told, steps):
         index, epoch = batch_indices(0, number, batch, len(train))
         state, _ = step(state, {**train.read(index), "index": index, "epoch": epoch})
     flat: Any = traverse_util.flatten_dict(jax.device_get(state.player.average), sep="/")
@@ -170,29 +185,31 @@ def _train(system: System, state: State, train: Split, batch: int, steps: int, p
         ) from error
 
 
-def _seen(look: Any, split: Split, indices: np.ndarray) -> dict[str, np.ndarray]:
+def seen(look: Any, split: Split, indices: np.ndarray) -> dict[str, np.ndarray]:
     """What the judge sees in examples of a split, read piece by piece."""
-    return _joined([_looked(look, images) for images in split.values("image", indices)])
+    return joined([looked(look, images) for images in split.values("image", indices)])
 
 
 def _seen_in_generated(look: Any, parts: Iterable[dict[str, np.ndarray]], count: int) -> dict[str, np.ndarray]:
     """What the judge sees in generated images, with the classes that they were meant to be, if they are known."""
-    seen, done = [], 0
+    found, done = [], 0
     for part in parts:
         done += len(part["image"])
         tell("judging generated images", done, count)
-        looked = _looked(look, np.round(part["image"] * 255).astype(np.uint8))
+        images = looked(look, np.round(part["image"] * 255).astype(np.uint8))
         if "label" in part:
-            looked["label"] = part["label"]
-        seen.append(looked)
-    return _joined(seen)
+            images["label"] = part["label"]
+        found.append(images)
+    return joined(found)
 
 
-def _looked(look: Any, images: np.ndarray) -> dict[str, np.ndarray]:
+def looked(look: Any, images: np.ndarray) -> dict[str, np.ndarray]:
+    """The judge's ``features`` and ``probabilities`` of images [N, H, W, C]."""
     size = at_once(MOST, images.shape[1:])
-    seen = [jax.device_get(look(images[start : start + size])) for start in range(0, len(images), size)]
-    return _joined([{name: part[name] for name in ("features", "probabilities")} for part in seen])
+    parts = [jax.device_get(look(images[start : start + size])) for start in range(0, len(images), size)]
+    return joined([{name: part[name] for name in ("features", "probabilities")} for part in parts])
 
 
-def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays by name, each of all parts one after the other."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.run.feed import Call, Feed, open_feed, stack
-from jaxrec.run.initial import first_examples, initializer
+from jaxrec.run.initial import first_examples, initializer, teacher
 from jaxrec.run.session import Session
 from jaxrec.run.steps import CompiledStep, compile_step, unharmed
 from jaxrec.tasks.state import State
@@ -68,7 +68,9 @@ class Members:
     def initial(self) -> list[State]:
         """The members' states at step 0."""
         session, stacks = self.session, []
-        make = initializer(session.config.task, session.system, session.devices, members=True)
+        task, system = session.config.task, session.system
+        judge = teacher(task, system, session.data)
+        make = initializer(task, system, session.devices, members=True, judge=judge)
         examples = first_examples(session.data.train)
         for members in self.groups():
             state = make(jnp.stack([jax.random.key(member.seed) for member in members]), examples)

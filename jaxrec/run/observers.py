@@ -181,7 +181,7 @@ class Evaluation:
         if session.data.validation is None:
             return None
         found = validated(self.evaluator, moment.state, session)
-        metrics, worst = scalars(found), found.get("worst")
+        metrics, worst = _score_first(session, scalars(found)), found.get("worst")
         digest = moment.hashes.digest() if moment.hashes else None
         self.log.write(moment.step, "validation", metrics, state=digest)
         moment.rows.append((moment.step, "validation", metrics))
@@ -195,6 +195,15 @@ class Evaluation:
         else:
             progress.waited += 1
         return worst
+
+
+def _score_first(session: Session, metrics: dict[str, Any]) -> dict[str, Any]:
+    """The metrics with those first that a person looks for: the score, then what the report leads with."""
+    system = session.system
+    leading = [] if system.score is None else [system.score.name]
+    leading += system.headline
+    first = {name: metrics[name] for name in leading if name in metrics}
+    return {**first, **metrics}
 
 
 def validated(evaluator: Evaluator, state: State, session: Session) -> dict[str, Any]:

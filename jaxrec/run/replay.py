@@ -12,7 +12,7 @@ from jaxrec.host import keep_programs
 from jaxrec.run.data import check_same_data, complete, open_data
 from jaxrec.run.feed import Feed
 from jaxrec.run.fit import prepare
-from jaxrec.run.initial import initial_state
+from jaxrec.run.initial import initial_state, teacher
 from jaxrec.run.known import check_there
 from jaxrec.run.show.log import read_metrics
 from jaxrec.run.steps import CompiledStep, run_steps, unharmed
@@ -22,6 +22,7 @@ from jaxrec.run.store.hashes import Hashes, hashes_of
 from jaxrec.run.store.manifest import read_dataset, read_history
 from jaxrec.run.store.state import split_state
 from jaxrec.run.world.devices import Devices
+from jaxrec.settings import Task
 from jaxrec.tasks.state import State
 from jaxrec.tasks.system import system_of
 
@@ -65,9 +66,13 @@ class Replay:
         settings = self.made_with[since]
         pauses = dict.fromkeys(("log_every", "eval_every", "save_every"), settings["fuse_steps"])
         config = complete(replace(self.config, **settings, **pauses), self.data, self.system)
-        state = initial_state(config.task, self.system, self.devices, config.seed, self.data.train)
+        state = self._initial(config.task)
         feed, step, _ = prepare(config, self.system, self.data, self.devices, state, since)
         return state, feed, step
+
+    def _initial(self, task: Task) -> State:
+        judge = teacher(task, self.system, self.data)
+        return initial_state(task, self.system, self.devices, self.config.seed, self.data.train, judge)
 
     def missing(self, checkpoints: Checkpoints) -> list[Difference]:
         """The newest checkpoint, if the log ends before it."""
@@ -96,7 +101,7 @@ class Replay:
                 return
         else:
             # The step takes a state's memory over, and this one is needed again.
-            state = initial_state(state.config, self.system, self.devices, self.config.seed, self.data.train)
+            state = self._initial(state.config)
         if start in self.logged and (difference := self._difference(start, state)):
             yield start, f"the checkpoint's state is {difference}"
         agrees = True

@@ -212,7 +212,8 @@ class Trained:
                 with contextlib.suppress(UserError):
                     headers.append(probe_file(path))
                     readable.append(path)
-            return told_of_files(pool, readable, headers, image_feature(self.features))
+            pages = "" if self.reads_clips else "images"
+            return told_of_files(pool, readable, headers, image_feature(self.features), pages=pages)
 
     def at_file_sizes(self, paths: Sequence[str | Path], outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs [N, ...] of N predicted image files, with boxes in pixels of the files, upright."""

@@ -12,6 +12,7 @@ from jaxrec.settings.rnn import RNN
 from jaxrec.settings.run import Sweep, Train
 from jaxrec.settings.segmenter import Segmenter
 from jaxrec.settings.serialize import from_dict, to_dict, with_values
+from jaxrec.settings.translator import Translator
 from jaxrec.settings.video import Forecaster
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Sweep",
     "Task",
     "Train",
+    "Translator",
     "from_dict",
     "models",
     "preset",

@@ -30,8 +30,9 @@ class Detector(Task):
     stride: Literal[0, 2, 4, 8, 16] = 0
     """Side in pixels of the smallest cells that boxes are predicted at; there are cells of two and four times the side,
     too. 0: 8, or less if the shorter side of the image has fewer than 16 of them."""
-    bins: Annotated[int, Range(2)] = 8
-    """Distances that the sides of a box may have from the center of a cell, in cells, from 0 on."""
+    bins: Annotated[int | None, Range(2)] = None
+    """Distances that the sides of a box may have from the center of a cell, in cells, from 0 on. Default: 8, or as many
+    as a box around the whole image needs."""
     norm: Literal["group", "batch"] = "batch"
     """Normalization. group: per group of channels, better for small batches. batch: over the batch."""
     class_loss: Literal["bce", "varifocal"] = "bce"
@@ -44,7 +45,9 @@ class Detector(Task):
     overlap: Annotated[float, SHARE] = 0.6
     """IoU above which the box of lower score is dropped (nms)."""
     score: Annotated[float, SHARE] = 0.4
-    """Boxes of at least this score are counted, and told and drawn by predict. Average precision regards all."""
+    """Boxes that score at least this are counted, and listed and drawn by predict. Average precision uses all boxes."""
+    voc: bool = False
+    """Also compute the average precision of Pascal VOC at an IoU of .5."""
     classes: tyro.conf.Suppress[int] = 0
     """Number of classes; set from the data."""
     interval: tyro.conf.Suppress[bool] = True

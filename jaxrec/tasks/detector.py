@@ -24,7 +24,7 @@ from jaxrec.metrics import Average, Metric, Worst
 from jaxrec.metrics.detection import Detections
 from jaxrec.metrics.detection import summary_pictures as summary_pictures
 from jaxrec.metrics.meanings import Meaning
-from jaxrec.models.detector import SCALES, Detector, Places, decoded, smallest_stride
+from jaxrec.models.detector import BINS, SCALES, Detector, Places, bins_needed, decoded, smallest_stride
 from jaxrec.models.detector import places as cells
 from jaxrec.parallel import stream
 from jaxrec.settings.detector import Detector as Config
@@ -65,10 +65,9 @@ CAPTIONS = {
     "detections": "In each pair an image with its true boxes, and the same image with the boxes found and their "
     "scores. Red boxes were not found, or are not there.",
     "worst_detections": "The same of the images of highest loss in the whole split, the highest first.",
-    "precision_recall": "Precision and recall of each class as the least score varies, at an IoU of 0.5.",
+    "precision_recall": "Precision and recall of each class as the lowest accepted score varies, at an IoU of 0.5.",
     "counts": "How many objects of each class an image has, across, and how many are found, up.",
 }
-KINDS = {"image": "image", "boxes": "boxes", "label": "box_classes"}
 SHOWN = 8
 """Images in the picture of a run."""
 MOST = 100
@@ -84,8 +83,13 @@ def complete(config: Config, facts: Facts) -> Config:
     mean, std = facts.statistics("image")
     height, width, _ = image_shape(facts.features)
     classes = len(class_names(facts.features))
+    return replace(_sized(config, height, width), classes=classes, mean=mean, std=std)
+
+
+def _sized(config: Config, height: int, width: int) -> Config:
+    """The settings with the stride and the bins that suit images of a size, if none are chosen."""
     stride = config.stride or smallest_stride(height, width)
-    return replace(config, classes=classes, stride=stride, mean=mean, std=std)
+    return replace(config, stride=stride, bins=config.bins or bins_needed(height, width, stride))
 
 
 def validation_config(config: Config) -> Config:
@@ -105,7 +109,7 @@ def init(
     """The state at step 0.
 
     Args:
-        config: ``classes`` must be set (from the data). A ``stride`` of 0 is set from the size of the batch's images.
+        config: ``classes`` must be set (from the data). Stride and bins that are not chosen suit the batch's images.
         key: parameters are drawn from it.
         batch: a batch of the data; its shape is read.
         model: a Linen module, called with ``(images)`` or ``(images, train=...)``, or a pair
@@ -120,7 +124,7 @@ def init(
     if config.classes < 1:
         raise UserError(f"detection needs at least one class; got {config.classes}: check the boxes")
     shape = batch_shape(batch)
-    config = replace(config, stride=config.stride or smallest_stride(*shape[:2]))
+    config = _sized(config, *shape[:2])
     model = build(config) if model is None else as_model(model)
     images = jnp.zeros((1, *shape), jnp.float32)
     variables = model.init({"params": stream(key, "params", jnp.int32(0))}, images, train=False)
@@ -133,7 +137,7 @@ def build(config: Config) -> Detector:
         classes=config.classes,
         width=config.width,
         stride=config.stride,
-        bins=config.bins,
+        bins=config.bins or BINS,
         norm=config.norm,
         dtype=compute_dtype(config),
     )
@@ -186,7 +190,7 @@ def _augmented(state: State, key: jax.Array, batch: Batch) -> Batch:
     """Images in [0, 1], boxes and classes after augmentation."""
     examples = {"image": pixels(batch), "boxes": batch["boxes"], "label": batch["label"]}
     config = state.config
-    return augment_examples(config.augment, key, examples, KINDS, *places(batch), composing=composing(state))
+    return augment_examples(config.augment, key, examples, READS, *places(batch), composing=composing(state))
 
 
 def seen(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:
@@ -220,6 +224,7 @@ def eval_step(state: State, batch: Batch) -> dict[str, Metric]:
     answer = _answer(state, images)
     loss, _ = _loss(state, answer, _cells(config, images), batch)
     options = {"class_count": config.classes, "counted_from": config.score, "interval": config.interval}
+    options["voc"] = config.voc
     return {
         "loss": Average.from_batch({"loss": loss}, real),
         "detections": Detections.from_batch(
@@ -289,7 +294,7 @@ def rows(config: Config, inputs: np.ndarray, outputs: Mapping[str, np.ndarray], 
         for box, score, number in zip(boxes[there], scores[there], classes[there], strict=True):
             y0, x0, y1, x1 = (round(float(each), 2) for each in box)
             where = {"y0": y0, "x0": x0, "y1": y1, "x1": x1}
-            found.append({"class": names[number], "score": round(float(score), 4), **where})
+            found.append({"class": names[number], "score": round(float(score), 6), **where})
         told.append(
             {
                 "objects": int(there.sum()),
@@ -304,14 +309,16 @@ def rows(config: Config, inputs: np.ndarray, outputs: Mapping[str, np.ndarray], 
 def listed(config: Config, rows: Sequence[Mapping[str, Any]], features: Features) -> dict[str, list[dict]]:
     """``coco``: the boxes of told images as results in the format of COCO, x, y, width and height.
 
-    ``image_id`` is the name of the file without its ending, as a number if it is one. ``category_id`` is the number of
-    the class from 1 on, and its name stands beside it.
+    ``image_id`` is the name of the file without its ending, as a number if it is one; of files of one name, the path.
+    ``category_id`` is the number of the class from 1 on, and its name stands beside it.
     """
     names = class_names(features)
+    stems = [row["path"].replace("\\", "/").rpartition("/")[2].rpartition(".")[0] for row in rows]
     results = []
-    for row in rows:
-        stem = row["path"].replace("\\", "/").rpartition("/")[2].rpartition(".")[0]
+    for row, stem in zip(rows, stems, strict=True):
         image = int(stem) if stem.isascii() and stem.isdigit() else stem
+        if stems.count(stem) > 1:
+            image = row["path"]
         for box in row["boxes"]:
             sides = [box["x0"], box["y0"], round(box["x1"] - box["x0"], 2), round(box["y1"] - box["y0"], 2)]
             category = {"category_id": 1 + names.index(box["class"]), "category_name": box["class"]}

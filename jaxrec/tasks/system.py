@@ -77,6 +77,11 @@ def nothing(config: Task) -> Mapping[str, Any]:
     return {}
 
 
+def never(config: Task) -> bool:
+    """False."""
+    return False
+
+
 def no_pictures(results: Mapping[str, Any]) -> dict[str, Any]:
     """No pictures."""
     return {}
@@ -122,6 +127,9 @@ class System:
     """Fills in the settings that follow from the data."""
     validation_config: Callable[[Task], Task] = same
     """Settings for evaluations during training, if those at the end take long."""
+    taught: Callable[[Task], bool] = never
+    """Whether ``init`` is to be given ``judge``, a model of images and its variables: a classifier of the true images
+    that is trained ahead of the run."""
     evaluation_size: Callable[[Task, int], int] = same_size
     """The number of examples to evaluate at once, given what their size alone would allow."""
     worst: Callable[..., dict[str, Any]] | None = None
@@ -172,6 +180,7 @@ DATA = ("score", "headline", "captions", "meanings", "evolving", "hyper", "datas
 FUNCTIONS = (
     "complete",
     "validation_config",
+    "taught",
     "evaluation_size",
     "worst",
     "seen",

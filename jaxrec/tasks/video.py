@@ -241,9 +241,13 @@ def artifacts(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:
 
 
 def _compared(state: State, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Given frames, the true frames that follow and their forecast, each [B, T, H, W, C] in [0, 1]."""
-    given, true, _ = _parts(state.config, {**batch, "clip": frames(batch["clip"])})
-    return given, true, _frames(state.config, _outputs(state, given))
+    """Given frames, the true frames that follow and their forecast, each [B, T, H, W, C] in [0, 1].
+
+    True frames that are not there are white.
+    """
+    given, true, there = _parts(state.config, {**batch, "clip": frames(batch["clip"])})
+    shown = jnp.where(there[..., None, None, None], true, 1.0)
+    return given, shown, _frames(state.config, _outputs(state, given))
 
 
 def _filled(clips: jax.Array, config: Config) -> jax.Array:
@@ -272,12 +276,14 @@ def seen(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:
 
 
 def rows(config: Config, inputs: np.ndarray, outputs: Mapping[str, np.ndarray], features: Features) -> list[dict]:
-    """What is told of each clip: its frames, how many there are to compare the forecast with, and the mean errors."""
+    """What is told of each clip: its frames, how many of the given ones are missing, and so black, how many there are
+    to compare the forecast with, and the mean errors.
+    """
     true = np.asarray(frames(inputs))[:, config.given : config.given + config.forecast]
     told = []
     for number, length in enumerate(outputs["length"].tolist()):
         count = max(0, min(true.shape[1], length - config.given))
-        row = {"frames": length, "compared": count}
+        row = {"frames": length, "missing": max(0, config.given - length), "compared": count}
         if count:
             pair = (outputs["forecast"][number, :count], true[number, :count])
             for name, values in of_frames(*(jnp.asarray(each)[None] for each in pair)).items():

@@ -35,7 +35,9 @@ def with_boxes(images: np.ndarray, artifact: Mapping[str, np.ndarray], class_nam
     leading, shape = images.shape[:-3], images.shape[-3:]
     scale = max(1, math.ceil(SMALLEST / min(shape[:2])))
     each = {name: np.asarray(artifact[name]) for name in ("boxes", *OTHERS) if name in artifact}
-    flat = {name: values.reshape(-1, *values.shape[len(leading) :]) for name, values in each.items()}
+    # Counted, since arrays of no box at all do not tell how many images they are of.
+    count = math.prod(leading)
+    flat = {name: values.reshape(count, *values.shape[len(leading) :]) for name, values in each.items()}
     drawn = []
     for number, image in enumerate(np.asarray(images, np.float32).reshape(-1, *shape)):
         picture = _picture(image, scale)

@@ -1,0 +1,238 @@
+"""Translations of images: what pairs are made of, metrics, the pool, and what is learned, told and drawn."""
+
+import csv
+import json
+from functools import partial
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import small
+from PIL import Image
+from systems import tiny_translator
+
+from jaxrec.augment.made_pairs import MADE
+from jaxrec.cli import predict
+from jaxrec.cli.train import main
+from jaxrec.data import Feature, Split
+from jaxrec.data.splits import from_arrays
+from jaxrec.errors import UserError
+from jaxrec.metrics import Translation, ssim
+from jaxrec.run.reader import VOID, Labels, find_labels
+from jaxrec.run.trained import load
+from jaxrec.run.world.devices import Devices
+from jaxrec.tasks import translator
+from jaxrec.tasks.system import Facts
+
+KEY = jax.random.key(0)
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (6, 8, 8, 1), np.uint8)
+COLOURS = RNG.integers(0, 256, (6, 8, 8, 3), np.uint8)
+INIT = jax.jit(translator.init, static_argnums=0)
+STEP = jax.jit(translator.train_step)
+
+
+# Made pairs
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_what_pairs_are_made_of_is_an_image_and_concerns_each_alone(kind):
+    images = RNG.uniform(size=(3, 12, 10, 3)).astype(np.float32)
+    made = np.asarray(MADE[kind](jnp.asarray(images)))
+    assert made.shape == (3, 12, 10, 1 if kind in ("grey", "edges") else 3) and made.dtype == np.float32
+    assert made.min() >= 0 and made.max() <= 1 + 1e-6
+    np.testing.assert_allclose(made[1:2], MADE[kind](jnp.asarray(images[1:2])), atol=1e-6)
+    flat = jnp.full((1, 12, 10, 3), 0.25)
+    expected = {"edges": 0.0, "negative": 0.75}.get(kind, 0.25)
+    border = np.asarray(MADE[kind](flat))[:, :2]
+    np.testing.assert_allclose(border, expected, atol=1e-6)
+
+
+def test_edges_are_half_of_sobels_gradient_of_a_ramp():
+    ramp = jnp.broadcast_to(jnp.arange(10, dtype=jnp.float32)[None, None, :, None] / 40, (1, 8, 10, 1))
+    np.testing.assert_allclose(MADE["edges"](ramp)[:, :, 1:-1], 2 * 4 / 40 / 2, rtol=1e-5)
+
+
+def test_the_middle_is_hidden_and_nothing_else():
+    images = jnp.asarray(RNG.uniform(size=(2, 8, 12, 3)), jnp.float32)
+    made = np.array(MADE["inpaint"](images))
+    assert (made[:, 2:6, 3:9] == 0.5).all()
+    made[:, 2:6, 3:9] = images[:, 2:6, 3:9]
+    np.testing.assert_array_equal(made, images)
+
+
+def test_squares_of_one_value_keep_it_in_their_middle():
+    squares = RNG.uniform(size=(1, 4, 4, 1)).astype(np.float32)
+    images = jnp.asarray(squares.repeat(4, 1).repeat(4, 2))
+    made = np.asarray(MADE["superres"](images))
+    # Between the two middle pixels of a square the line through the means has the square's value.
+    middles = made.reshape(1, 4, 4, 4, 4, 1)[:, :, 1:3, :, 1:3].mean((2, 4))
+    np.testing.assert_allclose(middles[:, 1:3, 1:3], squares[:, 1:3, 1:3], atol=0.1)
+
+
+def test_the_usual_pairs_follow_from_the_features():
+    def usual(**channels):
+        features = {name: Feature("image", (8, 8, count), "uint8") for name, count in channels.items()}
+        return translator.complete(tiny_translator(), Facts(features, None, None)).pairs
+
+    assert usual(image=3) == "grey" and usual(image=1) == "inpaint" and usual(image=1, target=3) == "own"
+
+
+# Metrics
+
+
+def test_metrics_are_those_of_numpy_pooled_and_per_image():
+    made, target = RNG.uniform(size=(2, 4, 12, 13, 3)).astype(np.float32)
+    real = np.array([True, True, True, False])
+    found = jax.device_get(jax.jit(Translation.from_batch)({"": made, "copy_": target}, target, real)).compute()
+    errors = (made - target)[:3].astype(np.float64)
+    squares = (errors**2).mean((1, 2, 3))
+    assert found["l1"] == pytest.approx(abs(errors).mean(), rel=1e-5)
+    assert found["psnr_pooled"] == pytest.approx(-10 * np.log10(squares.mean()), rel=1e-5)
+    assert found["psnr_per_image"] == pytest.approx(-10 * np.log10(squares).mean(), rel=1e-5)
+    assert found["ssim"] == pytest.approx(float(ssim(jnp.asarray(made[:3]), jnp.asarray(target[:3])).mean()), rel=1e-5)
+    assert (found["copy_l1"], found["copy_psnr_pooled"], found["copy_ssim"]) == pytest.approx((0, 100, 1))
+
+
+def test_the_mean_of_the_targets_is_that_of_all_steps():
+    config = tiny_translator(game="none", pairs="own")
+    state = INIT(config, KEY, {"image": IMAGES, "target": COLOURS})
+    for part in (slice(0, 2), slice(2, 4), slice(4, 6)):
+        state, _ = STEP(state, {"image": IMAGES[part], "target": COLOURS[part]})
+    batch = {"image": IMAGES, "target": COLOURS}
+    found = jax.device_get(jax.jit(translator.eval_step)(state, batch))["translation"].compute()
+    mean = COLOURS.mean(0, keepdims=True) / 255
+    assert found["mean_l1"] == pytest.approx(abs(COLOURS / 255 - mean).mean(), rel=1e-4)
+    copy = np.broadcast_to(IMAGES / 255, COLOURS.shape)
+    assert found["copy_l1"] == pytest.approx(abs(COLOURS / 255 - copy).mean(), rel=1e-4)
+
+
+# The pool
+
+
+def test_a_pool_fills_then_gives_back_about_half_of_what_it_gets():
+    images = jnp.arange(1, 25, dtype=jnp.float32).reshape(24, 1, 1, 1)
+    pool, filled, given = jnp.zeros((4, 1, 1, 1)), 0, []
+    for number in range(12):
+        part = images[2 * number : 2 * number + 2]
+        shown, pool = translator.exchanged(jax.random.key(number), pool, jnp.int32(filled), part)
+        filled = min(4, filled + 2)
+        given += shown.ravel().tolist()
+        if number < 2:
+            np.testing.assert_array_equal(shown, part)
+    # Nothing is lost: each image was shown or still lies in the pool, and the first four were shown when they came.
+    assert sorted({*given, *pool.ravel().tolist()}) == list(range(1, 25))
+    old = sum(value not in (2 * (place // 2) + 1, 2 * (place // 2) + 2) for place, value in enumerate(given))
+    assert 4 <= old <= 16
+
+
+# What is learned
+
+
+def test_terms_of_the_loss_add_up_by_their_weights():
+    config = tiny_translator(pairs="grey", pixel=3.0, adversarial=2.0, matching=0.5, perceptual=4.0)
+    model = (lambda key, images: {"scale": jnp.ones(3)}, lambda params, images: (images @ params["scale"]).mean((1, 2)))
+    init = jax.jit(partial(translator.init, config, judge=(model, {"params": {"scale": jnp.ones(3)}})))
+    state = init(KEY, {"image": COLOURS})
+    after, metrics = STEP(state, {"image": COLOURS})
+    names = {"pixel": "pixel_error", "adversarial": "generator_loss", "matching": "matching_error"}
+    names["perceptual"] = "perceptual_error"
+    total = sum(getattr(config, weight) * float(metrics[name]) for weight, name in names.items())
+    assert float(metrics["loss"]) == pytest.approx(total, rel=1e-5)
+    assert all(float(metrics[name]) > 0 for name in names.values())
+    np.testing.assert_array_equal(after.extra["judge"].params["scale"], np.ones(3))
+
+
+def test_unpaired_images_are_learned_from_in_any_order():
+    batch = {"image": IMAGES, "other": 255 - IMAGES}
+    config = tiny_translator(pairs="own", unpaired=True, pool=0, identity=0.0)
+    state = INIT(config, KEY, batch)
+    one, other = (
+        STEP(state, {"image": IMAGES, "other": images})[1] for images in (batch["other"], batch["other"][::-1])
+    )
+    for name, value in one.items():
+        assert float(value) == pytest.approx(float(other[name]), rel=1e-4), name
+
+
+@pytest.mark.parametrize(
+    "settings, option",
+    [
+        ({"game": "none", "unpaired": True}, "--unpaired"),
+        ({"game": "none", "matching": 1.0}, "--matching"),
+        ({"perceptual": 1.0, "unpaired": True}, "--perceptual"),
+    ],
+)
+def test_settings_that_contradict_each_other(settings, option):
+    with pytest.raises(UserError, match=option):
+        translator.init(tiny_translator(pairs="negative", **settings), KEY, {"image": IMAGES})
+    with pytest.raises(UserError, match="8x8 and 8x7"):
+        translator.init(tiny_translator(pairs="own"), KEY, {"image": IMAGES, "target": IMAGES[:, :, 1:]})
+
+
+# What is told and drawn
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_a_run_is_measured_beside_copies_and_translates_files(trained, tmp_path):
+    run = trained("translator")
+    results = json.loads((run / "results.json").read_text())
+    judged = {"class_consistency", "real_class_consistency", "frechet_distance", "copy_frechet_distance"}
+    assert judged | {"frechet_distance_train_test", "kernel_distance", "psnr_pooled", "mean_ssim"} <= results.keys()
+    assert results["judge"].startswith("judge-") and results["judged"] == 360
+    with Image.open(run / "pictures" / "translations.png") as picture:
+        assert picture.height > 2 * picture.width / 8
+    Image.fromarray(IMAGES[0, ..., 0]).save(tmp_path / "one.png")
+    out = tmp_path / "out"
+    predict.main([str(run), str(tmp_path / "one.png"), "--out", str(out)])
+    with (out / "predictions.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert {"l1", "psnr_per_image", "ssim"} <= row.keys() and float(row["l1"]) > 0
+    with Image.open(out / "one-translation.png") as picture:
+        assert picture.mode in ("RGB", "L")
+    assert (out / "translations.png").is_file()
+
+
+@pytest.mark.usefixtures("as_users_run_it", "own_cache")
+def test_a_command_trains_the_judge_that_is_learned_from(tmp_path):
+    assert (
+        main(small("translator", "--perceptual", 1, "--steps", 2, "--eval-every", 2, "--runs", tmp_path, "--name", "a"))
+        == 0
+    )
+    state = load(tmp_path / "a", Devices("data=1")).state
+    assert "judge" not in state.extra
+    rows = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    errors = [row["perceptual_error"] for row in rows if "perceptual_error" in row]
+    assert errors and all(error > 0 for error in errors)
+
+
+def test_of_images_without_targets_nothing_is_compared():
+    config = tiny_translator(pairs="own")
+    state = jax.eval_shape(partial(translator.init, config), KEY, {"image": IMAGES, "target": COLOURS})
+    shapes = jax.eval_shape(translator.predict, state, IMAGES)
+    outputs = {name: np.zeros(each.shape, each.dtype) for name, each in shapes.items()}
+    assert outputs.keys() == {"image"} and outputs["image"].shape == COLOURS.shape
+    assert len(translator.rows(config, IMAGES, outputs, {})) == len(IMAGES)
+    assert translator.sheet(config, IMAGES, outputs, {})["translations"]["images"].shape == (2, 6, 8, 8, 3)
+
+
+def test_labels_are_few_colors_and_what_lies_between_two_is_void():
+    rng = np.random.default_rng(0)
+    colors = np.array([[0, 0, 0], [200, 0, 0], [0, 0, 255]], np.uint8)
+    numbers = rng.integers(0, 3, (20, 2, 2)).repeat(8, 1).repeat(8, 2)
+    maps = colors[numbers]
+    maps[:, :, 7] = [100, 0, 0]
+    photos = rng.integers(0, 256, maps.shape, np.uint8)
+
+    def data_of(**images):
+        features = {name: Feature("image", values.shape[1:], "uint8") for name, values in images.items()}
+        split = Split(from_arrays(images), np.arange(20), features)
+        return SimpleNamespace(dataset=SimpleNamespace(features=features), train=split)
+
+    labels = find_labels(data_of(image=maps, target=photos))
+    assert labels.colors[np.lexsort(labels.colors.T)].tolist() == colors[np.lexsort(colors.T)].tolist()
+    known = Labels(colors).numbers(maps)
+    assert (known[:, :, 7] == VOID).all()
+    np.testing.assert_array_equal(known[:, :, 8:], numbers[:, :, 8:])
+    assert find_labels(data_of(image=photos, target=maps)) is None and find_labels(data_of(image=maps)) is None
