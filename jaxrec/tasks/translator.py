@@ -35,7 +35,7 @@ from jaxrec.tasks.system import Facts
 HEADLINE = ("psnr_pooled", "l1", "class_consistency", "loss")
 EVOLVING = ("translations",)
 MEASURES = ("judged_answers", "read_answers")
-READ = "by the reader, a segmenter of the real photos"
+BY_READER = "by the reader, a segmenter of the real photos"
 JUDGED = "by the judge, a classifier of the true images"
 ON_FEATURES = "on the judge's features"
 ADDED = ("grey", "inpaint", "superres", "blur")
@@ -86,8 +86,10 @@ MEANINGS = {
     "judge": Meaning("Name and checksum of the judge, whose features distances are taken on."),
     "judged": Meaning("Answers that were judged."),
     "reader": Meaning("Name and checksum of the reader of what was made of label maps."),
-    "reader_miou": Meaning(f"Mean over the classes of hits over what is of a class or read as it, {READ}.", "more"),
-    "reader_pixel_accuracy": Meaning(f"Share of pixels whose label is read back, {READ}.", "more"),
+    "reader_miou": Meaning(
+        f"Mean over the classes of hits over what is of a class or read as it, {BY_READER}.", "more"
+    ),
+    "reader_pixel_accuracy": Meaning(f"Share of pixels whose label is read back, {BY_READER}.", "more"),
     "real_reader_miou": Meaning("The same of the real photos."),
     "real_reader_pixel_accuracy": Meaning("The same of the real photos."),
     "mean_reader_miou": Meaning("The same of the mean of the training photos."),
