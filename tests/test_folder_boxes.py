@@ -594,3 +594,77 @@ def test_copies_of_a_box_are_left_out_and_listed(tmp_path, layout):
     assert [(each.what, each.kind) for each in data.left_out] == [("box", "stated twice")] * 2
     assert data.features["boxes"].shape == (2, 4)
     assert sorted(count for split in data.splits.values() for count in check(split)) == [0, 0, 1, 1, 1, 1, 2, 2]
+
+
+def yolo_in(root, folders):
+    """Images p0, p1, ... with their texts, as many in each folder as it says."""
+    first = 0
+    for folder, count in folders.items():
+        shown = pictures(count, first)
+        first += count
+        save(root / "images" / folder, shown)
+        for picture in shown:
+            yolo(root / "labels" / folder, picture)
+
+
+def stated(root, *lines):
+    write(root / "data.yaml", "\n".join(("names: [cat, dog]", *lines)))
+
+
+FOLDERS = ("train: images/a", "val: [images/b, images/c]", "test:")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        FOLDERS,
+        ("path: images", "train: a", "val: [./b, c/]"),
+        ("path: ../datasets/elsewhere", *FOLDERS),
+        ("train: ../images/a", "val: [../images/b, ../images/c]", "test: ../images/test"),
+        ("train: train.txt", "val: [lists/val.txt, images/c]"),
+    ],
+    ids=["folders", "a path", "a path elsewhere", "from a folder beside", "lists"],
+)
+def test_splits_that_a_yaml_file_states(tmp_path, lines):
+    yolo_in(tmp_path, {"a": 4, "b": 2, "c": 1})
+    stated(tmp_path, *lines)
+    write(tmp_path / "train.txt", "\n".join(f"./images/a/p{number}.png" for number in range(4)))
+    write(tmp_path / "lists" / "val.txt", f"{tmp_path}/images/b/p4.png\nimages\\b\\p5.png\n\n")
+    data = opened(tmp_path, test_split="val")
+    assert sizes(data) == {"train": 4, "test": 3}
+    assert sorted(data.splits["train"].file(row) for row in range(4)) == [f"images/a/p{row}.png" for row in range(4)]
+    assert bool(told(data, "images/test")) == ("test: ../images/test" in lines)
+
+
+def test_a_yaml_file_is_asked_before_the_names_of_folders(tmp_path):
+    yolo_in(tmp_path, {"train": 4, "holdout": 2, "more": 1, "test": 1})
+    stated(tmp_path, "train: images/train", "val: images/holdout")
+    data = opened(tmp_path)
+    assert sizes(data) == {"train": 4, "validation": 2, "test": 1}
+    assert [each.path.name for each in data.left_out] == ["p6.png"]
+    # What training leaves behind has a key of that name, too.
+    write(tmp_path / "args.yaml", "val: true\nmode: train\n")
+    assert sizes(opened(tmp_path)) == sizes(data)
+
+
+@pytest.mark.parametrize(
+    ("lines", "named"),
+    [
+        (("train: images/a", "val: images/d"), "val.*images/d"),
+        (("train: images/a", "val: ../other/b"), "val.*other/b"),
+        (("train: images/a", "val: 7"), "val.*7"),
+        (("train: images/a", "val: images/a"), "p0.*train.*val"),
+        (("train: images", "val: images/b"), "p4.*train.*val"),
+        (("train: train.txt", "val: images/b"), r"train\.txt.*p9\.png.*--skip-bad"),
+    ],
+    ids=["not there", "outside", "no path", "twice", "one in the other", "a list"],
+)
+def test_splits_that_cannot_be_followed(tmp_path, lines, named):
+    root = tmp_path / "set"
+    yolo_in(root, {"a": 4, "b": 2})
+    yolo_in(tmp_path / "other", {"b": 2})
+    stated(root, *lines)
+    write(root / "train.txt", "images/a/p0.png\nimages/a/p9.png\n../other/images/b/p1.png\n")
+    with pytest.raises(UserError, match=named) as error:
+        opened(root)
+    assert "\n" not in str(error.value)

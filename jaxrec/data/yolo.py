@@ -1,12 +1,13 @@
 """Boxes in YOLO's text: one file for each image, with a line for each box."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxrec.data.boxes import NO_CLASS
 from jaxrec.data.marks import MALFORMED, NO_IMAGE, Annotations, Below, Mark, Marked, plain
 from jaxrec.data.walk import LeftOut
+from jaxrec.data.yolo_splits import stated_splits
 from jaxrec.errors import UserError
 
 IMAGES, LABELS = "images", "labels"
@@ -23,7 +24,8 @@ def read_yolo(below: Below) -> Annotations | None:
     beside it; small and capital letters are one. A line is a class number, then center x and y, width and height of a
     box, or the corners of a polygon, all as shares of the image's sides. An image without a text file has no boxes.
     Classes are named by ``names`` in a YAML file such as data.yaml, by a file classes.txt or \\*.names, or by their
-    numbers. Raises UserError for a file of classes that cannot be read.
+    numbers. Splits are those that a YAML file states (see ``stated_splits``), or else called after folders. Raises
+    UserError for a file of classes that cannot be read.
     """
     texts = {_parts(below, path): path for path in below.ending(".txt") if path.name != LISTED}
     label_of = {image: _label(_parts(below, image), texts) for image in below.images}
@@ -31,18 +33,21 @@ def read_yolo(below: Below) -> Annotations | None:
     alone = [path for parts, path in sorted(texts.items()) if path not in used and LABELS in parts[:-1]]
     if used <= {None} and not alone:
         return None
-    names, stated = _names(below)
+    contents = {path: _content(path) for path in below.ending(".yaml", ".yml")}
+    names, named_in = _names(below, contents)
+    stated = stated_splits(below, contents)
     marked = []
     for image, label in label_of.items():
         marks = [] if label is None else _marks(label, names)
-        marked.append(Marked(image, marks, label or image, below.split_of(image), shares=True))
+        split = stated.splits.get(image) or below.split_of(image)
+        marked.append(Marked(image, marks, label or image, split, shares=True))
     problems = [LeftOut(path, NO_IMAGE, f"there is no image called {path.stem}") for path in alone]
-    files = {path for path in used if path is not None} | stated
+    files = {path for path in used if path is not None} | named_in | stated.files
     missing = sum(label is None for label in label_of.values())
-    remarks: tuple[str, ...] = ()
+    remarks = tuple(stated.remarks)
     if missing:
-        remarks = (f"{missing} of {len(label_of)} images have no label file, and count as images without boxes",)
-    return Annotations("YOLO text", marked, files, names or _numbers(marked), problems, (), remarks)
+        remarks += (f"{missing} of {len(label_of)} images have no label file, and count as images without boxes",)
+    return Annotations("YOLO text", marked, files, names or _numbers(marked), problems + stated.problems, (), remarks)
 
 
 def _parts(below: Below, path: Path) -> tuple[str, ...]:
@@ -62,9 +67,9 @@ def _label(image: tuple[str, ...], texts: dict[tuple[str, ...], Path]) -> Path |
     return texts.get(image)
 
 
-def _names(below: Below) -> tuple[tuple[str, ...], set[Path]]:
-    """The names of classes, empty if none are stated, and the files that state them."""
-    read = {path: _from_yaml(path) for path in below.ending(".yaml", ".yml")}
+def _names(below: Below, contents: Mapping[Path, Any]) -> tuple[tuple[str, ...], set[Path]]:
+    """The names of classes, empty if none are stated, and the files that state them, of YAML files' ``contents``."""
+    read = {path: _from_yaml(path, content) for path, content in contents.items()}
     if not any(read.values()):
         read = {path: _from_lines(path) for path in _listed(below)}
     stated = {path: tuple(map(plain, names)) for path, names in read.items() if names}
@@ -90,15 +95,19 @@ def _from_lines(path: Path) -> tuple[str, ...]:
     return tuple(line.strip() for line in lines if line.strip())
 
 
-def _from_yaml(path: Path) -> tuple[str, ...]:
-    """The classes that a YAML file names, in a list or by their numbers; empty if it names none."""
+def _content(path: Path) -> Any:
+    """What a YAML file says."""
     import yaml
 
     try:
-        content: Any = yaml.safe_load(path.read_bytes())
+        return yaml.safe_load(path.read_bytes())
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         reason = plain(str(error))
         raise UserError(f"{path} cannot be read ({reason}): expected YAML; correct it or remove it") from error
+
+
+def _from_yaml(path: Path, content: Any) -> tuple[str, ...]:
+    """The classes that a YAML file names, in a list or by their numbers; empty if it names none."""
     names = content.get("names") if isinstance(content, dict) else None
     if names is None:
         return ()
