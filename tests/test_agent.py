@@ -259,6 +259,9 @@ def test_only_the_class_to_find_counts():
     }
     state = jax.jit(partial(agent.init, config))(KEY, batch)
     assert int(jax.jit(agent.eval_step)(state, batch)["box"].count) == 2
+    nothing = jax.jit(agent.eval_step)(state, {**batch, "label": np.full((3, 2), -1, np.int32)})
+    with pytest.raises(UserError, match="--target"):
+        nothing["box"].compute()
     # One box is as large as the image, the other a sixteenth of it.
     examples = agent._examples(config, batch)
     whole = jnp.array([0.0, 0.0, 1.0, 1.0])

@@ -37,6 +37,7 @@ from jaxrec.errors import UserError, nearest
 from jaxrec.losses import policy, q_learning
 from jaxrec.metrics import Average, Metric, Worst
 from jaxrec.metrics.meanings import Meaning
+from jaxrec.metrics.sums import Results
 from jaxrec.models.agent import BoxNetwork, DenseNetwork, Judgement, operations
 from jaxrec.models.cnn import CNN, widest_within
 from jaxrec.parallel import mean_over_replicas, stream
@@ -51,7 +52,7 @@ from jaxrec.tasks.system import Facts, Score
 READS = {"image": "image", "boxes": "boxes", "label": "box_classes"}
 DATASET = "scenes"
 SCORE = Score("mean_iou", lower=False)
-HEADLINE = ("success", "mean_iou", "moves", "return", "loss")
+HEADLINE = ("success", "mean_iou", "return", "moves", "loss")
 BOXED = ("boxes", "path")
 HALF = "Share of the images in which the box ends with an IoU of at least .5 with an object"
 MEAN = "Mean IoU of the last box with the object that it overlaps most"
@@ -98,6 +99,16 @@ class AgentState(State):
     """A state with the environment that ``init`` was given in place of the box, or None."""
 
     environment: Environment | None = struct.field(pytree_node=False, default=None, kw_only=True)
+
+
+class Searched(Average):
+    """Means over the images with something to find."""
+
+    def compute(self) -> Results:
+        """The mean of each value; raises UserError if nothing was to be found in any image."""
+        if int(np.asarray(self.count)) == 0:
+            raise UserError("no image of the split has an object to find; choose another --target or another split")
+        return super().compute()
 
 
 def complete(config: Config, facts: Facts) -> Config:
@@ -514,7 +525,7 @@ def eval_step(state: AgentState, batch: Batch) -> dict[str, Metric]:
         "stopped": (ended == STOP).any(-1).astype(jnp.float32),
         **_others(state, examples, keys),
     }
-    return {"box": Average.from_batch(values, real), "worst": Worst.from_batch(1 - found, places(batch)[0], real)}
+    return {"box": Searched.from_batch(values, real), "worst": Worst.from_batch(1 - found, places(batch)[0], real)}
 
 
 def _sums(episode: Episode) -> dict[str, jax.Array]:
@@ -610,6 +621,8 @@ def _paths(state: AgentState, batch: Batch) -> dict[str, jax.Array]:
     found = overlaps.max(-1)
     label = jnp.where(examples["there"], batch["label"].astype(jnp.int32), -1)
     nearest_label = jnp.take_along_axis(label[:, None], overlaps.argmax(-1)[..., None], axis=-1)[..., 0]
+    # A box is drawn, and has a name, even if there is nothing to find.
+    named = jnp.where(nearest_label >= 0, nearest_label, max(state.config.target_class, 0))
     room = label.shape[1]
 
     def alone(values: jax.Array, fill: float) -> jax.Array:
@@ -620,7 +633,7 @@ def _paths(state: AgentState, batch: Batch) -> dict[str, jax.Array]:
     none = jnp.full_like(label, jnp.nan, jnp.float32)
     drawn = {
         "boxes": jnp.concatenate([batch["boxes"][:, None], alone(way, 0.0)], 1),
-        "box_classes": jnp.concatenate([label[:, None], alone(jnp.maximum(nearest_label, 0), -1)], 1),
+        "box_classes": jnp.concatenate([label[:, None], alone(named, -1)], 1),
         "box_scores": jnp.concatenate([none[:, None], alone(found, jnp.nan)], 1),
         "box_wrong": jnp.concatenate([jnp.zeros_like(label[:, None], bool), alone(found < 0.5, False)], 1),
     }

@@ -8,8 +8,8 @@ from jaxrec.run.show.page import folded, is_number, words
 
 NOT_DRAWN = ("step", "epoch", "time", "seconds", "wall_time", "member")
 """Numbers in a row of metrics.jsonl that are no metric."""
-OPEN = ("lr", "examples_per_second")
-"""What is drawn openly besides the loss and the system's own score."""
+OPEN = ("return", "reward", "lr", "examples_per_second")
+"""What is drawn openly besides the loss and the system's own score. An agent's loss does not tell what it gains."""
 DIRECTIONS = {"more": "higher is better", "less": "lower is better"}
 
 Series = dict[str, dict[int, float]]
