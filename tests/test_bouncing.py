@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxrec.data import Feature, open_dataset
-from jaxrec.data.bouncing import FRAMES, STEP, draw, enlarged, paths
+from jaxrec.data.bouncing import FRAMES, STEP, draw, enlarged, open_bouncing, paths
 from jaxrec.errors import UserError
 
 READS = {"clip": "clip", "length": "length"}
@@ -23,6 +23,20 @@ def test_what_a_clip_is():
         assert_array_equal(data.splits["train"].read(rows[place : place + 1])["clip"][0], examples["clip"][place]), row
     assert not np.array_equal(data.splits["test"].read(rows[1:])["clip"], examples["clip"][1:])
     assert not np.array_equal(data.splits["validation"].read(rows[1:])["clip"], examples["clip"][1:])
+
+
+def test_test_clips_hold_test_digits():
+    asked = []
+
+    def ink(split):
+        asked.append(split)
+        return INK if split == "train" else np.full_like(INK, 9)
+
+    source = open_bouncing("bouncing", {"clip": "clip"}, 16, ink, "five")
+    first = np.cumsum([0, *source.sizes.values()])[:-1]
+    clips = dict(zip(source.sizes, source.read(first)["clip"], strict=True))
+    assert sorted(asked) == ["test", "train"]
+    assert clips["test"].max() == 9 < min(clips["train"].max(), clips["validation"].max())
 
 
 def test_only_squares_are_drawn():

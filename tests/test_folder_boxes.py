@@ -180,6 +180,14 @@ def yolo_named_whole(root):
     write(root / "data.yaml", "names: [cat, dog]\n")
 
 
+def yolo_inner_whole(root):
+    """Folders images in one of that name, of which the last has labels in its place."""
+    save(root / "images" / "images", SPLITS["train"])
+    for picture in SPLITS["train"]:
+        yolo(root / "images" / "labels", picture)
+    write(root / "data.yaml", "names: [cat, dog]\n")
+
+
 def yolo_beside(root):
     save(root, SPLITS["train"])
     for picture in SPLITS["train"]:
@@ -197,6 +205,7 @@ LAYOUTS = (
     yolo_split_above,
     yolo_split_words,
     yolo_named_whole,
+    yolo_inner_whole,
     yolo_whole,
     yolo_beside,
 )
@@ -297,8 +306,29 @@ def test_boxes_follow_the_orientation_tag(tmp_path, orientation):
     voc(tmp_path, upright, ".jpg")
     # A file that states the size as it is stored means the image as it is stored; on its head, it cannot be told.
     voc(tmp_path, upright._replace(name="stored") if orientation == 3 else stored, ".jpg")
-    examples = opened(tmp_path, train_split="train+test", image_size=(80, 80)).splits["train"].load()
+    data = opened(tmp_path, train_split="train+test", image_size=(80, 80))
+    examples = data.splits["train"].load()
     assert_allclose(examples["boxes"][:, 0], around(examples["image"][..., 0] > 50)[0], atol=1)
+    assert bool(told(data, "2 of 2 images have an orientation tag")) == (orientation == 3)
+
+
+def test_images_whose_orientation_cannot_be_told_are_counted(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    square = [Picture(f"s{number}", BOXES[0], (16, 16)) for number in range(3)]
+    for picture in (*square, *SPLITS["train"][:2]):
+        picture.save(tmp_path, ".jpg", exif=exif)
+    for picture in square:
+        voc(tmp_path, picture, ".jpg")
+    for picture in SPLITS["train"][:2]:
+        voc(tmp_path, picture, ".jpg")
+    assert told(opened(tmp_path), "3 of 5 images have an orientation tag")
+    for path in tmp_path.glob("*.xml"):
+        path.unlink()
+    for picture in square:
+        yolo(tmp_path, picture)
+    data = opened(tmp_path)
+    assert told(data, "3 of 5 images have an orientation tag") and told(data, "2 of 5 images have no label file")
 
 
 def text(path, old, new):
@@ -416,6 +446,9 @@ def test_what_is_amiss_is_named_or_left_out(tmp_path, layout, spoil, file, image
 def test_an_image_without_a_label_file_is_not_an_error_in_yolo(tmp_path):
     yolo_whole(tmp_path)
     (tmp_path / "labels" / "p0.txt").unlink()
+    # Some editors put a mark of the byte order before the first line.
+    marked = tmp_path / "labels" / "p3.txt"
+    marked.write_bytes(b"\xef\xbb\xbf" + marked.read_bytes())
     data = opened(tmp_path)
     assert sum(len(split) for split in data.splits.values()) == 8 and told(data, "3 of 8 images have no label file")
 
@@ -478,8 +511,9 @@ def test_no_boxes_at_all(tmp_path):
     with pytest.raises(UserError, match=r"COCO.*VOC.*YOLO"):
         opened(tmp_path)
     write(tmp_path / "p0.txt", "")
-    with pytest.raises(UserError, match="no boxes"):
+    with pytest.raises(UserError, match="no boxes") as error:
         opened(tmp_path)
+    assert "train on" not in str(error.value)
 
 
 def test_a_run_knows_its_classes_and_has_room_for_its_boxes(tmp_path):

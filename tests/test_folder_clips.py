@@ -7,7 +7,7 @@ from PIL import Image
 
 from jaxrec.cli.predict import find_images, without_videos
 from jaxrec.data import Feature, open_dataset
-from jaxrec.data.folder_clips import clips_below
+from jaxrec.data.folder_clips import clips_below, read_clip
 from jaxrec.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -132,11 +132,39 @@ def test_a_bad_frame_is_named_or_its_clip_left_out(tmp_path):
     assert len(data.files) == 9 and [each.path for each in data.left_out] == [bad]
 
 
+def test_what_most_files_of_a_folder_are_decides(tmp_path):
+    inner = walks(tmp_path) / "run" / "004"
+    as_file(inner / "a preview.gif", frames(200, 3))
+    as_file(tmp_path / "walk" / "files" / "1.gif", frames(200, 2))
+    as_file(tmp_path / "walk" / "files" / "2.gif", frames(220, 2))
+    frames(7, 1)[0].save(tmp_path / "walk" / "files" / "0.png")
+    data = opened(tmp_path, train_split="train+test")
+    assert {each.path.name: each.kind for each in data.left_out} == {
+        "a preview.gif": "animated among frames",
+        "0.png": "single images",
+    }
+    assert {"run/004", "walk/files/1.gif", "walk/files/2.gif"} < set(data.files) and len(data.files) == 12
+    examples = data.splits["train"].load()
+    (row,) = [place for place, file in enumerate(data.files) if file == "run/004"]
+    assert examples["length"][row] == 9
+    assert_array_equal(examples["clip"][row, :, 0, 0, 0], 80 + np.arange(9))
+    # Prediction finds and reads the same.
+    clips, left_out = clips_below(tmp_path / "run")
+    assert inner in clips and [each.path for each in left_out] == [inner / "a preview.gif"]
+    assert_array_equal(read_clip(inner, Feature("image", (6, 8, 1), "uint8"))[:, 0, 0, 0], 80 + np.arange(9))
+
+
 def test_folders_of_single_images_hold_no_clips(tmp_path):
     for name in ("a", "b"):
         as_folder(tmp_path / name, frames(1, 3))
     with pytest.raises(UserError, match="no clips"):
         opened(tmp_path)
+    as_file(tmp_path / "a" / "1.gif", frames(1, 3))
+    with pytest.raises(UserError, match=r"class folder .*b.* no clips.*GIF") as error:
+        opened(tmp_path)
+    assert "JPEG" not in str(error.value)
+    with pytest.raises(UserError, match=r"expected clips in .*CLASS"):
+        opened(tmp_path / "a")
 
 
 def as_video(path, levels):

@@ -5,7 +5,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxrec.data import Feature, open_dataset
-from jaxrec.data.moving import CLASSES, DIRECTIONS, FRAMES, SCALES, paths
+from jaxrec.data.digits import open_digits
+from jaxrec.data.moving import CLASSES, DIRECTIONS, FRAMES, SCALES, SEEDS, draw, paths
+from jaxrec.data.scenes import strokes
 from jaxrec.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -30,6 +32,11 @@ def test_what_a_clip_is():
         assert_array_equal(data.splits["train"].read(rows[place : place + 1])["clip"][0], examples["clip"][place]), row
     assert not np.array_equal(data.splits["test"].read(rows[1:])["clip"], examples["clip"][1:])
     assert data.splits["test"].cached().classes is not None
+    # Test clips hold the digits behind those of training.
+    digits = open_digits({"image": "image", "label": "class"})
+    ink = strokes(digits.read(digits.sizes["train"] + np.arange(digits.sizes["test"])))
+    expected = draw(ink, SEEDS["test"], np.array([5]))
+    assert_array_equal(data.splits["test"].read(np.array([5]))["clip"], expected["clip"])
 
 
 def test_only_squares_are_drawn():

@@ -19,7 +19,7 @@ from jaxrec.data.files import (
     to_source,
 )
 from jaxrec.data.folder_boxes import open_folder_boxes
-from jaxrec.data.folder_clips import CLIPS, clips_in, open_clips
+from jaxrec.data.folder_clips import CLIPS, FORMS, clips_in, open_clips
 from jaxrec.data.folder_masks import open_folder_masks
 from jaxrec.data.folder_pairs import open_folder_pairs
 from jaxrec.data.labels import slips
@@ -107,12 +107,13 @@ def _open_classes(
     root = tree.root
     named = _named(root, reads, {**(CLIPS if frames else {"image": "image"}), "label": "class"})
     label = named["label"]
-    _check_class_folders(tree, placed)
+    what, wanted = ("clips", FORMS) if frames else ("images", IMAGES)
+    _check_class_folders(tree, placed, what, wanted)
     found = [each for each in placed if each.folder]
     outside = [each for each in placed if not each.folder]
     left_out += [LeftOut(each.path, "outside the class folders", "it lies in no class folder") for each in outside]
     if not found:
-        raise UserError(f"folder {root} holds no images in class folders: add {IMAGES}")
+        raise UserError(f"folder {root} holds no {what} in class folders: add {wanted}")
     where = f"folder {root}"
     names = numbered(where, sorted({class_name(each.folder) for each in found}), known_names(options.known, label))
     if len(names) < 2:
@@ -142,8 +143,8 @@ def _trains(tree: Tree, split: str) -> bool:
     return not tree.splits or same_split(split, "train")
 
 
-def _check_class_folders(tree: Tree, placed: Sequence[Placed]) -> None:
-    """Raises UserError if there are no class folders, or if one of those to train on is empty."""
+def _check_class_folders(tree: Tree, placed: Sequence[Placed], what: str, wanted: str) -> None:
+    """Raises UserError if there are no class folders, or if one of those to train on is empty; says what to add."""
     filled = {(each.split, each.folder) for each in placed}
     bases = [(split, tree.bases[folder]) for folder, split in tree.splits.items() if folder in tree.bases]
     for split, base in bases or [("", tree.root)]:
@@ -151,10 +152,10 @@ def _check_class_folders(tree: Tree, placed: Sequence[Placed]) -> None:
             continue
         classes = folders(base)
         if not classes:
-            raise UserError(f"folder {base} holds no class folders: expected images in {base}/CLASS/")
+            raise UserError(f"folder {base} holds no class folders: expected {what} in {base}/CLASS/")
         for folder in classes:
             if (split, folder.name) not in filled:
-                raise UserError(f"class folder {folder} holds no images: add {IMAGES}, or remove the folder")
+                raise UserError(f"class folder {folder} holds no {what}: add {wanted}, or remove the folder")
 
 
 def _empty(tree: Tree, found: Sequence[Placed], left_out: Sequence[LeftOut]) -> dict[str, str]:

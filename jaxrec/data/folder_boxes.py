@@ -12,7 +12,7 @@ from jaxrec.data.boxes import COPY, CROWD, DIFFICULT, Objects, faults, turned
 from jaxrec.data.coco import read_coco
 from jaxrec.data.features import Feature
 from jaxrec.data.files import File, Options, arrange, attempt, known_names, numbered, open_files, readable, to_source
-from jaxrec.data.images import open_image, orientation, strict_pillow, upright_size
+from jaxrec.data.images import open_image, orientation, stated_orientation, strict_pillow, upright_size
 from jaxrec.data.marks import Annotations, Below, Marked
 from jaxrec.data.reads import Reads, choose
 from jaxrec.data.sizes import Size
@@ -37,6 +37,8 @@ class Seen(NamedTuple):
     """The class of each."""
     problems: list[LeftOut]
     left_out: list[LeftOut]
+    unsure: bool
+    """Whether an orientation tag may or may not have been obeyed as the boxes were drawn."""
 
 
 def open_folder_boxes(root: Path, reads: Reads, options: Options) -> Source | None:
@@ -63,7 +65,8 @@ def open_folder_boxes(root: Path, reads: Reads, options: Options) -> Source | No
     arranged = arrange(root, opened.files, options.known, None)
     used = annotations.files | {each.path for each in left_out}
     left_out += [each for each in below.others if each.path not in used]
-    remarks = (f"boxes are read from {annotations.format}", *annotations.remarks, *_remarks(opened.files, names))
+    remarks = (f"boxes are read from {annotations.format}", *annotations.remarks, *_unsure(seen))
+    remarks += _remarks(opened.files, names)
     return to_source(root, opened, arranged, left_out, remarks, also=repr(names))
 
 
@@ -102,6 +105,7 @@ def _seen(marked: Marked) -> Seen:
         own = upright_size(image)
         on_its_side = own != raw and marked.size == raw
         turn = orientation(image) if on_its_side else 1
+        tagged = stated_orientation(image) in range(2, 9)
     # What a file states without the orientation tag is turned with the image.
     size = raw if on_its_side else own
     if marked.size not in (None, size):
@@ -135,7 +139,8 @@ def _seen(marked: Marked) -> Seen:
         rejected = left_out if fault in ANYWAY else problems
         rejected.append(LeftOut(marked.source, fault, reason, "box"))
     inside = boxes[sound].clip(0, (*size, *size))
-    return Seen(turned(inside, turn, size).astype(np.float32), names, problems, left_out)
+    unsure = tagged and bool(sound) and (own == raw or marked.size is None)
+    return Seen(turned(inside, turn, size).astype(np.float32), names, problems, left_out, unsure)
 
 
 def _told(box: np.ndarray, fault: str, size: Size) -> str:
@@ -161,7 +166,7 @@ def _names(root: Path, annotations: Annotations, seen: Sequence[Seen], known: Se
     """The classes in the order of their numbers."""
     used = sorted({name for one in seen for name in one.names})
     if not used:
-        raise UserError(f"folder {root} holds no boxes ({annotations.format}): expected some to train on")
+        raise UserError(f"folder {root} holds no boxes ({annotations.format}): expected one in an image at least")
     if known:
         return numbered(f"folder {root}", used, known)
     return annotations.names or tuple(used)
@@ -185,6 +190,14 @@ def _features(
     if "box_classes" in named:
         features[named["box_classes"]] = Feature("box_classes", (most,), "int32", names)
     return features
+
+
+def _unsure(seen: Sequence[Seen]) -> tuple[str, ...]:
+    count = sum(one.unsure for one in seen)
+    if not count:
+        return ()
+    told = "boxes are taken as those of the upright image, since no stated size tells"
+    return (f"{count} of {len(seen)} images have an orientation tag, and their {told}",)
 
 
 def _remarks(files: Sequence[File], names: Sequence[str]) -> tuple[str, ...]:

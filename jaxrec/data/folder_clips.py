@@ -33,10 +33,16 @@ from jaxrec.waiting import counted
 
 CLIPS = {"clip": "clip", "length": "length"}
 """The features of a folder of clips, and their kinds."""
+FORMS = "a folder of images for each clip, animated GIF, WebP or PNG files, or videos"
+"""What a user is asked to add to an empty folder."""
 
 
-SINGLE, NOT_ANIMATED = "single images", "it is not animated and in no clip's folder"
+SINGLE, NOT_ANIMATED = "single images", "it is not animated, and no frame of a clip"
 """What images that are in no clip are called, and why they are left out."""
+AMONG, ANIMATED = "animated among frames", "it is animated, and most images in its folder are not, which make up a clip"
+"""What animated files in a clip's folder are called, and why they are left out."""
+STILL = (".jpg", ".jpeg", ".bmp", ".ppm", ".pgm")
+"""Suffixes of files that have one page, and need not be asked for it."""
 
 
 class Clips(NamedTuple):
@@ -54,7 +60,7 @@ def clips_in(tree: Tree, classes: bool) -> Clips:
     """The clips in a folder, in which the folders of the splits may hold those of classes.
 
     A folder of images is a clip, and its images are the frames, sorted by name with numbers by their value; but in the
-    folder of a class or split itself, and in a folder whose first image is animated, each animated image is a clip.
+    folder of a class or split itself, and in a folder of which at least half is animated, each animated file is one.
     Videos are like animated images; they are left out if PyAV is not there.
 
     Raises UserError if there are no clips.
@@ -73,27 +79,38 @@ def clips_in(tree: Tree, classes: bool) -> Clips:
     with strict_pillow():
         _gather(tree, groups, classes, clips)
     if not clips.placed:
-        raise UserError(
-            f"folder {tree.root} holds no clips: expected a folder of images for each clip, "
-            f"animated GIF, WebP or PNG files, or videos{mended}"
-        )
+        raise UserError(f"folder {tree.root} holds no clips: expected {FORMS}{mended}")
     return clips
 
 
 def _gather(tree: Tree, groups: Mapping[Path, list[Placed]], classes: bool, clips: Clips) -> None:
     """Adds what the images, by the folder that they lie in, make up."""
     for folder, members in groups.items():
-        members.sort(key=lambda each: _in_order(each.path))
-        if folder != _home(tree, members[0], classes) and not _is_animated(members[0].path):
+        home = folder == _home(tree, members[0], classes)
+        animated, frames, left_out = _parted([each.path for each in members], home)
+        if frames:
             clips.placed.append(members[0]._replace(path=folder))
-            clips.frames[folder] = tuple(each.path for each in members)
-            continue
-        for each in members:
-            if _is_animated(each.path):
-                clips.placed.append(each)
-                clips.frames[each.path] = (each.path,)
-            else:
-                clips.left_out.append(LeftOut(each.path, SINGLE, NOT_ANIMATED))
+            clips.frames[folder] = tuple(frames)
+        for path in animated:
+            clips.placed.append(members[0]._replace(path=path))
+            clips.frames[path] = (path,)
+        clips.left_out.extend(left_out)
+
+
+def _parted(files: Sequence[Path], home: bool = False) -> tuple[list[Path], list[Path], list[LeftOut]]:
+    """The files of a folder that are a clip each, or else those that are the frames of one, and what is left out.
+
+    What cannot be read counts as what most files are, and is named when it is opened. In a ``home`` of clips, no file
+    is a frame.
+    """
+    pages = {path: _pages(path) for path in sorted(files, key=_in_order)}
+    animated = [path for path, count in pages.items() if count > 1]
+    still = [path for path, count in pages.items() if count == 1]
+    if home or len(animated) >= len(still):
+        clips = [path for path, count in pages.items() if count != 1]
+        return clips, [], [LeftOut(path, SINGLE, NOT_ANIMATED) for path in still]
+    frames = [path for path, count in pages.items() if count <= 1]
+    return [], frames, [LeftOut(path, AMONG, ANIMATED) for path in animated]
 
 
 def _home(tree: Tree, each: Placed, classes: bool) -> Path:
@@ -111,12 +128,14 @@ def _in_order(path: Path) -> list[tuple[int, str]]:
     return [(int(part), part) if part.isascii() and part.isdigit() else (-1, part) for part in parts]
 
 
-def _is_animated(path: Path) -> bool:
-    """Whether a file has several frames; what cannot be read counts as such, and is named when it is opened."""
+def _pages(path: Path) -> int:
+    """How many frames a file has, 2 for any video; 0 if it cannot be read."""
     if is_video(path):
-        return True
+        return 2
+    if path.suffix.lower() in STILL:
+        return 1
     found = attempt(probe_file)(path)
-    return isinstance(found, UserError) or found.pages > 1
+    return 0 if isinstance(found, UserError) else found.pages
 
 
 class _Probed(NamedTuple):
@@ -197,7 +216,7 @@ def _decode(file: File, clip: str, image: Feature, most: int) -> dict[str, Any]:
 def clips_below(folder: Path) -> tuple[list[Path], list[LeftOut]]:
     """The clips in a folder and its folders, each a folder of images, an animated file or a video, and what is no clip.
 
-    In a folder with animated files or videos the other images are no clips.
+    In a folder of which at least half is animated or videos, each of these is a clip.
     """
     groups: dict[Path, list[Path]] = defaultdict(list)
     for path in walk(folder, SUFFIXES).images:
@@ -206,11 +225,9 @@ def clips_below(folder: Path) -> tuple[list[Path], list[LeftOut]]:
     left_out: list[LeftOut] = []
     with strict_pillow():
         for inner, files in groups.items():
-            animated = [path for path in files if _is_animated(path)]
-            found += animated or [inner]
-            if animated:
-                still = [path for path in files if path not in animated]
-                left_out += [LeftOut(path, SINGLE, NOT_ANIMATED) for path in still]
+            animated, frames, others = _parted(files)
+            found += [inner] if frames else animated
+            left_out += others
     return found, left_out
 
 
@@ -219,9 +236,9 @@ def read_clip(path: Path, image: Feature) -> np.ndarray:
 
     Raises UserError if a frame cannot be read.
     """
-    frames = (path,)
-    if path.is_dir():
-        frames = tuple(sorted((each for each in walk(path).images if each.parent == path), key=_in_order))
-    file = File(path, frames=frames)
     with strict_pillow():
+        frames = [path]
+        if path.is_dir():
+            _, frames, _ = _parted([each for each in walk(path).images if each.parent == path])
+        file = File(path, frames=tuple(frames))
         return _decode(file, "clip", image, _probe(file).length)["clip"]
