@@ -264,9 +264,9 @@ def _played(
     return play(_reset(*parts), _step(*parts), choose, keys, state.config.moves, axis_name)
 
 
-def _judged(state: AgentState, variables: Any, examples: Examples, observation: Any) -> Judgement:
-    """What the network says of states [B, K] of examples [B]."""
-    return state.players["net"].model.apply(variables, _shown(state.config, examples), observation)
+def _judged(state: AgentState, variables: Any, read: Examples, observation: Any) -> Judgement:
+    """What the network says of states [B, K] of examples [B] as it reads them."""
+    return state.players["net"].model.apply(variables, read, observation)
 
 
 def _values(judgement: Judgement) -> jax.Array:
@@ -292,6 +292,7 @@ def _at_random(actions: int, keys: jax.Array) -> jax.Array:
 def _exploring(state: AgentState, examples: Examples, share: jax.Array) -> Callable[..., jax.Array]:
     """The policy of Q-learning in training: the best action, or with probability ``share`` one to explore."""
     config, given = state.config, state.environment
+    variables, read = _newest(state.players["net"]), _shown(config, examples)
 
     def promising(example: Examples, state: Any) -> jax.Array:
         environment = _environment(config, given, example)
@@ -302,7 +303,7 @@ def _exploring(state: AgentState, examples: Examples, share: jax.Array) -> Calla
         return jnp.where(good.any(), good, every)
 
     def choose(observation: Any, inner: Any, keys: jax.Array) -> jax.Array:
-        best = _values(_judged(state, _newest(state.players["net"]), examples, observation)).argmax(-1)
+        best = _values(_judged(state, variables, read, observation)).argmax(-1)
         among = jax.vmap(jax.vmap(promising, (None, 0)))(examples, inner)
         noise = _each(lambda key: jax.random.gumbel(key, among.shape[-1:], jnp.float32), keys)
         other = jnp.where(among, noise, -jnp.inf).argmax(-1)
@@ -314,12 +315,11 @@ def _exploring(state: AgentState, examples: Examples, share: jax.Array) -> Calla
 
 def _greedy(state: AgentState, examples: Examples) -> Callable[..., jax.Array]:
     """The best action, by the parameters that are evaluated."""
-    read = _shown(state.config, examples)
+    variables, read = state.players["net"].variables(), _shown(state.config, examples)
 
     def choose(observation: Any, inner: Any, keys: jax.Array) -> jax.Array:
-        judged = state.players["net"].model.apply(state.players["net"].variables(), read, observation)
         # Of advantages and of a policy's logits alike, the greatest is the best action.
-        return judged.advantage.argmax(-1).astype(jnp.int32)
+        return _judged(state, variables, read, observation).advantage.argmax(-1).astype(jnp.int32)
 
     return choose
 
@@ -397,6 +397,7 @@ def _q_step(
     weighed = replay.weighed(memory, config.priority)
     place = q_learning.sampled(key("replay"), weighed, config.samples)
     moves = replay.recalled(memory, place)
+    moves["example"] = _shown(config, moves["example"])
     moves["weight"] = q_learning.importance_weights(weighed, place, q_learning.correction(progress))
     moves["target"], surprise = _targets(state, moves)
 
@@ -466,16 +467,17 @@ def _policy_step(
 ) -> tuple[AgentState, Metrics]:
     """Plays by the policy, and learns from these episodes (advantage actor-critic, Mnih et al. 2016)."""
     config, player = state.config, state.players["net"]
+    read = _shown(config, examples)
 
     def choose(observation: Any, inner: Any, keys: jax.Array) -> jax.Array:
-        logits = _judged(state, _newest(player), examples, observation).advantage
+        logits = _judged(state, _newest(player), read, observation).advantage
         noise = _each(lambda key: jax.random.gumbel(key, logits.shape[-1:], jnp.float32), keys)
         return (logits + noise).argmax(-1).astype(jnp.int32)
 
     episode = _played(state, examples, choose, keys, axis_name)
     counting = _counting(episode, examples)
     told = _told(episode, counting)
-    moves = {"example": _kept(examples), "episode": episode._replace(state=None), "counting": counting}
+    moves = {"example": read, "episode": episode._replace(state=None), "counting": counting}
 
     def loss(params: Any, stats: Any, moves: Any, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
         episode, counting = moves["episode"], moves["counting"]
