@@ -80,6 +80,8 @@ PEERS: dict[str, Entry] = {
     "keras on jax, tuned": ("keras_step", [], {**JAX, **TUNED}),
 }
 PRODUCT = "matrix product"
+NO_FLAX = {"glimpse", "translator"}
+"""Models that plain Flax has no form of; operations, which are counted in its program, are then left out."""
 
 
 class Failure(Exception):
@@ -237,7 +239,10 @@ def steps_table(name: str, options: argparse.Namespace, peers: Path | None) -> t
         entries["memory"] = (own, "copy", ("machine", [], {}))
     flags = ["--bf16"] * (options.bf16 or options.gpu) + ["--gpu"] * options.gpu
     workers, left_out = interleaved(entries, rounds, flags)
-    for label in ("jaxrec", "flax", PRODUCT):
+    needed = {"jaxrec", "flax", PRODUCT}
+    if WORKLOADS[name].model in NO_FLAX:
+        needed.remove("flax")
+    for label in needed:
         if label not in workers:
             raise SystemExit(f"{label} failed on {name}, and nothing can be compared: {left_out[label]}")
     product = workers.pop(PRODUCT)
@@ -245,36 +250,69 @@ def steps_table(name: str, options: argparse.Namespace, peers: Path | None) -> t
     machine = f"Matrix product on {product.facts['version']}: {limit / 1e9:,.0f} GFLOP/s."
     if copy := workers.pop("memory", None):
         machine += f" Memory: {copy.facts['flops'] / statistics.median(copy.seconds) / 1e9:,.0f} GB/s."
-    jaxrec, flax = workers["jaxrec"], workers["flax"]
     for label, reason in cheats(name, workers).items():
         if label in ("jaxrec", "flax"):
             raise SystemExit(f"{label} does other work on {name} than it should, and nothing can be compared: {reason}")
         left_out[label] = reason
         workers.pop(label)
-    flops = flax.facts["flops"]
+    rows = step_rows(workers, limit)
+    head = ["", "ms/step", "jaxrec is faster by", "GFLOP/s", "of product", "peak MiB"]
+    head += ["import s", "compile s", "first step s", "loss"]
+    versions = [worker.facts["version"] for worker in workers.values()]
+    best = best_peer(workers)
+    verdict = f"{comparison(workers, best)}{machine}"
+    parts = [conditions(versions, rounds), table(head, rows), verdict]
+    parts += [f"Left out: {label} ({reason})." for label, reason in left_out.items()]
+    return "\n\n".join(parts), [name, *summary_row(workers, best)]
+
+
+def step_rows(workers: dict[str, Worker], limit: float) -> list[list[str]]:
+    """A row of cells for each contestant; without plain Flax's program nobody has counted operations."""
+    jaxrec = workers["jaxrec"]
     rows = []
     for label, worker in workers.items():
         median, facts = statistics.median(worker.seconds), worker.facts
-        rate = flops / median
+        rates = ["", ""]
+        if "flax" in workers:
+            rate = workers["flax"].facts["flops"] / median
+            rates = [f"{rate / 1e9:.0f}", f"{rate / limit:.0%}"]
         rows.append(
             [
                 *(label, f"{1000 * median:.2f}", "" if worker is jaxrec else ratio(worker, jaxrec)),
-                *(f"{rate / 1e9:.0f}", f"{rate / limit:.0%}", f"{worker.peak / 2**20:.0f}"),
+                *(*rates, f"{worker.peak / 2**20:.0f}"),
                 *(f"{facts[key]:.1f}" for key in ("import", "compile", "first")),
                 f"{facts['loss']:.2f} to {worker.loss:.2g}",
             ]
         )
-    head = ["", "ms/step", "jaxrec is faster by", "GFLOP/s", "of product", "peak MiB"]
-    head += ["import s", "compile s", "first step s", "loss"]
-    others = {label: worker for label, worker in workers.items() if not label.startswith("jaxrec")}
-    best = min(others, key=lambda label: statistics.median(others[label].seconds))
-    against = ratio(others[best], jaxrec), ratio(flax, jaxrec)
-    verdict = f"Against the best peer, {best}: {against[0]}; against plain Flax: {against[1]}. {machine}"
-    versions = [worker.facts["version"] for worker in workers.values()]
-    parts = [conditions(versions, rounds), table(head, rows), verdict]
-    parts += [f"Left out: {label} ({reason})." for label, reason in left_out.items()]
-    times = [f"{1000 * statistics.median(each.seconds):.2f}" for each in (jaxrec, others[best])]
-    return "\n\n".join(parts), [name, times[0], best, times[1], *against]
+    return rows
+
+
+def best_peer(workers: dict[str, Worker]) -> str | None:
+    """The fastest contestant but jaxrec; None if there is no other."""
+    others = [label for label in workers if not label.startswith("jaxrec")]
+    return min(others, key=lambda label: statistics.median(workers[label].seconds), default=None)
+
+
+def comparison(workers: dict[str, Worker], best: str | None) -> str:
+    """A sentence on jaxrec against the best peer and plain Flax, as far as there are any."""
+    found = []
+    if best:
+        found.append(f"against the best peer, {best}: {ratio(workers[best], workers['jaxrec'])}")
+    if "flax" in workers:
+        found.append(f"against plain Flax: {ratio(workers['flax'], workers['jaxrec'])}")
+    sentence = "; ".join(found)
+    return f"{sentence[0].upper()}{sentence[1:]}. " if found else ""
+
+
+def summary_row(workers: dict[str, Worker], best: str | None) -> list[str]:
+    """jaxrec's milliseconds, the best peer, its milliseconds, and how much faster jaxrec is than it and plain Flax."""
+    cells = {label: f"{1000 * statistics.median(worker.seconds):.2f}" for label, worker in workers.items()}
+    row = [cells["jaxrec"], "", "", "", ""]
+    if best:
+        row[1:4] = [best, cells[best], ratio(workers[best], workers["jaxrec"])]
+    if "flax" in workers:
+        row[4] = ratio(workers["flax"], workers["jaxrec"])
+    return row
 
 
 def cnn_flops(batch: int, width: float, side: int) -> float:

@@ -27,7 +27,7 @@ def sizes(tree) -> list[int]:
     return sorted(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize("name", sorted(contest.WORKLOADS.keys() - {"vit", "dcgan", "rnn"}))
+@pytest.mark.parametrize("name", sorted(contest.WORKLOADS.keys() - {"vit", "dcgan", "rnn"} - benchmark.NO_FLAX))
 def test_flax_contestant_has_the_same_arrays(name):
     """All sizes, not just their sum; queries of the transformer, gates and the gan's players are split otherwise."""
     workload = contest.WORKLOADS[name]
@@ -42,6 +42,26 @@ def test_flax_contestant_has_the_same_arrays(name):
         model = flax_step.MODELS[workload.model](jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), inputs)
     assert sizes(variables["params"]) == sizes([player.params for player in own.players.values()])
+
+
+@pytest.mark.parametrize("name, players", [("glimpse", {"net"}), ("translator", {"generator", "discriminator"})])
+def test_only_the_players_of_the_peers_are_trained(name, players):
+    """Neither a network to compare with nor a penalty, and as many parameters as the PyTorch contestant has."""
+    workload = contest.WORKLOADS[name]
+    config = jaxrec_step.config_of(workload, contest.examples(workload)[0], bf16=False, width=1.0)
+    system, batch = system_of(config), jaxrec_step.batch_of(workload)
+    state = jax.eval_shape(partial(system.init, config), jax.random.key(0), batch)
+    assert state.players.keys() == players
+    parameters = sum(sum(sizes(player.params)) for player in state.players.values())
+    assert parameters == {"glimpse": 167181, "translator": 2096260}[name]
+    # Penalties are hyper-parameters; the peers have none.
+    assert not {"r1", "gradient_penalty"} & state.hyper.keys()
+
+
+@pytest.mark.parametrize("name", sorted(benchmark.NO_FLAX))
+def test_flax_says_what_it_lacks(name):
+    with pytest.raises(SystemExit, match="Flax"):
+        flax_step.build(contest.WORKLOADS[name], argparse.Namespace(bf16=False, gpu=False))
 
 
 def test_places_are_the_detectors():
@@ -91,6 +111,25 @@ def test_cheats_are_found():
         "no number": Worker(10, float("nan"), 1.0),
     }
     assert set(benchmark.cheats("cnn32", workers)) == {"smaller", "in bits", "stands still", "no number"}
+
+
+def test_table_without_plain_flax():
+    class Worker:
+        def __init__(self, seconds):
+            self.seconds, self.loss, self.peak = [seconds], 1.0, 2**20
+            self.facts = {"import": 1.0, "compile": 1.0, "first": 2.0, "loss": 2.0}
+
+    workers = {"jaxrec": Worker(0.1), "torch": Worker(0.2), "torch, tuned": Worker(0.15)}
+    best = benchmark.best_peer(workers)
+    assert best == "torch, tuned"
+    rows = benchmark.step_rows(workers, limit=1e9)
+    # Milliseconds, how much faster, and the two rates that need a count of operations.
+    assert rows[1][1:5] == ["200.00", "2.00 (2.00 to 2.00)", "", ""]
+    assert "Flax" not in benchmark.comparison(workers, best)
+    assert benchmark.summary_row(workers, best)[1:3] == ["torch, tuned", "150.00"]
+    alone = {"jaxrec": workers["jaxrec"]}
+    assert benchmark.best_peer(alone) is None
+    assert benchmark.comparison(alone, None) == ""
 
 
 def test_bend():

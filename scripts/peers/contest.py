@@ -22,13 +22,19 @@ SPEEDNET_WIDTHS = (24, 96, 96)
 RNN_WIDTHS = (16, 32, 32)
 """Channels of the recurrent network's convolutions over a frame."""
 UNITS = 128
-"""Numbers that the recurrent network carries along."""
+"""Numbers that the recurrent network carries along, and the recurrent attention model; also the width of its layers."""
 DETECTOR_WIDTH, BINS, STRIDES = 32, 8, (8, 16, 32)
 """Of the detector: its width, the distances that a side has, and pixels from place to place of its scales."""
 LEVELS = (16, 32, 64, 96, 128)
 """Channels of the detector's backbone, each level at half the size of the last; the last ones are its scales."""
 PRIOR = 0.01
 """Probability that the detector starts with."""
+LOOKS, PATCH, COPIES, DEVIATION = 6, 8, 4, 0.2
+"""Of the recurrent attention model: looks at an image, pixels a side of what is seen at each of two scales, ways of
+looking at an image in a step, and the standard deviation of where looks go."""
+TRANSLATOR_WIDTH, DEPTH, HALVINGS, PIXEL = 32, 3, 2, 100.0
+"""Of the translator: channels of both players at full size, halvings by the generator and by the discriminator, and the
+weight of the absolute error beside the game of least squares."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +63,11 @@ WORKLOADS = {
     "speednet": Workload("speednet", 128),
     "rnn": Workload("rnn", 16, (64, 64), 1, 20),
     "detector": Workload("detector", 16, (240, 320), objects=30, classes=3),
+    "glimpse": Workload("glimpse", 128, (28, 28), 1),
+    "translator": Workload("translator", 16, (64, 64)),
 }
-"""CIFAR-sized, MNIST-sized for the autoencoder, clips for the recurrent network, larger images for the detector; Adam
-at a constant rate, no augmentation, no moving average."""
+"""CIFAR-sized, MNIST-sized for the autoencoder and the glimpses, clips for the recurrent network, larger images for the
+detector and the translator; Adam at a constant rate, no augmentation, no moving average."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +134,14 @@ def examples(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([images, images]), np.concatenate([half, (half + 1) % classes])
 
 
+def targets(images: np.ndarray) -> np.ndarray:
+    """What the translator is to make of images: their negatives.
+
+    The gradient of its absolute error does not shrink, so that they may be learned by heart.
+    """
+    return 255 - images
+
+
 def _rectangles(workload: Workload, classes: np.ndarray) -> np.ndarray:
     """Images [len(classes), H, W, C], each with its `boxes` filled in the gray of their classes [len(classes), N]."""
     images = np.full((len(classes), *workload.size, workload.channels), 40.0)
@@ -169,7 +185,7 @@ def inputs(workload: Workload, images: np.ndarray) -> np.ndarray:
     Pixels are in [0, 1], in [-1, 1] for the dcgan, and standardized for classes.
     """
     pixels = images.astype(np.float32) / 255
-    if workload.model == "autoencoder":
+    if workload.model in ("autoencoder", "translator"):
         return pixels
     if workload.model == "dcgan":
         return 2 * pixels - 1
@@ -200,7 +216,10 @@ class Contestant:
     """A workload ready to train."""
 
     advance: Callable[[int], float]
-    """Makes so many steps and returns the loss, which waits for the last of them; of the dcgan, the discriminator's."""
+    """Makes so many steps and returns the loss, which waits for the last of them.
+
+    Of the dcgan the discriminator's, of the translator the generator's, of the glimpses that of the class.
+    """
     parameters: int
     """Number of trainable parameters."""
     version: str

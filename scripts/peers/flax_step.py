@@ -213,6 +213,9 @@ def doubled(x):
     return x.repeat(2, 1).repeat(2, 2)
 
 
+LACKS = {"glimpse": "example of recurrent attention", "translator": "example of translation with a U-Net"}
+"""What this has no form of."""
+
 MODELS = {"cnn": CNN, "resnet18": ResNet18, "autoencoder": Autoencoder, "vit": ViT, "rnn": RNN, "detector": Detector}
 
 
@@ -242,6 +245,8 @@ def updated(player: Player, grads: Any, stats: Any) -> Player:
 
 def build(workload: contest.Workload, options: Any) -> contest.Contestant:
     """Compiles the step of the workload."""
+    if workload.model in LACKS:
+        raise SystemExit(f"plain Flax has no {LACKS[workload.model]}")
     dtype = jnp.bfloat16 if options.bf16 else jnp.float32
     images, label = contest.examples(workload)
     x, y = jnp.asarray(contest.inputs(workload, images)), jnp.asarray(label)

@@ -11,7 +11,18 @@ import numpy as np
 import jaxrec
 from jaxrec.run.initial import initializer
 from jaxrec.run.world.devices import Devices
-from jaxrec.settings import GAN, RNN, Augment, Autoencoder, Classifier, Detector, Optimizer, Task
+from jaxrec.settings import (
+    GAN,
+    RNN,
+    Augment,
+    Autoencoder,
+    Classifier,
+    Detector,
+    Glimpse,
+    Optimizer,
+    Task,
+    Translator,
+)
 from jaxrec.tasks.system import system_of
 
 
@@ -25,7 +36,11 @@ def config_of(workload: contest.Workload, images: Any, bf16: bool, width: float)
     if workload.model == "dcgan":
         settings = {"width": contest.GAN_WIDTH, "latents": contest.LATENTS, "conditional": False}
         return GAN(architecture="dcgan", loss="non-saturating", r1=0.0, r2=0.0, classes=10, **settings, **common)
+    if workload.model == "translator":
+        return translator(common)
     common |= {"classes": workload.classes, "mean": mean, "std": std}
+    if workload.model == "glimpse":
+        return glimpse(common)
     if workload.model == "detector":
         return Detector(width=contest.DETECTOR_WIDTH, bins=contest.BINS, augment=Augment(), **common)
     if workload.model == "rnn":
@@ -33,6 +48,20 @@ def config_of(workload: contest.Workload, images: Any, bf16: bool, width: float)
     if workload.model == "speednet":
         return Classifier(model="speednet", width=0.375, stem="large", **common)
     return Classifier(model=workload.model, width=width, **common)
+
+
+def glimpse(common: dict[str, Any]) -> Task:
+    """The recurrent attention model, without the CNN to compare with."""
+    sizes = {"units": contest.UNITS, "width": contest.UNITS, "patch": contest.PATCH, "scales": 2}
+    looks = {"looks": contest.LOOKS, "samples": contest.COPIES, "deviation": contest.DEVIATION}
+    return Glimpse(core="gru", start="center", policy="reinforce", reward="end", cnn=False, **sizes, **looks, **common)
+
+
+def translator(common: dict[str, Any]) -> Task:
+    """The translation of pairs, without penalties."""
+    sizes = {"width": contest.TRANSLATOR_WIDTH, "depth": contest.DEPTH}
+    sizes |= {"discriminator_width": contest.TRANSLATOR_WIDTH, "halvings": contest.HALVINGS}
+    return Translator(pairs="own", game="least-squares", norm="batch", pixel=contest.PIXEL, **sizes, **common)
 
 
 def batch_of(workload: contest.Workload) -> dict[str, np.ndarray]:
@@ -43,6 +72,8 @@ def batch_of(workload: contest.Workload) -> dict[str, np.ndarray]:
         return batch | {"clip": images, "length": np.full(len(label), workload.frames, np.int32)}
     if workload.objects:
         batch["boxes"] = contest.boxes(workload)
+    if workload.model == "translator":
+        batch["target"] = contest.targets(images)
     return batch | {"image": images}
 
 

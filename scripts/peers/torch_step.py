@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_detector import DetectionLoss, Detector
+from torch_glimpse import GlimpseNetwork, looking, losses
+from torch_translator import PatchDiscriminator, UNet, translation
 
 Gelu = partial(nn.GELU, approximate="tanh")
 
@@ -177,9 +179,20 @@ def model_of(name: str, images: np.ndarray) -> nn.Module:
         return SpeedNet(contest.whitening(images))
     if name == "detector":
         return Detector()
+    if name == "glimpse":
+        return GlimpseNetwork()
     model = MODELS[name]()
     model(channels_first(images[:2]))
     return started(model)
+
+
+def players_of(workload: contest.Workload, pixels: np.ndarray) -> list[nn.Module]:
+    """The models of a workload: a generator and a discriminator, or one model alone."""
+    if workload.model == "dcgan":
+        return [started(generator()), started(discriminator())]
+    if workload.model == "translator":
+        return [UNet(), PatchDiscriminator()]
+    return [model_of(workload.model, pixels)]
 
 
 def channels_first(images: np.ndarray) -> Tensor:
@@ -214,15 +227,20 @@ def build(workload: contest.Workload, options: Any) -> contest.Contestant:
     x = channels_first(pixels).contiguous(memory_format=layout).to(device)
     y = torch.from_numpy(label).long().to(device)
     precision = partial(torch.autocast, device.type, torch.bfloat16, enabled=options.bf16)
-    if workload.model == "dcgan":
-        models = [started(generator()), started(discriminator())]
-    else:
-        models = [model_of(workload.model, pixels)]
-    models = [model.to(device, memory_format=layout) for model in models]
+    models = [model.to(device, memory_format=layout) for model in players_of(workload, pixels)]
     if options.compile:
         models = [torch.compile(model) for model in models]
     if workload.model == "dcgan":
         step = gan(*models, x, precision)
+    elif workload.model == "translator":
+        target = channels_first(contest.inputs(workload, contest.targets(images)))
+        target = target.contiguous(memory_format=layout).to(device)
+        optimizers = [adam(model.parameters()) for model in models]
+        step = translation(models, (x, target), optimizers, precision)
+    elif workload.model == "glimpse":
+        loss = torch.compile(losses) if options.compile else losses
+        (model,) = models
+        step = looking(model, x, y, adam(model.parameters()), loss, precision)
     else:
         step = one_player(*models, x, loss_of(workload, x, y, options.compile), precision)
 
