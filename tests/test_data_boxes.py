@@ -92,7 +92,7 @@ def test_the_box_of_a_synthetic_image_is_around_its_mask():
 # Height and width of each image, then its boxes in pixels and classes.
 PICTURES = {
     "train": [((20, 30), [((2, 3, 10, 12), 1), ((0, 0, 20, 30), 0), ((5, 5, 5, 9), 2)]), ((40, 20), [])],
-    "test": [((20, 30), [((-4, 0, 8, 8), 1), ((1, 2, 3, 4), 2)]), ((20, 30), [((1, 1, 9, 9), 0)] * 4)],
+    "test": [((20, 30), [((-4, 0, 8, 8), 1), ((1, 2, 3, 4), 2)]), ((20, 30), [((1, 1, 9, 9), 0)] * 5)],
 }
 
 
@@ -108,6 +108,7 @@ class BoxSet(tfds.core.GeneratorBasedBuilder):
             "pose": tfds.features.ClassLabel(names=["left", "right"]),
             "label": tfds.features.ClassLabel(names=["a", "b", "c"]),
             "is_crowd": np.bool_,
+            "is_difficult": np.bool_,
         }
         features = {"image": tfds.features.Image(shape=(None, None, 3)), "objects": tfds.features.Sequence(objects)}
         return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
@@ -120,7 +121,8 @@ class BoxSet(tfds.core.GeneratorBasedBuilder):
             objects = []
             for number, (box, label) in enumerate(boxes):
                 shares = tfds.features.BBox(*(box / np.array([height, width] * 2)).tolist())
-                objects.append({"bbox": shares, "pose": 0, "label": label, "is_crowd": number == 3})
+                marks = {"is_crowd": number == 3, "is_difficult": number == 4}
+                objects.append({"bbox": shares, "pose": 0, "label": label, **marks})
             encoded = io.BytesIO()
             Image.new("RGB", (width, height)).save(encoded, "PNG")
             encoded.seek(0)
@@ -143,7 +145,7 @@ def by_size(examples):
 
 def test_boxes_of_a_prepared_set(prepared):
     data = open_dataset("box_set", reads=READS, data_dir=prepared, image_size=(40, 30))
-    # The most of any example in any split, without the one around a crowd.
+    # The most of any example in any split, without those around a crowd and marked difficult.
     assert data.features["boxes"] == Feature("boxes", (3, 4), "float32")
     assert data.features["label"] == Feature("box_classes", (3,), "int32", ("a", "b", "c"))
     assert data.features["image"].resize == "pad"
@@ -153,8 +155,8 @@ def test_boxes_of_a_prepared_set(prepared):
     assert_allclose(boxes, [[12, 3, 20, 12], [10, 0, 30, 30], [0, 0, 0, 0]], atol=1e-4)  # 10 rows of border above
     assert [each for each, _ in by_size(data.splits["test"].load())] == [[0, 0, 0], [2]]
     (told,) = [remark for remark in data.remarks if "boxes" in remark]
-    assert told.startswith("3 of 9 boxes are left out: ")
-    assert all(f"1 {kind}" in told for kind in ("without area", "outside", "around a crowd"))
+    assert told.startswith("4 of 10 boxes are left out: ")
+    assert all(f"1 {kind}" in told for kind in ("without area", "outside", "around a crowd", "marked difficult"))
 
 
 def test_boxes_of_a_prepared_set_stretched_and_cropped(prepared):

@@ -686,12 +686,13 @@ def test_a_yaml_file_is_asked_before_the_names_of_folders(tmp_path):
     [
         (("train: images/a", "val: images/d"), "val.*images/d"),
         (("train: images/a", "val: ../other/b"), "val.*other/b"),
+        (("train: images/a", "val: .."), r"val: \.\."),
         (("train: images/a", "val: 7"), "val.*7"),
         (("train: images/a", "val: images/a"), "p0.*train.*val"),
         (("train: images", "val: images/b"), "p4.*train.*val"),
         (("train: train.txt", "val: images/b"), r"train\.txt.*p9\.png.*--skip-bad"),
     ],
-    ids=["not there", "outside", "no path", "twice", "one in the other", "a list"],
+    ids=["not there", "outside", "above", "no path", "twice", "one in the other", "a list"],
 )
 def test_splits_that_cannot_be_followed(tmp_path, lines, named):
     root = tmp_path / "set"

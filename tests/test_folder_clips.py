@@ -19,9 +19,9 @@ def opened(root, reads=READS, **kwargs):
     return open_dataset(f"folder:{root}", reads=reads, **kwargs)
 
 
-def frames(first, count, size=(6, 8), colour=False):
+def frames(first, count, size=(6, 8), color=False):
     """Images of which each is as bright as its number, from ``first`` on."""
-    shape = (*size, 3) if colour else size
+    shape = (*size, 3) if color else size
     return [Image.fromarray(np.full(shape, first + place, np.uint8)) for place in range(count)]
 
 
@@ -85,7 +85,7 @@ def test_animated_files_in_splits(suffix, tmp_path):
 def test_color_size_and_deeper_folders(tmp_path):
     as_folder(tmp_path / "a" / "someone" / "1", frames(10, 2))
     as_folder(tmp_path / "a" / "someone" / "2", frames(10, 3))
-    as_folder(tmp_path / "b" / "another" / "1", frames(10, 2, (12, 16), colour=True))
+    as_folder(tmp_path / "b" / "another" / "1", frames(10, 2, (12, 16), color=True))
     as_file(tmp_path / "b" / "files" / "1.gif", frames(10, 4))
     data = opened(tmp_path, image_size=4)
     assert data.features["clip"].shape == (4, 4, 4, 3)

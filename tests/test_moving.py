@@ -47,7 +47,7 @@ def test_only_squares_are_drawn():
 
 def test_every_movement_is_what_its_name_says():
     found = paths(0, np.arange(20 * COUNT))
-    moved = np.diff(found.centre.astype(np.float64), axis=1)
+    moved = np.diff(found.center.astype(np.float64), axis=1)
     moved -= np.round(moved)  # across the joined borders
     turned, grown = np.diff(found.angle, axis=1), np.diff(np.log(found.scale), axis=1)
     name = np.array(CLASSES)[np.arange(20 * COUNT) % COUNT]
@@ -79,7 +79,7 @@ def test_place_size_and_angle_are_uniform_in_every_class_and_frame(frame):
     count = 150
     found = paths(0, np.arange(count * COUNT))
     zoom = np.log(found.scale / SCALES[0]) / np.log(SCALES[1] / SCALES[0])
-    values = np.stack([*np.moveaxis(found.centre, -1, 0), found.angle / (2 * np.pi) % 1, zoom])[..., frame]
+    values = np.stack([*np.moveaxis(found.center, -1, 0), found.angle / (2 * np.pi) % 1, zoom])[..., frame]
     chance = kstest(values.reshape(4, count, COUNT), "uniform", axis=1).pvalue
     assert chance.min() > 0.01 / chance.size
 

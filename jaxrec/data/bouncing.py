@@ -22,7 +22,7 @@ Ink = Callable[[str], np.ndarray]
 
 
 def open_bouncing(name: str, reads: Reads, size: int, ink: Ink, identity: str) -> Source:
-    """100,000 training, 500 validation and 1000 test clips of 20 grey frames of ``size`` pixels a side.
+    """100,000 training, 500 validation and 1000 test clips of 20 gray frames of ``size`` pixels a side.
 
     Clips are drawn whenever they are read. The digits of the training and validation clips are those of the digits'
     training split, and of the test clips those of its test split.

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from jaxrec.data.boxes import CROWD, CUT_OFF, NO_CLASS, Objects, cut_off, faults, resized, told
+from jaxrec.data.boxes import CROWD, CUT_OFF, DIFFICULT, NO_CLASS, Objects, cut_off, faults, resized, told
 from jaxrec.data.features import Feature
 from jaxrec.data.files import Options
 from jaxrec.data.images import convert_to, formats, has_colour, upright_size
@@ -349,7 +349,8 @@ def _objects(context: Context, example: Example, own: Size) -> tuple[Objects, np
             shares = np.array(example[key].float_list.value, np.float64).reshape(-1, 4)
             boxes = shares * (height, width, height, width)
             wrong = faults(boxes, (height, width))
-            wrong = np.where(_crowds(f"{part.key}/is_crowd", example, len(boxes)), CROWD, wrong)
+            wrong = np.where(_yes(f"{part.key}/is_difficult", example, len(boxes)), DIFFICULT, wrong)
+            wrong = np.where(_yes(f"{part.key}/is_crowd", example, len(boxes)), CROWD, wrong)
         if _is_box_classes(key, part):
             classes = np.array(example[key].int64_list.value, np.int32)
     if classes is None:
@@ -360,8 +361,8 @@ def _objects(context: Context, example: Example, own: Size) -> tuple[Objects, np
     return Objects(inside.astype(np.float32), classes[sound]), wrong
 
 
-def _crowds(key: str, example: Example, count: int) -> np.ndarray:
-    """Which of an example's boxes are around a crowd, as COCO marks them: bool [n]."""
+def _yes(key: str, example: Example, count: int) -> np.ndarray:
+    """Which of an example's boxes are marked so, as COCO marks crowds and Pascal VOC difficult objects: bool [n]."""
     if key not in example:
         return np.zeros(count, bool)
     return np.array(example[key].int64_list.value, bool)

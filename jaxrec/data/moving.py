@@ -33,7 +33,7 @@ AT_ONCE = 10
 class Paths(NamedTuple):
     """Where the digits of n clips are in each frame."""
 
-    centre: np.ndarray
+    center: np.ndarray
     """float32 [n, FRAMES, 2]: down and to the right, as shares of the side; what is above 1 comes in from the left."""
     angle: np.ndarray
     """float32 [n, FRAMES], counterclockwise, in radians."""
@@ -42,7 +42,7 @@ class Paths(NamedTuple):
 
 
 def open_moving(reads: Reads, size: int) -> Source:
-    """7000 training and 1400 test clips of 20 grey frames of ``size`` pixels a side, in 14 classes of equal shares.
+    """7000 training and 1400 test clips of 20 gray frames of ``size`` pixels a side, in 14 classes of equal shares.
 
     The digits of training clips are those of the digits' training split, and of test clips those of its test split.
     """
@@ -122,18 +122,18 @@ def _looks(digits: int, seed: int, index: np.ndarray) -> tuple[np.ndarray, np.nd
 
 def paths(seed: int, index: np.ndarray) -> Paths:
     """Where the digits of the clips with the given numbers, int [n], are in each frame."""
-    centre = np.empty((len(index), FRAMES, 2))
+    center = np.empty((len(index), FRAMES, 2))
     angle = np.empty((len(index), FRAMES))
     zoom = np.empty((len(index), FRAMES))
     for place, number in enumerate(index.tolist()):
         rng = _generator(seed, number, 1)
         way, turn, growth = _movement(CLASSES[number % len(CLASSES)], rng)
-        centre[place] = (rng.uniform(0, 1, 2) + way) % 1
+        center[place] = (rng.uniform(0, 1, 2) + way) % 1
         angle[place] = rng.uniform(0, 2 * np.pi) + turn
         zoom[place] = (rng.uniform() + growth) % 1
     low, high = SCALES
     scale = low * (high / low) ** zoom
-    return Paths(centre.astype(np.float32), angle.astype(np.float32), scale.astype(np.float32))
+    return Paths(center.astype(np.float32), angle.astype(np.float32), scale.astype(np.float32))
 
 
 def _movement(name: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -170,8 +170,8 @@ def _frames(ink: np.ndarray, way: Paths, size: int) -> np.ndarray:
     """The digits ``ink`` [n, 8, 8] on canvases, sampled bilinearly: float32 [n, FRAMES, size, size]."""
     place = (np.arange(size, dtype=np.float32) + np.float32(0.5)) / size
     # The way from the center to each pixel, by the shorter side around.
-    from_centre = place - way.centre[..., None] + np.float32(0.5)
-    down, across = np.moveaxis(from_centre - np.floor(from_centre) - np.float32(0.5), 2, 0)
+    from_center = place - way.center[..., None] + np.float32(0.5)
+    down, across = np.moveaxis(from_center - np.floor(from_center) - np.float32(0.5), 2, 0)
     sin = (np.sin(way.angle) / way.scale)[..., None]
     cos = (np.cos(way.angle) / way.scale)[..., None]
     middle = np.float32(ink.shape[1] / 2 + 0.5)  # with a border of one black pixel
