@@ -643,9 +643,9 @@ def seen(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:
 
 
 def rows(config: Config, inputs: np.ndarray, outputs: Mapping[str, np.ndarray], features: Features) -> list[dict]:
-    """What is told of each image: if its pair is made, the errors of the answer; otherwise that it was translated."""
+    """What is told of each image: the errors of the answer, if its pair is made; otherwise nothing is known of it."""
     if "input" not in outputs:
-        return [{"translated": True} for _ in inputs]
+        return [{} for _ in inputs]
     errors = of_images(jnp.asarray(outputs["image"]), scaled(inputs))
     return [{name: float(values[number]) for name, values in errors.items()} for number in range(len(inputs))]
 
