@@ -184,7 +184,7 @@ SMALL = {
         *("--validation-split", "validation[:32]", "--test-split", "test[:32]"),
     ],
     "agent": [
-        *("--width", "4", "--glance", "4", "--moves", "3", "--copies", "1", "--samples", "32"),
+        *("--width", "4", "--glance", "4", "--moves", "3", "--copies", "1", "--samples", "32", "--no-cnn"),
         *("--image-size", "16", "--train-split", "train[:96]", "--test-split", "test[:32]"),
     ],
     "translator": [

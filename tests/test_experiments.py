@@ -32,6 +32,7 @@ REQUIRED = {
     "mnist_rows",
     "scenes_detector",
     "bccd_detector",
+    "bccd_agent",
 }
 
 
