@@ -66,8 +66,9 @@ class GlimpseNetwork(nn.Module):
     def forward(self, images: Tensor) -> Looks:
         """Looks at [B, 1, S, S], at each image in COPIES ways, which stand side by side."""
         fine = F.pad(images, (BORDER,) * 4)
-        # Blurred once, so that each look only picks pixels.
-        coarse = F.avg_pool2d(fine, 2, 1)
+        # Blurred once, so that each look only picks pixels; pooling with overlap is slower than these sums.
+        rows = fine[:, :, :-1] + fine[:, :, 1:]
+        coarse = (rows[..., :-1] + rows[..., 1:]) / 4
         size = len(images) * contest.COPIES
         place = images.new_zeros(size, 2)
         noise = contest.DEVIATION * torch.randn(contest.LOOKS - 1, size, 2, device=images.device)
