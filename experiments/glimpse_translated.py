@@ -11,6 +11,7 @@ from jaxrec.settings import Glimpse, Optimizer, Rule, Train
 
 config = Train(
     dataset="translated_mnist",
+    validation_split="validation[:2000]",
     batch_size=256,
     steps=45000,
     log_every=100,

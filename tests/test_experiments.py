@@ -75,7 +75,7 @@ def test_the_experiment_runs(path, tmp_path, monkeypatch):
         pytest.skip(f"{config.dataset} is read from TFDS_DATA_DIR, which is not set")
     if config.dataset != "digits":
         monkeypatch.setenv("JAXREC_CACHE", str(tmp_path / "cache"))
-    task = with_known(config.task, eval_samples=2, judge_steps=2)
+    task = with_known(config.task, eval_samples=2, judge_steps=2, looks=2)
     small = {"train_split": "train[:16]", "test_split": "test[:8]", "batch_size": 8, "steps": 2, "epochs": None}
     often = {"log_every": 1, "eval_every": None, "save_every": None, "tune_allocator": False}
     run = fit(replace(config, task=task, name="run", runs=str(tmp_path), **small, **often))
