@@ -4,7 +4,11 @@ Command:  jaxrec train --experiment glimpse_cluttered --seed N
 Hardware: two AMD EPYC cores, no GPU; jax 0.10.2, Python 3.11
 Seeds:    0, 1, 2, 3, 4
 Time:     to be measured
-Result:   to be measured
+Result:   test error to be measured
+
+With --steps 800, seed 0, in 219 s of processor time: test error 10.6 %. The same network has 63.0 % if it looks at
+random, and 64.5 % if it looks at the center alone; a CNN that sees whole images and needs as many operations, 12.4 %.
+Mnih et al. (2014) reached 4.04 % with eight looks, and 8.09 % with a CNN.
 """
 
 from jaxrec.settings import Glimpse, Optimizer, Rule, Train
