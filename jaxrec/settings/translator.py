@@ -36,8 +36,9 @@ class Translator(Task):
     patch: Annotated[int, AT_LEAST_ONE] = 1
     """Side of the squares of pixels that the generator reads and writes as one pixel of more channels: faster, but with
     less detail."""
-    norm: Literal["group", "batch"] = "batch"
-    """Normalization in the generator. group: per group of channels. batch: over the batch."""
+    norm: Literal["group", "batch"] | None = None
+    """Normalization in the generator. group: per group of channels. batch: over the batch. Default: batch, but unpaired
+    group, as a generator is then shown images of both kinds, and statistics of both fit neither."""
     dropout: Annotated[float, SHARE_BELOW_ONE] = 0.0
     """Share of whole channels dropped at the generator's smallest scale."""
     add: bool | None = None

@@ -236,7 +236,7 @@ def _build(config: Config, batch: Batch, inputs: int, targets: int, models: Any)
         width=config.width,
         depth=config.depth,
         patch=config.patch,
-        norm=config.norm,
+        norm=config.norm or ("group" if config.unpaired else "batch"),
         dropout=config.dropout,
         add=pairs in ADDED if config.add is None else config.add,
         dtype=compute_dtype(config),
