@@ -18,7 +18,7 @@ INK = Ink(RNG.integers(1, 256, (6, 14, 14), np.uint8), np.arange(6))
 @pytest.mark.parametrize("name", ["translated", "cluttered"])
 def test_what_an_example_is(name):
     data = open_dataset(name, reads=READS)
-    assert data.features["image"] == Feature("image", (32, 32, 1), "uint8")
+    assert data.features["image"] == Feature("image", (32, 32, 1), "uint8", resize="pad")
     assert data.features["label"].names == tuple("0123456789")
     digits = open_dataset("digits").splits
     sizes = {split: len(examples) for split, examples in data.splits.items()}
