@@ -18,7 +18,6 @@ from jaxrec.losses.policy import (
     gaussian_log_prob,
     generalized_advantages,
     policy_gradient_loss,
-    standardized,
     value_loss,
 )
 from jaxrec.losses.reconstruction import (
@@ -61,6 +60,5 @@ __all__ = [
     "reconstruction",
     "segmentation",
     "smooth",
-    "standardized",
     "value_loss",
 ]

@@ -13,9 +13,6 @@ from jax import lax
 
 from jaxrec.losses.arguments import floats
 
-LEAST_DEVIATION = 1e-6
-"""Smallest standard deviation that advantages are divided by."""
-
 
 def discounted_returns(rewards: jax.Array, discounts: jax.Array, bootstrap: jax.Array) -> jax.Array:
     """The return of each step, float32 [T, B]: its reward, and the discounted return of the step after it.
@@ -58,13 +55,6 @@ def _from_last(terms: jax.Array, factors: jax.Array, last: jax.Array) -> jax.Arr
     # The product with 0 makes the start as much each replica's own as the terms are.
     start = jnp.asarray(last, jnp.float32) + 0 * terms[0]
     return lax.scan(step, start, (terms, factors), reverse=True)[1]
-
-
-def standardized(advantages: jax.Array) -> jax.Array:
-    """Advantages [T, B] less their mean, divided by their standard deviation, which makes steps of a steady length."""
-    values = jnp.asarray(advantages, jnp.float32)
-    centered = values - values.mean()
-    return centered / jnp.maximum(jnp.sqrt(jnp.square(centered).mean()), LEAST_DEVIATION)
 
 
 def policy_gradient_loss(log_probs: jax.Array, advantages: jax.Array) -> jax.Array:
