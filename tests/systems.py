@@ -91,11 +91,9 @@ ROWS = {
     ),
     "unet denoiser": Row(tiny_autoencoder(architecture="unet", noise=0.3), draws=True),
     "relativistic gan": Row(
-        tiny_gan(r1=0.1, r2=0.1, average=0.9, diffaugment=("translation",)), draws=True, descends=False
+        tiny_gan(r1=0.1, r2=0.1, average=0.9, diffaugment=("translation",), adapt_to=0.6), draws=True, descends=False
     ),
-    "hinge gan": Row(
-        tiny_gan(loss="hinge", spectral_norm=True, discriminator_steps=2, adapt_to=0.6), draws=True, descends=False
-    ),
+    "hinge gan": Row(tiny_gan(loss="hinge", spectral_norm=True, discriminator_steps=2), draws=True, descends=False),
     "wasserstein gan": Row(
         tiny_gan(loss="wasserstein", architecture="residual", gradient_penalty=1.0), draws=True, descends=False
     ),
