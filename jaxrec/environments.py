@@ -236,11 +236,7 @@ def play(
     """
 
     def keys_of(move: jax.Array) -> tuple[jax.Array, jax.Array]:
-        folded = keys
-        fold = jax.random.fold_in
-        for _ in range(keys.ndim):
-            fold = jax.vmap(fold, (0, None))
-        folded = fold(keys, move)
+        folded = _apart(keys, move)
         return _apart(folded, 0), _apart(folded, 1)
 
     def move(carry: tuple[Any, Any, jax.Array], number: jax.Array) -> tuple[Any, Any]:
@@ -262,7 +258,7 @@ def play(
     return Episode(observations, action, reward, done, there, state)
 
 
-def _apart(keys: jax.Array, number: int) -> jax.Array:
+def _apart(keys: jax.Array, number: jax.typing.ArrayLike) -> jax.Array:
     """Other keys of the same shape: what they draw does not depend on what the others draw."""
     fold = jax.random.fold_in
     for _ in range(keys.ndim):

@@ -15,7 +15,7 @@ from jaxrec import metrics
 from jaxrec.data import Feature, Features, Split, at_once, class_names
 from jaxrec.models.translator import with_channels
 from jaxrec.run.data import Data
-from jaxrec.run.judge import IMAGES, MOST, NEAREST, budget, joined, looked, seen, trained_judge
+from jaxrec.run.judge import IMAGES, MOST, NEAREST, budget, joined, looked, seen, trained_judge, whole
 from jaxrec.tasks.state import State
 from jaxrec.tasks.system import System, system_of
 from jaxrec.waiting import tell
@@ -75,11 +75,6 @@ def _made(system: System, state: State, test: Split, places: np.ndarray, look: A
             done += len(part)
             tell("judging answers", done, len(places))
     return joined(answers), joined(copies)
-
-
-def whole(images: Any) -> np.ndarray:
-    """Images in [0, 1] as uint8, as they would be saved."""
-    return np.round(np.asarray(images) * 255).astype(np.uint8)
 
 
 def true_images(data: Data) -> Data:

@@ -196,11 +196,16 @@ def _seen_in_generated(look: Any, parts: Iterable[dict[str, np.ndarray]], count:
     for part in parts:
         done += len(part["image"])
         tell("judging generated images", done, count)
-        images = looked(look, np.round(part["image"] * 255).astype(np.uint8))
+        images = looked(look, whole(part["image"]))
         if "label" in part:
             images["label"] = part["label"]
         found.append(images)
     return joined(found)
+
+
+def whole(images: Any) -> np.ndarray:
+    """Images in [0, 1] as uint8, as they would be saved."""
+    return np.round(np.asarray(images) * 255).astype(np.uint8)
 
 
 def looked(look: Any, images: np.ndarray) -> dict[str, np.ndarray]:

@@ -14,9 +14,9 @@ import numpy as np
 
 from jaxrec import metrics
 from jaxrec.data import Feature, Split, at_once
-from jaxrec.run.answers import truth_of, whole
+from jaxrec.run.answers import truth_of
 from jaxrec.run.data import Data
-from jaxrec.run.judge import MOST, kept_network
+from jaxrec.run.judge import MOST, kept_network, whole
 from jaxrec.settings import Augment, Optimizer, Task, preset
 from jaxrec.tasks.state import State
 from jaxrec.tasks.system import System, system_of, with_known

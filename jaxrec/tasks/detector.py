@@ -223,8 +223,12 @@ def eval_step(state: State, batch: Batch) -> dict[str, Metric]:
     config, images, real = state.config, pixels(batch), batch.get("real")
     answer = _answer(state, images)
     loss, _ = _loss(state, answer, _cells(config, images), batch)
-    options = {"class_count": config.classes, "counted_from": config.score, "interval": config.interval}
-    options["voc"] = config.voc
+    options = {
+        "class_count": config.classes,
+        "counted_from": config.score,
+        "interval": config.interval,
+        "voc": config.voc,
+    }
     return {
         "loss": Average.from_batch({"loss": loss}, real),
         "detections": Detections.from_batch(
