@@ -24,7 +24,7 @@ from jaxrec.parallel import stream
 from jaxrec.settings.gan import GAN as Config
 from jaxrec.tasks.inputs import augmented, augmented_batch, example_keys, image_shape, pixels, sheet_size
 from jaxrec.tasks.learning import learn
-from jaxrec.tasks.model import as_model, compute_dtype, for_replicas
+from jaxrec.tasks.model import as_model, compute_dtype, for_replicas, of_two_players
 from jaxrec.tasks.state import Batch, Metrics, State, new_player, new_state
 from jaxrec.tasks.system import Facts, Score
 
@@ -111,7 +111,7 @@ def init(
     if config.conditional and config.classes < 2:
         raise UserError(f"a class-conditional gan needs at least two classes; got {config.classes}: use no-conditional")
     generator, discriminator = build(config, shape) if models is None else map(as_model, models)
-    pair = optimizer if _is_pair(optimizer) else (optimizer, optimizer)
+    pair = of_two_players(optimizer)
     latents, images = jnp.zeros((1, config.latents)), jnp.zeros((1, *shape))
     label = jnp.zeros((1,), jnp.int32) if config.conditional else None
     draw = partial(stream, key, step=jnp.int32(0))
@@ -142,11 +142,6 @@ def build(config: Config, shape: tuple[int, int, int]) -> tuple[Generator, Discr
     }
     generator = Generator(shape, latents=config.latents, **common)
     return generator, Discriminator(spectral=config.spectral_norm, **common)
-
-
-def _is_pair(optimizer: Any) -> bool:
-    """Whether these are two transformations; one is a named tuple itself."""
-    return isinstance(optimizer, tuple) and not hasattr(optimizer, "update")
 
 
 def _generator_loss(state: State, real: jax.Array, fake: jax.Array) -> jax.Array:
@@ -207,7 +202,7 @@ def train_step(state: State, batch: Batch, *, axis_name: str | None = None) -> t
             examples["label"] = label[part]
         state, metrics = _discriminator_turn(state, examples, key(f"discriminator-{turn}"), axis_name)
         if config.adapt_to is not None:
-            replicas = 1 if axis_name is None else jax.lax.psum(1, axis_name)
+            replicas = 1 if axis_name is None else jax.lax.axis_size(axis_name)
             changed = adapted_share(state.extra["augmented"], metrics["sign"], config.adapt_to, share * replicas)
             state = state.replace(extra={**state.extra, "augmented": changed})
             metrics["augmented"] = changed

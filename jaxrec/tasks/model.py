@@ -76,3 +76,11 @@ def for_replicas(model: Any, axis_name: str | None) -> Any:
     if axis_name and isinstance(model, nn.Module) and hasattr(model, "axis_name"):
         return model.clone(axis_name=axis_name)
     return model
+
+
+def of_two_players(optimizer: Any) -> tuple[Any, Any]:
+    """The transformation of each of two players, from one for both or a pair; one is a named tuple itself."""
+    if isinstance(optimizer, tuple) and not hasattr(optimizer, "update"):
+        first, second = optimizer
+        return first, second
+    return optimizer, optimizer

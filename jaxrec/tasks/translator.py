@@ -28,7 +28,7 @@ from jaxrec.settings.translator import WEIGHTS
 from jaxrec.settings.translator import Translator as Config
 from jaxrec.tasks.inputs import places, rgb, scaled
 from jaxrec.tasks.learning import learn
-from jaxrec.tasks.model import as_model, compute_dtype, for_replicas
+from jaxrec.tasks.model import as_model, compute_dtype, for_replicas, of_two_players
 from jaxrec.tasks.state import Batch, Metrics, Player, State, new_player, new_state
 from jaxrec.tasks.system import Facts
 
@@ -184,7 +184,7 @@ def init(
     inputs, targets = jax.eval_shape(partial(_pair, config), batch)
     _check(config, inputs.shape, targets.shape)
     generators, discriminators = _build(config, batch, inputs.shape[-1], targets.shape[-1], models)
-    optimizers = optimizer if type(optimizer) is tuple else (optimizer, optimizer)
+    optimizers = of_two_players(optimizer)
     draw = partial(stream, key, step=jnp.int32(0))
     shapes = {"there": (1, *inputs.shape[1:]), "back": (1, *targets.shape[1:])}
     ways = _ways(config)
