@@ -40,6 +40,8 @@ def rows(kind: type, prefix: str | None) -> list[str]:
         # The command line cannot spell a list of records.
         python = prefix is None or option.records
         shown = f"`{name.replace('-', '_')}`" if python else f"`--{prefix}{name}`"
+        if not python:
+            shown = ", ".join([shown, *(f"`{alias}`" for alias in option.aliases)])
         text = option.help
         unnamed = [choice for choice in option.choices if choice not in text]
         if unnamed:

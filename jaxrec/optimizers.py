@@ -1,8 +1,10 @@
 """Optimizers and schedules by name, penalties, and settings per parameter; optax does the arithmetic."""
 
 import inspect
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from types import FunctionType
 from typing import Any
@@ -30,30 +32,125 @@ def unflatten(flat: Flat, like: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(like), [flat[name] for name in flatten(like)])
 
 
-def _found(rule: Rule, name: str) -> bool:
+def matches(pattern: str, name: str, option: str) -> bool:
+    """Whether the regular expression is found in an array's path; raises UserError, which names the option, if it is
+    none."""
     try:
-        return re.search(rule.pattern, name) is not None
+        return re.search(pattern, name) is not None
     except re.error as error:
-        raise UserError(
-            f"the rule's pattern '{rule.pattern}' is not a regular expression ({error}); correct it"
-        ) from error
+        raise UserError(f"{option} '{pattern}' is not a regular expression ({error}); correct it") from error
+
+
+def _scales(config: Optimizer) -> list[tuple[str, float]]:
+    """The patterns and factors of ``lr_scale``."""
+    found = []
+    for text in config.lr_scale:
+        pattern, equals, factor = text.rpartition("=")
+        try:
+            number = float(factor)
+        except ValueError:
+            number = -1.0
+        if not equals or not pattern or not 0 <= number < math.inf:
+            raise UserError(
+                f"--lr-scale '{text}' is not REGEX=FACTOR; expected a factor of at least 0, such as head=10"
+            )
+        found.append((pattern, number))
+    return found
+
+
+def _patterns(config: Optimizer) -> list[tuple[str, str]]:
+    """Each pattern of the settings, and what an error calls it."""
+    found = [("the rule's pattern", rule.pattern) for rule in config.rules]
+    if config.freeze:
+        found.append(("--freeze", config.freeze))
+    return found + [("--lr-scale", pattern) for pattern, _ in _scales(config)]
 
 
 def rule_for(config: Optimizer, name: str) -> Rule:
-    """The settings of the parameter ``name``: those of the last rule whose pattern matches it."""
-    matching = [rule for rule in config.rules if _found(rule, name)]
-    return matching[-1] if matching else Rule(name)
+    """The settings of the parameter ``name``.
+
+    They are those of the last rule whose pattern matches it. The factors of ``lr_scale`` that match multiply its
+    learning rate, and ``freeze`` keeps it if it matches.
+    """
+    found = Rule(name)
+    for rule in config.rules:
+        if matches(rule.pattern, name, "the rule's pattern"):
+            found = rule
+    rate = found.lr
+    for pattern, factor in _scales(config):
+        if matches(pattern, name, "--lr-scale"):
+            rate *= factor
+    freeze = found.freeze or (config.freeze != "" and matches(config.freeze, name, "--freeze"))
+    return replace(found, lr=rate, freeze=freeze)
 
 
 def check_rules(config: Optimizer, params: list[Any]) -> None:
-    """Raises UserError for a rule whose pattern matches no parameter."""
+    """Raises UserError for a pattern that matches no parameter, and if no parameter is left to learn."""
     names = [name for each in params for name in flatten(each)]
-    for rule in config.rules:
-        if not any(_found(rule, name) for name in names):
+    for option, pattern in _patterns(config):
+        if not any(matches(pattern, name, option) for name in names):
             raise UserError(
-                f"the rule's pattern '{rule.pattern}' matches no parameter; the parameters are "
+                f"{option} '{pattern}' matches no parameter; the parameters are "
                 f"{', '.join(names[:3])}, ... (jaxrec inspect RUN --leaves lists those of a run)"
             )
+    if config.freeze and all(rule_for(config, name).freeze for name in names):
+        raise UserError(f"--freeze '{config.freeze}' leaves no parameter to learn; expected a pattern that spares some")
+
+
+Layers = tuple[tuple[str, ...], ...]
+"""A model's layers from the first to the last; each is the names of its parts, as ``part_of`` gives them."""
+
+
+def part_of(name: str) -> str:
+    """An array's path up to its first number, or else its module: ``stage1``, ``encoder/conv2``, ``head``."""
+    numbered = re.match(r".*?\d+", name)
+    if numbered:
+        return numbered[0]
+    return name.rpartition("/")[0] or name
+
+
+def layers_of(config: Optimizer, params: Any) -> Layers:
+    """The layers in the order in which the model made their parameters; empty if the settings treat all layers alike.
+
+    What has only vectors, as normalization, belongs to the layer before it. ``params`` must be as ``model.init`` gave
+    them: what has been through a function of jax is sorted by name.
+    """
+    if config.layer_decay == 1 and not config.unfreeze:
+        return ()
+    flat = flatten(params)
+    parts: dict[str, bool] = {}
+    for name in _made(params):
+        part = part_of(name)
+        parts[part] = parts.get(part, False) or flat[name].ndim > 1
+    layers: list[list[str]] = []
+    for part, has_kernels in parts.items():
+        if has_kernels or not layers:
+            layers.append([part])
+        else:
+            layers[-1].append(part)
+    return tuple(map(tuple, layers))
+
+
+def _made(params: Any, above: str = "") -> Iterator[str]:
+    """The paths of the arrays in a tree, in the order of its dicts."""
+    if isinstance(params, Mapping):
+        for name, value in params.items():
+            yield from _made(value, f"{above}{name}/")
+    elif jax.tree_util.treedef_is_leaf(jax.tree.structure(params)):
+        yield above.removesuffix("/")
+    else:
+        yield from (above + name for name in flatten(params))
+
+
+def layer_rate(config: Optimizer, layers: Layers, name: str, step: jax.Array) -> jax.Array | float:
+    """What the learning rate of the parameter ``name`` is multiplied by at ``step`` for the sake of its layer."""
+    if not layers:
+        return 1.0
+    (place,) = [place for place, parts in enumerate(layers) if part_of(name) in parts]
+    above = len(layers) - 1 - place
+    rate = config.layer_decay**above
+    begins = round(config.unfreeze * config.steps * above / len(layers))
+    return jnp.where(step >= begins, jnp.float32(rate), 0.0) if begins else rate
 
 
 def split_frozen(config: Optimizer, params: Any) -> tuple[Flat, Flat]:
@@ -217,12 +314,14 @@ def update(
     opt_state: Any,
     params: Flat,
     optimizer: Given = None,
+    layers: Layers = (),
 ) -> tuple[Flat, Any, Flat]:
     """One update of flat parameters; returns (params, opt_state, changes of the parameters).
 
-    The learning rate is ``hyper["lr"]`` x schedule(step) x the rule's factor; the decoupled weight decay (Loshchilov &
-    Hutter 2019) subtracts learning rate x ``hyper["weight_decay"]`` x the kernel. A given ``optimizer`` has a learning
-    rate, a schedule, a decay and clipping of its own: its updates are multiplied by the rule's ``lr`` and nothing else.
+    The learning rate is ``hyper["lr"]`` x schedule(step) x the rule's factor x that of its layer among ``layers``; the
+    decoupled weight decay (Loshchilov & Hutter 2019) subtracts learning rate x ``hyper["weight_decay"]`` x the kernel.
+    A given ``optimizer`` has a learning rate, a schedule, a decay and clipping of its own: its updates are multiplied
+    by the factors of rule and layer and nothing else.
     """
     directions, opt_state = transformation(config, optimizer).update(grads, opt_state, params)
     rate = 1.0 if optimizer is not None else hyper["lr"] * schedule(config, step)
@@ -231,7 +330,8 @@ def update(
         rule, direction = rule_for(config, name), directions[name]
         if optimizer is None and value.ndim > 1:
             direction = direction - rule.weight_decay * hyper["weight_decay"] * value
-        changes[name] = (rule.lr * rate * direction).astype(value.dtype)
+        factor = rule.lr * layer_rate(config, layers, name, step)
+        changes[name] = (factor * rate * direction).astype(value.dtype)
     moved = {name: value + changes[name] for name, value in params.items()}
     return moved, opt_state, changes
 

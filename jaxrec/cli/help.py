@@ -9,7 +9,19 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from jaxrec.settings.options import Option
 
-ORDER = ("system", "data", "length", "output", "devices", "optimizer", "augmentation", "search", "plan", "advanced")
+ORDER = (
+    "system",
+    "data",
+    "start",
+    "length",
+    "output",
+    "devices",
+    "optimizer",
+    "augmentation",
+    "search",
+    "plan",
+    "advanced",
+)
 """The groups in the order in which they are shown."""
 INDENT = 26
 """The column at which an option's text begins."""

@@ -208,6 +208,29 @@ def batch_norm(x: jax.Array, train: bool, axis_name: str | None = None, **option
     return norm(x.astype(jnp.float32)).astype(x.dtype)
 
 
+def stored_statistics(is_frozen: Callable[[str], bool]) -> Callable[..., Any]:
+    """An interceptor for `flax.linen.intercept_methods`: frozen batch normalization works as in evaluation.
+
+    It then uses its stored statistics and leaves them as they are. Otherwise layers that do not learn would give other
+    values with every batch, and drift. ``is_frozen`` is asked of paths such as ``norm1/scale``.
+    """
+
+    def intercept(call: Callable[..., Any], args: Any, options: Any, context: Any) -> Any:
+        layer = context.module
+        if context.method_name != "__call__" or not isinstance(layer, nn.BatchNorm):
+            return call(*args, **options)
+        given = {"scale": layer.use_scale, "bias": layer.use_bias}
+        names = ["/".join([*layer.path, name]) for name, used in given.items() if used]
+        answers = [layer.use_running_average, options.get("use_running_average"), *args[1:]]
+        if any(answers) or not names or not all(map(is_frozen, names)):
+            return call(*args, **options)
+        # The answer may have been given when the layer was made: a copy in its place has another.
+        stored = layer.clone(parent=layer.scope, use_running_average=True)
+        return stored(args[0], mask=options.get("mask"))
+
+    return intercept
+
+
 def refuse_single_values(call: Callable[..., Any], args: Any, options: Any, context: Any) -> Any:
     """An interceptor for `flax.linen.intercept_methods` that refuses to normalize single values in training.
 

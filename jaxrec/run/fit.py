@@ -19,6 +19,7 @@ from jaxrec.run.profiling import Profile
 from jaxrec.run.reporting import LiveReport
 from jaxrec.run.session import Session, open_session
 from jaxrec.run.show.log import Log, read_metrics
+from jaxrec.run.start import started
 from jaxrec.run.steps import CompiledStep, compile_step, run_steps, unharmed
 from jaxrec.run.world.devices import Devices
 from jaxrec.settings import Sweep, Train
@@ -109,7 +110,11 @@ def fit(config: Train, dataset: Any = None, observers: Sequence[Observer] = ()) 
 def _initial(session: Session) -> Any:
     config, data = session.config, session.data
     judge = teacher(config.task, session.system, data)
-    return initial_state(config.task, session.system, session.devices, config.seed, data.train, judge)
+    state = initial_state(config.task, session.system, session.devices, config.seed, data.train, judge)
+    if session.checkpoints.steps():
+        return state  # A checkpoint takes its place: what it started from need not be there any more.
+    state, session.start_notes = started(state, config)
+    return state
 
 
 def _length(session: Session) -> tuple[int, int]:

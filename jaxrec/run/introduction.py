@@ -42,6 +42,8 @@ def introduce(session: Session, log: Log, state: State) -> None:
     log.say(_data_line(session.data))
     for note in data_notes(session):
         log.say(note)
+    for note in session.start_notes:
+        log.say(note)
     log.say(f"run folder {session.folder}")
     changed = changed_schedule(session, state)
     if changed:

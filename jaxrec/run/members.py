@@ -13,6 +13,7 @@ import numpy as np
 from jaxrec.run.feed import Call, Feed, open_feed, stack
 from jaxrec.run.initial import first_examples, initializer, teacher
 from jaxrec.run.session import Session
+from jaxrec.run.start import started
 from jaxrec.run.steps import CompiledStep, compile_step, unharmed
 from jaxrec.tasks.state import State
 
@@ -74,6 +75,7 @@ class Members:
         examples = first_examples(session.data.train)
         for members in self.groups():
             state = make(jnp.stack([jax.random.key(member.seed) for member in members]), examples)
+            state, session.start_notes = started(state, session.config, members=True)
             own = {}
             for option in members[0].values:
                 name = option.rpartition(".")[2].replace("-", "_")

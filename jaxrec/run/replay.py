@@ -15,6 +15,7 @@ from jaxrec.run.fit import prepare
 from jaxrec.run.initial import initial_state, teacher
 from jaxrec.run.known import check_there
 from jaxrec.run.show.log import read_metrics
+from jaxrec.run.start import started
 from jaxrec.run.steps import CompiledStep, run_steps, unharmed
 from jaxrec.run.store import folder
 from jaxrec.run.store.checkpoints import Checkpoints
@@ -51,7 +52,10 @@ class Replay:
         if dataset is None:
             check_there(self.config.dataset)
         self.data = open_data(self.config, self.system, dataset, trains=True)
-        check_same_data(self.data, read_dataset(run))
+        described = read_dataset(run)
+        check_same_data(self.data, described)
+        # Statistics may have come with the weights that the run started from.
+        self.data.facts.update(described.get("facts", {}))
         self.made_with = read_history(run)
         self.logged: dict[int, set[str]] = {}
         for row in read_metrics(run):
@@ -72,7 +76,9 @@ class Replay:
 
     def _initial(self, task: Task) -> State:
         judge = teacher(task, self.system, self.data)
-        return initial_state(task, self.system, self.devices, self.config.seed, self.data.train, judge)
+        state = initial_state(task, self.system, self.devices, self.config.seed, self.data.train, judge)
+        state, _ = started(state, self.config)
+        return state
 
     def missing(self, checkpoints: Checkpoints) -> list[Difference]:
         """The newest checkpoint, if the log ends before it."""

@@ -23,6 +23,7 @@ from jaxrec.run.known import known_data
 from jaxrec.run.show.report import Record
 from jaxrec.run.show.screen import Waiting
 from jaxrec.run.show.trackers import check_trackers
+from jaxrec.run.start import statistics_of
 from jaxrec.run.store import folder
 from jaxrec.run.store.checkpoints import Checkpoints
 from jaxrec.run.world import processes
@@ -81,6 +82,8 @@ class Session:
     checkpoints: Checkpoints
     stop: Stop
     progress: Progress = field(default_factory=Progress)
+    start_notes: list[str] = field(default_factory=list)
+    """What a user should know of the weights that the run starts from."""
 
     def restored(self, state: Any) -> Any:
         """The state of the newest whole checkpoint, whose progress is taken too; ``state`` if there is none."""
@@ -126,11 +129,13 @@ def _session(config: Train, dataset: Any, began: float) -> Iterator[Session]:
     devices = Devices(config.mesh, config.require)
     devices.check_batch(config.batch_size)
     system = system_of(config.task)
-    config = replace(config, dataset=_dataset_name(config, system, dataset))
+    config = replace(config, dataset=_dataset_name(config, system, dataset), init_from=_source(config))
     known = None
     if resumed is not None and (resumed / "manifest.json").exists():  # else it was killed before it wrote any
         known = known_data(resumed)
     data = open_data(config, system, dataset, trains=True, known=known)
+    if config.init_from is not None and known is None:
+        data.facts.update(statistics_of(config.init_from, data.dataset.features))
     config = replace(complete(config, data, system), resume=False, coordinator=None, processes=None, process=None)
     _check_agreement(config, data)
     if resumed is not None:
@@ -154,6 +159,14 @@ def _dataset_name(config: Train, system: System, dataset: Any) -> str:
     if dataset is not None:
         return getattr(dataset, "name", ARRAYS)
     return absolute_name(system.dataset if config.dataset is None else config.dataset)
+
+
+def _source(config: Train) -> str | None:
+    """What the run starts from, a path as it holds in every folder."""
+    given = config.init_from
+    if given is None or not processes.by_first(Path(given).exists):
+        return given
+    return str(Path(given).absolute())
 
 
 def _resumed_folder(config: Train) -> Path | None:

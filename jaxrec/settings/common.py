@@ -8,6 +8,7 @@ import tyro
 from jaxrec.settings.options import AUGMENTATION, DEVICES, OPTIMIZER
 from jaxrec.settings.ranges import (
     AT_LEAST_ONE,
+    FACTOR,
     NOT_NEGATIVE,
     POSITIVE,
     SHARE,
@@ -64,6 +65,18 @@ class Optimizer:
     """L1 penalty: adds l1 x the sum of absolute kernels to the loss."""
     clip: Annotated[float, NOT_NEGATIVE] = 0.0
     """Clip the gradient to this global norm. 0: no clipping."""
+    freeze: Annotated[str, tyro.conf.arg(metavar="REGEX", aliases=("--freeze",))] = ""
+    """Keep the parameters whose path, such as stage1_block1/conv1/kernel, contains a match of this regular expression.
+    Batch normalization that is kept uses its stored statistics, as in evaluation."""
+    lr_scale: Annotated[tuple[str, ...], tyro.conf.arg(metavar="REGEX=FACTOR", aliases=("--lr-scale",))] = ()
+    """Multiply the learning rate of the parameters whose path contains a match; head=10 is usual if the head alone is
+    new."""
+    layer_decay: Annotated[float, FACTOR, tyro.conf.arg(aliases=("--layer-decay",))] = 1.0
+    """The learning rate of each layer as a fraction of the next layer's; the last one learns at the full rate. 0.75 is
+    usual for pretrained networks."""
+    unfreeze: Annotated[float, SHARE, tyro.conf.arg(aliases=("--unfreeze",))] = 0.0
+    """Fraction of the run over which layers begin to learn one after the other, the last one first (Howard & Ruder
+    2018). 0: all learn from the start."""
     rules: tuple[Rule, ...] = ()
     """Learning rate, weight decay and freezing by parameter path."""
 

@@ -20,6 +20,7 @@ class Group:
 
 
 DATA = Group("data")
+START = Group("start")
 LENGTH = Group("length")
 OUTPUT = Group("output")
 DEVICES = Group("devices")

@@ -49,6 +49,7 @@ POSITIVE = Range(0, open_start=True)
 AT_LEAST_ONE = Range(1)
 SHARE = Range(0, 1)
 SHARE_BELOW_ONE = Range(0, 1, open_end=True)
+FACTOR = Range(0, 1, open_start=True)
 SEED = Range(0, 2**32 - 1)
 """A larger seed would count as its remainder: 2**32 as 0."""
 

@@ -7,7 +7,7 @@ import tyro
 
 from jaxrec.settings.classifier import Classifier
 from jaxrec.settings.common import Task
-from jaxrec.settings.options import ADVANCED, DATA, DEVICES, LENGTH, OUTPUT, Group
+from jaxrec.settings.options import ADVANCED, DATA, DEVICES, LENGTH, OUTPUT, START, Group
 from jaxrec.settings.ranges import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, SEED, SHARE_BELOW_ONE
 
 
@@ -57,6 +57,12 @@ class Train:
     sampler: Annotated[Literal["shuffle", "balanced"], DATA] = "shuffle"
     """Order of the training examples. shuffle: each example once per epoch. balanced: each class equally often, for
     sets in which some classes are rare; examples of rare classes are then seen more often."""
+    init_from: Annotated[str | None, START, tyro.conf.arg(metavar="RUN")] = None
+    """Weights to start from: the folder of a run. Every array is taken that has the path and the shape of one of the
+    model's; the screen names the others. How images are standardized comes with the weights."""
+    reinit: Annotated[str, START, tyro.conf.arg(metavar="REGEX")] = ""
+    """Draw arrays anew whose path, such as head/kernel, contains a match of this regular expression, although
+    --init-from has them."""
     epochs: Annotated[float | None, LENGTH, POSITIVE] = None
     """Length of the run in passes over the training split, instead of --steps."""
     steps: Annotated[int | None, LENGTH, AT_LEAST_ONE] = None

@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from jaxrec import optimizers
 from jaxrec.errors import UserError
-from jaxrec.models.layers import refuse_single_values
+from jaxrec.models.layers import refuse_single_values, stored_statistics
 from jaxrec.parallel import mean_over_replicas, per_replica, whole
 from jaxrec.tasks.state import Batch, Metrics, Player, State
 
@@ -65,9 +65,12 @@ def learn(
     gradient = gradient or accumulated(config.accumulate)
     trainable, frozen = optimizers.split_frozen(config.optimizer, player.params)
 
+    def is_frozen(name: str) -> bool:
+        return optimizers.rule_for(config.optimizer, name).freeze
+
     def total(trainable: Any, stats: Any, part: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
         params = optimizers.unflatten({**trainable, **frozen}, player.params)
-        with nn.intercept_methods(refuse_single_values):
+        with nn.intercept_methods(stored_statistics(is_frozen)), nn.intercept_methods(refuse_single_values):
             value, aux = loss(params, stats, part, key)
         return value + optimizers.penalty(config.optimizer, hyper, trainable), aux
 
@@ -75,7 +78,7 @@ def learn(
     grads, metrics, stats = found
     grads, metrics, stats = mean_over_replicas((whole(grads), metrics, stats), axis_name)
     trainable, opt_state, changes = optimizers.update(
-        config.optimizer, hyper, state.step, grads, player.opt_state, trainable, optimizer
+        config.optimizer, hyper, state.step, grads, player.opt_state, trainable, optimizer, player.layers
     )
     numbers = {"gradient_norm": _norm(grads), "update_norm": _norm(changes)}
     if optimizer is None:

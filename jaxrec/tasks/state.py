@@ -25,6 +25,8 @@ class Player(struct.PyTreeNode):
     model: Any = struct.field(pytree_node=False)
     optimizer: Any = struct.field(pytree_node=False, default=None, kw_only=True)
     """An optax transformation that makes the updates in place of the configured one, or None."""
+    layers: optimizers.Layers = struct.field(pytree_node=False, default=(), kw_only=True)
+    """The model's layers from the first to the last, if the settings treat them differently."""
 
     @property
     def best_params(self) -> Any:
@@ -79,6 +81,7 @@ def new_player(config: Task, model: Any, variables: Any, optimizer: Any = None) 
         opt_state=moves.init(trainable),
         model=model,
         optimizer=optimizer,
+        layers=optimizers.layers_of(config.optimizer, params),
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
@@ -255,6 +256,17 @@ class Checkpoints:
         """``state`` with the parameters and statistics saved at ``step``; raises as `restore`."""
         model, _ = split_state(state)
         return join_state(state, self._restore(step, {"model": model})["model"])
+
+    def model_arrays(self, step: int) -> dict[str, np.ndarray]:
+        """The model's arrays by path, such as ``net/params/conv1/kernel``, without a state of their shapes.
+
+        Raises as `restore`. Only the process that calls this reads.
+        """
+        expected = {}
+        for path, array in saved_arrays(self.folder.parent, step).items():
+            expected[f"model/{path}"] = jax.ShapeDtypeStruct(array.shape, array.dtype)
+        arrays = self._read(step, {"model": None}, expected)
+        return {path.removeprefix("model/"): array for path, array in arrays.items()}
 
     def _restore(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
         expected = leaves_by_path(like)
