@@ -13,25 +13,25 @@ from jaxrec.errors import UserError
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 PAIR = {"image": "image", "target": "image"}
-GREY, COLOUR = Feature("image", (4, 6, 1), "uint8"), Feature("image", (4, 6, 3), "uint8")
+GREY, COLOR = Feature("image", (4, 6, 1), "uint8"), Feature("image", (4, 6, 3), "uint8")
 
 
-def save(path, value, colour=False, width=6):
-    """A picture of one value; one of colour has no blue."""
+def save(path, value, color=False, width=6):
+    """A picture of one value; one of color has no blue."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.full((4, width, 3) if colour else (4, width), value, np.uint8)
-    if colour:
+    pixels = np.full((4, width, 3) if color else (4, width), value, np.uint8)
+    if color:
         pixels[..., 2] = 0
     Image.fromarray(pixels).save(path)
 
 
 @pytest.fixture
 def pairs(tmp_path):
-    """Grey images and the coloured ones of twice their value, in splits."""
+    """Grey images and the colored ones of twice their value, in splits."""
     for split, numbers in (("train", range(5)), ("test", range(5, 8))):
         for number in numbers:
             save(tmp_path / split / "A" / f"{number}.png", number)
-            save(tmp_path / split / "B" / f"{number}.bmp", 2 * number, colour=True)
+            save(tmp_path / split / "B" / f"{number}.bmp", 2 * number, color=True)
     return tmp_path
 
 
@@ -42,7 +42,7 @@ def all_of(split):
 
 def test_files_of_one_name_are_pairs_whatever_their_channels(pairs):
     data = open_dataset(f"folder:{pairs}", reads={**PAIR, "label": "class?"})
-    assert data.features == {"image": GREY, "target": COLOUR}
+    assert data.features == {"image": GREY, "target": COLOR}
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 5, "test": 3}
     for split in data.splits.values():
         found = all_of(split)
@@ -51,7 +51,7 @@ def test_files_of_one_name_are_pairs_whatever_their_channels(pairs):
 
 def test_the_second_image_may_be_the_first(pairs):
     data = open_dataset(f"folder:{pairs}", reads=PAIR, image_key="B")
-    assert data.features == {"image": COLOUR, "target": GREY}
+    assert data.features == {"image": COLOR, "target": GREY}
     found = all_of(data.splits["train"])
     assert_array_equal(found["image"], 2 * found["target"])
     with pytest.raises(UserError, match=r"--image-key.*'C'.*A and B"):
@@ -60,7 +60,7 @@ def test_the_second_image_may_be_the_first(pairs):
 
 def test_a_set_is_another_if_a_second_image_is(pairs):
     before = open_dataset(f"folder:{pairs}", reads=PAIR).fingerprint
-    save(pairs / "train" / "B" / "0.bmp", 99, colour=True)
+    save(pairs / "train" / "B" / "0.bmp", 99, color=True)
     assert open_dataset(f"folder:{pairs}", reads=PAIR).fingerprint != before
 
 
@@ -104,6 +104,46 @@ def test_unpaired_folders_give_each_image_of_both(tmp_path):
     assert len(data.splits["test"]) == 2
     with pytest.raises(UserError, match=r"trainA.*'target'.*--unpaired"):
         open_dataset(f"folder:{tmp_path}", reads=PAIR)
+
+
+@pytest.fixture
+def kinds(tmp_path):
+    """Two images of kind A and three of kind B, in each of two splits."""
+    for split in ("train", "test"):
+        for kind, count in (("A", 2), ("B", 3)):
+            for number in range(count):
+                save(tmp_path / f"{split}{kind}" / f"{kind}{number}.png", number + 100 * (kind == "B"))
+    return tmp_path
+
+
+UNPAIRED = {"image": "image", "other": "image?"}
+
+
+@pytest.mark.parametrize("folder", ["valA", "valB"])
+def test_of_a_split_both_kinds_have_to_be_there(kinds, folder):
+    save(kinds / folder / "1.png", 1)
+    with pytest.raises(UserError, match=f"{folder}.*val"):
+        open_dataset(f"folder:{kinds}", reads=UNPAIRED)
+
+
+def test_what_is_left_out_beside_unpaired_images_is_named(kinds):
+    (kinds / "trainA" / "notes.txt").write_text("")
+    save(kinds / "more" / "1.png", 1)
+    left_out = open_dataset(f"folder:{kinds}", reads=UNPAIRED).left_out
+    assert sorted(each.path.name for each in left_out) == ["1.png", "notes.txt"]
+
+
+def test_names_do_not_matter_if_no_pairs_are_read(kinds):
+    for name in ("trainA", "trainB", "testA", "testB"):
+        split, kind = name[:-1], name[-1]
+        (kinds / split).mkdir(exist_ok=True)
+        (kinds / name).rename(kinds / split / kind)
+    found = open_dataset(f"folder:{kinds}", reads=UNPAIRED).splits
+    assert sorted(all_of(found["train"])["image"]) == [0, 0, 1] and len(found["test"]) == 3
+    assert sorted(all_of(found["train"])["other"]) == [100, 101, 102]
+    # Cut here, an image of the smaller folder would be trained and tested on.
+    with pytest.raises(UserError, match="trainA"):
+        open_dataset(f"folder:{kinds / 'train'}", reads=UNPAIRED)
 
 
 def test_a_prepared_set_of_two_images_is_one_of_pairs():

@@ -222,3 +222,37 @@ def test_pairs_of_images():
     examples = data.splits["test"].read(np.arange(2))
     assert examples["input"].shape == examples["target"].shape == (2, 256, 256, 3)
     assert (examples["input"] != examples["target"]).any()
+
+
+class TwoKinds(tfds.core.GeneratorBasedBuilder):
+    """Images of two kinds in splits of their own, as the sets of cycle_gan are."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    pkg_dir_path = epath.Path(__file__).parent
+
+    def _info(self):
+        label = tfds.features.ClassLabel(names=["A", "B"])
+        features = {"image": tfds.features.Image(shape=(None, None, 3)), "label": label}
+        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        counts = {"trainA": 2, "trainB": 3, "testA": 1, "testB": 1}
+        return {split: self._generate_examples(split, count) for split, count in counts.items()}
+
+    def _generate_examples(self, split, count):
+        for number in range(count):
+            value = number + 100 * split.endswith("B") + 50 * split.startswith("test")
+            yield number, {"image": png(np.full((4, 6, 3), value, np.uint8)), "label": split[-1]}
+
+
+def test_splits_of_two_kinds_are_images_that_are_no_pairs(tmp_path):
+    TwoKinds(data_dir=tmp_path).download_and_prepare(file_format="array_record")
+    reads = {"image": "image", "other": "image?", "label": "class?"}
+    data = open_dataset("two_kinds", reads=reads, data_dir=str(tmp_path))
+    assert set(data.features) == {"image", "other"} and data.features["image"] == data.features["other"]
+    train, test = (data.splits[split].load() for split in ("train", "test"))
+    assert set(train["image"][:, 0, 0, 0]) == {0, 1} and sorted(train["other"][:, 0, 0, 0]) == [100, 101, 102]
+    assert test["image"][0, 0, 0, 0] == 50 and test["other"][0, 0, 0, 0] == 150
+    # One kind alone is a set of images as any other.
+    alone = open_dataset("two_kinds", data_dir=str(tmp_path), train_split="trainB", test_split="testB")
+    assert sorted(alone.splits["train"].load()["image"][:, 0, 0, 0]) == [100, 101, 102]

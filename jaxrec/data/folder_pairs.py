@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from jaxrec.data.features import Features
 from jaxrec.data.files import (
     File,
@@ -33,22 +31,12 @@ from jaxrec.data.images import (
 )
 from jaxrec.data.layout import place, tree_of
 from jaxrec.data.reads import Reads, choose, images_read
-from jaxrec.data.splits import SAME_SPLIT, Source
+from jaxrec.data.splits import Source
+from jaxrec.data.unpaired import UNPAIRED, A, B, Sides, partners, split_pairs
 from jaxrec.data.walk import IMAGES, LeftOut, folders, walk
 from jaxrec.errors import UserError, nearest
 
-A, B = "A", "B"
-"""The folders of the first and the second images; of a picture that holds both, its left and its right half."""
-UNPAIRED = "other"
-"""The name in the batch of the second image if the two of an example need not belong together."""
-BESIDE = "it lies neither in A/ nor in B/"
-
-
-class Sides(NamedTuple):
-    """The name in the batch of what lies in A, and of what lies in B."""
-
-    a: str
-    b: str
+BESIDE = "it lies in no folder of one of the two kinds"
 
 
 class Pair(NamedTuple):
@@ -64,7 +52,8 @@ def open_folder_pairs(root: Path, reads: Reads, options: Options) -> Source | No
     - PATH/A/ and PATH/B/: two images of one name, except for the extension, are a pair. Both folders may lie in a
       folder per split.
     - PATH/trainA/, trainB/, testA/ and testB/, perhaps valA/ and valB/: no image of A belongs to one of B. Each
-      example has the next one of both; the smaller folder is repeated.
+      example has the next one of both; the smaller folder is repeated. So it is with A and B in a folder per split if
+      no pairs are to be read.
     - any other folder, if it has to hold pairs: the left and the right half of each picture.
 
     What is read first lies in A, unless ``options.image_key`` is B. The images of A may have other channels than those
@@ -73,10 +62,10 @@ def open_folder_pairs(root: Path, reads: Reads, options: Options) -> Source | No
     sides = _sides(root, reads, options)
     remarks: tuple[str, ...] = ()
     left_out: list[LeftOut] = []
-    unpaired = _unpaired(root)
-    if unpaired:
-        _check_unpaired(root, reads)
-        found = unpaired
+    places = _unpaired(root, reads)
+    if places:
+        found = _matched(places)
+        left_out = _beside(root, found)
     elif _holds_both(root):
         found = _named_alike(root)
         left_out = _beside(root, found)
@@ -109,27 +98,53 @@ def _sides(root: Path, reads: Reads, options: Options) -> Sides:
     return Sides(second, first) if options.image_key == B else Sides(first, second)
 
 
-def _unpaired(root: Path) -> list[File]:
-    """An image of A and one of B for each example of each split; none if there are no folders such as trainA."""
+class Place(NamedTuple):
+    """The two folders of a split whose images are of two kinds."""
+
+    split: str
+    a: Path
+    b: Path
+
+
+def _unpaired(root: Path, reads: Reads) -> list[Place]:
+    """The folders of images that are no pairs; none if there are no such folders."""
     names = {path.name: path for path in folders(root)}
-    found: list[File] = []
-    for group in SAME_SPLIT:
-        for split in group:
-            if split + A in names and split + B in names:
-                found += _matched(walk(names[split + A]).images, walk(names[split + B]).images, split)
+    splits = split_pairs(f"folder {root}", names)
+    if splits:
+        _check_unpaired(root, reads)
+        return [Place(split, names[split + A], names[split + B]) for split in splits]
+    if images_read(reads)[1] != UNPAIRED:
+        return []
+    both = _with_both(root)
+    if root in both:
+        _check_named_alike(root)
+        return []
+    return [Place(path.name, path / A, path / B) for path in both]
+
+
+def _check_named_alike(root: Path) -> None:
+    """Raises UserError if the images in A are not called as those in B.
+
+    They would be cut into splits here, and an image of the smaller folder would be in several of them.
+    """
+    if by_name(root / A, B).keys() != by_name(root / B, A).keys():
+        raise UserError(
+            f"the images in {root / A} and {root / B} have other names, so they are no pairs: "
+            f"put them into the folders train{A}, train{B}, test{A} and test{B}"
+        )
+
+
+def _matched(places: Sequence[Place]) -> list[File]:
+    """An image of A and one of B for each example of each split."""
+    found = []
+    for split, a, b in places:
+        first, second = walk(a).images, walk(b).images
+        for folder, images in ((a, first), (b, second)):
+            if not images:
+                raise UserError(f"folder {folder} holds no images: add {IMAGES}")
+        for one, other in partners(len(first), len(second)).tolist():
+            found.append(File(first[one], split, partner=second[other]))
     return found
-
-
-def _matched(first: Sequence[Path], second: Sequence[Path], split: str) -> list[File]:
-    """As many examples as the larger folder has images; those of the second are in a seeded order."""
-    if not first or not second:
-        raise UserError(f"one of the folders {split}{A} and {split}{B} holds no images: add {IMAGES}")
-    order = np.random.default_rng(0).permutation(len(second)).tolist()
-    matched = []
-    for number in range(max(len(first), len(second))):
-        partner = second[order[number % len(second)]]
-        matched.append(File(first[number % len(first)], split, partner=partner))
-    return matched
 
 
 def _check_unpaired(root: Path, reads: Reads) -> None:
@@ -164,10 +179,10 @@ def _named_alike(root: Path) -> list[File]:
 
 
 def _beside(root: Path, found: Sequence[File]) -> list[LeftOut]:
-    """The files below a folder that belong to no pair."""
+    """The files below a folder that belong to no example."""
     taken = {path for file in found for path in (file.image, file.partner)}
     below = walk(root)
-    return below.left_out + [LeftOut(path, "beside A/ and B/", BESIDE) for path in below.images if path not in taken]
+    return below.left_out + [LeftOut(path, "beside A and B", BESIDE) for path in below.images if path not in taken]
 
 
 def _open(found: Sequence[File], sides: Sides, options: Options) -> Readable:

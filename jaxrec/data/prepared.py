@@ -31,6 +31,7 @@ from jaxrec.data.images import upright_size
 from jaxrec.data.reads import Reads, choose, images_read
 from jaxrec.data.sizes import told
 from jaxrec.data.splits import Source
+from jaxrec.data.unpaired import UNPAIRED, of_two_kinds, split_pairs
 from jaxrec.errors import UserError, nearest
 from jaxrec.waiting import counted
 
@@ -115,6 +116,10 @@ def open_prepared(name: str, path: Path, reads: Reads, options: Options = PLAIN)
     with whole():
         _refuse_code(path)
         records = _Records(name, path)
+        sizes = {split: info.num_examples for split, info in records.builder.info.splits.items()}
+        unpaired = _unpaired(name, reads, sizes)
+        if unpaired:
+            reads = {images_read(reads)[0]: "image"}
         chosen = _chosen(name, reads, kinds_of(records.features), options.image_key)
         firsts = records.parsed(range(min(100, len(records))))
         context = Context(name, records.features, records.metadata, firsts, options)
@@ -132,14 +137,15 @@ def open_prepared(name: str, path: Path, reads: Reads, options: Options = PLAIN)
                     values[place] = decode[each](example)
             return examples
 
-    return Source(
-        read=read,
-        sizes={split: info.num_examples for split, info in records.builder.info.splits.items()},
-        features=features,
-        identity=identity,
-        remarks=remarks,
-        version=_version(path),
-    )
+    source = Source(read, sizes, features, identity=identity, remarks=remarks, version=_version(path))
+    return of_two_kinds(source, unpaired) if unpaired else source
+
+
+def _unpaired(name: str, reads: Reads, sizes: Mapping[str, int]) -> list[str]:
+    """The splits that have a part A and a part B, if images of two kinds are to be read that need not be pairs."""
+    if UNPAIRED not in images_read(reads):
+        return []
+    return split_pairs(f"dataset '{name}'", sizes)
 
 
 def _chosen(name: str, reads: Reads, kinds: Mapping[str, str], image_key: str | None) -> dict[str, str]:
