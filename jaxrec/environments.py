@@ -40,15 +40,17 @@ class Gymnax(Protocol):
         """The first observation and the state."""
         ...
 
-    def step(self, key: jax.Array, state: Any, action: jax.Array, params: Any) -> tuple[Any, Any, Any, Any, Any]:
-        """Observation, state, reward, done and further information."""
+    def step(self, key: jax.Array, state: Any, action: jax.Array, params: Any) -> tuple[Any, ...]:
+        """Observation, state, reward, done and further information; from version 1 on, ``terminated`` and ``truncated``
+        in place of done."""
         ...
 
 
 def from_gymnax(environment: Gymnax, params: Any = None) -> Environment:
     """An environment with gymnax's interface as an ``Environment``; ``params`` are its own, which stay as they are.
 
-    Raises UserError if it lacks ``reset``, ``step`` or ``num_actions``.
+    An episode that its own limit of time truncates has ended like any other. Raises UserError if it lacks ``reset``,
+    ``step`` or ``num_actions``, or if its actions are not numbered.
     """
     for name in ("reset", "step", "num_actions"):
         if not hasattr(environment, name):
@@ -56,15 +58,30 @@ def from_gymnax(environment: Gymnax, params: Any = None) -> Environment:
                 f"the environment is a {type(environment).__name__} without {name}; expected gymnax's interface: "
                 "reset(key, params), step(key, state, action, params) and num_actions"
             )
+    _check_numbered(environment, params)
 
     def reset(key: jax.Array) -> tuple[Any, Any]:
         return environment.reset(key, params)
 
     def step(state: Any, action: jax.Array, key: jax.Array) -> tuple[Any, Any, jax.Array, jax.Array]:
-        observation, state, reward, done, _ = environment.step(key, state, action, params)
-        return observation, state, jnp.asarray(reward, jnp.float32), jnp.asarray(done, bool)
+        observation, state, reward, *ends, _ = environment.step(key, state, action, params)
+        done = jnp.stack([jnp.asarray(end, bool) for end in ends]).any()
+        return observation, state, jnp.asarray(reward, jnp.float32), done
 
     return Environment(reset, step, environment.num_actions)
+
+
+def _check_numbered(environment: Any, params: Any) -> None:
+    """Raises UserError if the environment says that its actions are other than numbers from 0 on."""
+    if not callable(getattr(environment, "action_space", None)):
+        return
+    known = getattr(environment, "default_params", None) if params is None else params
+    space = environment.action_space(known)
+    if not hasattr(space, "n"):
+        raise UserError(
+            f"the actions of {type(environment).__name__} are of the kind {type(space).__name__}; expected numbered "
+            "actions, gymnax's Discrete"
+        )
 
 
 ACTIONS = ("left", "right", "up", "down", "smaller", "larger", "flatter", "narrower", "stop")

@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -200,9 +201,17 @@ class Walk:
         return seen, place, (place == 4).astype(jnp.float32), (place == 0) | (place == 4), {}
 
 
+class CutWalk(Walk):
+    """The same as gymnax says it from version 1 on, which tells an end from one by a limit: here at the left end."""
+
+    def step(self, key, place, action, params=None):
+        seen, place, reward, _, told = super().step(key, place, action)
+        return seen, place, reward, place == 4, place == 0, told
+
+
 @pytest.mark.usefixtures("as_users_run_it")
-@pytest.mark.parametrize("learning", ["q", "actor-critic"])
-def test_a_strangers_environment_is_learned_in(learning):
+@pytest.mark.parametrize(("learning", "walk"), [("q", Walk()), ("actor-critic", CutWalk())])
+def test_a_strangers_environment_is_learned_in(learning, walk):
     config = Agent(
         learning=learning,
         moves=8,
@@ -214,7 +223,7 @@ def test_a_strangers_environment_is_learned_in(learning):
         optimizer=Optimizer(name="adam", lr=1e-2),
     )
     batch = {"index": jnp.arange(64, dtype=jnp.int32)}
-    state = agent.init(config, KEY, batch, environment=from_gymnax(Walk()))
+    state = agent.init(config, KEY, batch, environment=from_gymnax(walk))
     step = jax.jit(agent.train_step)
     for _ in range(100):
         state, _ = step(state, batch)
@@ -230,6 +239,13 @@ def test_a_strangers_environment_is_learned_in(learning):
 def test_an_environment_without_the_interface_is_refused():
     with pytest.raises(UserError, match="num_actions"):
         from_gymnax(object.__new__(type("Half", (), {"reset": None, "step": None})))
+    continuous = type("Swing", (Walk,), {"action_space": lambda self, params: SimpleNamespace(low=-1, high=1)})
+    with pytest.raises(UserError, match=r"Swing.*Discrete"):
+        from_gymnax(continuous())
+    for environment in (Walk(), CutWalk()):
+        for place, action in ((1, 0), (3, 1)):
+            *_, done = from_gymnax(environment).step(jnp.int32(place), jnp.int32(action), KEY)
+            assert done.shape == () and bool(done)
 
 
 # The system, by the commands
