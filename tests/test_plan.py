@@ -90,6 +90,7 @@ def test_a_mesh_of_more_devices_than_there_are_is_simulated(tmp_path):
         (["--image-shape", "0", "8", "1"], "--image-shape 0"),
         (["--mesh", "data=2000"], "--mesh data=2000"),
         (["--model", "resnet19"], "'resnet19'"),
+        (["--model", "translator", "--perceptual", "1", "--mesh", "data"], "jaxrec plan"),
     ],
 )
 def test_what_cannot_be_planned_is_said_in_one_sentence(options, sentence):

@@ -20,16 +20,19 @@ from jaxrec.data import Feature, Split
 from jaxrec.data.splits import from_arrays
 from jaxrec.errors import UserError
 from jaxrec.metrics import Translation, ssim
+from jaxrec.run.data import open_data
 from jaxrec.run.reader import VOID, Labels, find_labels
+from jaxrec.run.teachers import teacher
 from jaxrec.run.trained import load
 from jaxrec.run.world.devices import Devices
+from jaxrec.settings import Train
 from jaxrec.tasks import translator
-from jaxrec.tasks.system import Facts
+from jaxrec.tasks.system import Facts, system_of
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (6, 8, 8, 1), np.uint8)
-COLOURS = RNG.integers(0, 256, (6, 8, 8, 3), np.uint8)
+COLORS = RNG.integers(0, 256, (6, 8, 8, 3), np.uint8)
 INIT = jax.jit(translator.init, static_argnums=0)
 STEP = jax.jit(translator.train_step)
 
@@ -98,15 +101,15 @@ def test_metrics_are_those_of_numpy_pooled_and_per_image():
 
 def test_the_mean_of_the_targets_is_that_of_all_steps():
     config = tiny_translator(game="none", pairs="own")
-    state = INIT(config, KEY, {"image": IMAGES, "target": COLOURS})
+    state = INIT(config, KEY, {"image": IMAGES, "target": COLORS})
     for part in (slice(0, 2), slice(2, 4), slice(4, 6)):
-        state, _ = STEP(state, {"image": IMAGES[part], "target": COLOURS[part]})
-    batch = {"image": IMAGES, "target": COLOURS}
+        state, _ = STEP(state, {"image": IMAGES[part], "target": COLORS[part]})
+    batch = {"image": IMAGES, "target": COLORS}
     found = jax.device_get(jax.jit(translator.eval_step)(state, batch))["translation"].compute()
-    mean = COLOURS.mean(0, keepdims=True) / 255
-    assert found["mean_l1"] == pytest.approx(abs(COLOURS / 255 - mean).mean(), rel=1e-4)
-    copy = np.broadcast_to(IMAGES / 255, COLOURS.shape)
-    assert found["copy_l1"] == pytest.approx(abs(COLOURS / 255 - copy).mean(), rel=1e-4)
+    mean = COLORS.mean(0, keepdims=True) / 255
+    assert found["mean_l1"] == pytest.approx(abs(COLORS / 255 - mean).mean(), rel=1e-4)
+    copy = np.broadcast_to(IMAGES / 255, COLORS.shape)
+    assert found["copy_l1"] == pytest.approx(abs(COLORS / 255 - copy).mean(), rel=1e-4)
 
 
 # The pool
@@ -135,8 +138,8 @@ def test_terms_of_the_loss_add_up_by_their_weights():
     config = tiny_translator(pairs="grey", pixel=3.0, adversarial=2.0, matching=0.5, perceptual=4.0)
     model = (lambda key, images: {"scale": jnp.ones(3)}, lambda params, images: (images @ params["scale"]).mean((1, 2)))
     init = jax.jit(partial(translator.init, config, judge=(model, {"params": {"scale": jnp.ones(3)}})))
-    state = init(KEY, {"image": COLOURS})
-    after, metrics = STEP(state, {"image": COLOURS})
+    state = init(KEY, {"image": COLORS})
+    after, metrics = STEP(state, {"image": COLORS})
     names = {"pixel": "pixel_error", "adversarial": "generator_loss", "matching": "matching_error"}
     names["perceptual"] = "perceptual_error"
     total = sum(getattr(config, weight) * float(metrics[name]) for weight, name in names.items())
@@ -162,6 +165,7 @@ def test_unpaired_images_are_learned_from_in_any_order():
         ({"game": "none", "unpaired": True}, "--unpaired"),
         ({"game": "none", "matching": 1.0}, "--matching"),
         ({"perceptual": 1.0, "unpaired": True}, "--perceptual"),
+        ({"perceptual_run": "runs/a"}, "--perceptual-run"),
     ],
 )
 def test_settings_that_contradict_each_other(settings, option):
@@ -181,6 +185,7 @@ def test_a_run_is_measured_beside_copies_and_translates_files(trained, tmp_path)
     judged = {"class_consistency", "real_class_consistency", "frechet_distance", "copy_frechet_distance"}
     assert judged | {"frechet_distance_train_test", "kernel_distance", "psnr_pooled", "mean_ssim"} <= results.keys()
     assert results["judge"].startswith("judge-") and results["judged"] == 360
+    assert results.keys() - {"split", "examples", "step", "worst"} <= translator.MEANINGS.keys()
     with Image.open(run / "pictures" / "translations.png") as picture:
         assert picture.height > 2 * picture.width / 8
     Image.fromarray(IMAGES[0, ..., 0]).save(tmp_path / "one.png")
@@ -207,12 +212,48 @@ def test_a_command_trains_the_judge_that_is_learned_from(tmp_path):
     assert errors and all(error > 0 for error in errors)
 
 
+@pytest.mark.usefixtures("as_users_run_it")
+def test_the_features_of_a_trained_run_are_those_that_it_predicts(trained):
+    run = trained("cnn")
+    config = tiny_translator(pairs="inpaint", perceptual=1.0, perceptual_run=str(run))
+    system = system_of(config)
+    data = open_data(Train(task=config), system)
+    batch = data.train.read(np.arange(4))
+    init = jax.jit(partial(translator.init, config, judge=teacher(config, system, data)))
+    targets, answers = batch["image"] / np.float32(255), np.float32(RNG.uniform(size=batch["image"].shape))
+    one, other = (load(run).predict(images)["features"] for images in (answers, targets))
+    expected = np.square(one - other).mean() / np.square(other).mean()
+    found = jax.jit(translator.perceptual_error)(init(KEY, batch).extra["judge"], answers, targets)
+    assert float(found) == pytest.approx(expected, rel=1e-4)
+    with pytest.raises(UserError, match="translator"):
+        teacher(tiny_translator(perceptual=1.0, perceptual_run=str(trained("translator"))), system, data)
+    with pytest.raises(UserError, match=r"8x8x1.*16x16x1"):
+        teacher(config, system, open_data(Train(task=config, image_size=16), system))
+
+
+def test_unpaired_the_best_checkpoint_is_not_chosen_by_the_players_losses():
+    """Those of the generators fall if a discriminator gets worse."""
+    config = tiny_translator(pairs="negative", unpaired=True)
+    score = system_of(config).score.name
+    state = INIT(config, KEY, {"image": IMAGES})
+
+    def measured(state):
+        metrics = jax.device_get(jax.jit(translator.eval_step)(state, {"image": IMAGES}))
+        return {name: value for metric in metrics.values() for name, value in metric.compute().items()}
+
+    player = state.players["discriminator"]
+    worse = player.replace(params=jax.tree.map(lambda x: x + 1, player.params))
+    before, after = measured(state), measured(state.replace(players={**state.players, "discriminator": worse}))
+    assert before["loss"] != after["loss"] and before[score] == after[score]
+    assert system_of(tiny_translator()).score.name == "loss"
+
+
 def test_of_images_without_targets_nothing_is_compared():
     config = tiny_translator(pairs="own")
-    state = jax.eval_shape(partial(translator.init, config), KEY, {"image": IMAGES, "target": COLOURS})
+    state = jax.eval_shape(partial(translator.init, config), KEY, {"image": IMAGES, "target": COLORS})
     shapes = jax.eval_shape(translator.predict, state, IMAGES)
     outputs = {name: np.zeros(each.shape, each.dtype) for name, each in shapes.items()}
-    assert outputs.keys() == {"image"} and outputs["image"].shape == COLOURS.shape
+    assert outputs.keys() == {"image"} and outputs["image"].shape == COLORS.shape
     assert len(translator.rows(config, IMAGES, outputs, {})) == len(IMAGES)
     assert translator.sheet(config, IMAGES, outputs, {})["translations"]["images"].shape == (2, 6, 8, 8, 3)
 

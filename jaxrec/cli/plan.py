@@ -75,6 +75,11 @@ def plan(config: Plan, devices: Any, *, simulated: bool) -> dict[str, Any]:
     optimizer = replace(config.task.optimizer, steps=config.steps or DEFAULT_STEPS)
     task = replace(config.task, optimizer=optimizer)
     system = system_of(task)
+    if system.taught(task):
+        raise UserError(
+            "these settings learn from a judge that is trained ahead of the run, and jaxrec plan trains nothing: leave "
+            "out the option that asks for it, such as --perceptual"
+        )
     features = _features(config, system.features_read(task))
     task = system.complete(task, _facts(features))
     shared = NamedSharding(devices.mesh, PartitionSpec(AXES))

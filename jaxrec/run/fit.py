@@ -12,7 +12,7 @@ from jaxrec.run.contract import check_contract
 from jaxrec.run.data import Data
 from jaxrec.run.ending import finish, note_history, write_config
 from jaxrec.run.feed import Feed, open_feed
-from jaxrec.run.initial import initial_state, teacher
+from jaxrec.run.initial import initial_state
 from jaxrec.run.introduction import introduce
 from jaxrec.run.observers import Evaluation, Moment, Observer, Saving, TrainingLog, hashes_now, watch_steps
 from jaxrec.run.profiling import Profile
@@ -21,6 +21,7 @@ from jaxrec.run.session import Session, open_session
 from jaxrec.run.show.log import Log, read_metrics
 from jaxrec.run.start import started
 from jaxrec.run.steps import CompiledStep, compile_step, run_steps, unharmed
+from jaxrec.run.teachers import teacher
 from jaxrec.run.world.devices import Devices
 from jaxrec.settings import Sweep, Train
 from jaxrec.tasks.system import System

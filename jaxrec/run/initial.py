@@ -8,9 +8,6 @@ import jax
 import numpy as np
 
 from jaxrec.data import Split, nbytes
-from jaxrec.run.answers import true_images, with_classes
-from jaxrec.run.data import Data
-from jaxrec.run.judge import budget, trained_judge
 from jaxrec.run.world.devices import Devices
 from jaxrec.settings import Task
 from jaxrec.tasks.state import State
@@ -27,7 +24,7 @@ BYTES = 2**24
 def initial_state(
     config: Task, system: System, devices: Devices, seed: int, train: Split, judge: Judge | None = None
 ) -> State:
-    """The state at step 0, on the devices; ``judge`` as ``teacher`` gives it."""
+    """The state at step 0, on the devices; ``judge`` as ``jaxrec.run.teachers`` gives it."""
     make = initializer(config, system, devices, judge=judge)
     return devices.finish(make(jax.random.key(seed), first_examples(train)))
 
@@ -37,15 +34,6 @@ def first_examples(train: Split) -> dict[str, np.ndarray]:
     fitting = max(1, BYTES // nbytes(train.features))
     count = min(EXAMPLES, fitting, len(train))
     return train.read(np.arange(count))
-
-
-def teacher(config: Task, system: System, data: Data) -> Judge | None:
-    """The judge that the system learns from, if it asks for one: its model and variables."""
-    if not system.taught(config):
-        return None
-    true = with_classes(true_images(data))
-    state, _ = trained_judge(true.dataset, true.train, budget(config, true.train))
-    return state.player.model, jax.device_get(state.player.variables())
 
 
 def initializer(

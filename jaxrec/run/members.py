@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.run.feed import Call, Feed, open_feed, stack
-from jaxrec.run.initial import first_examples, initializer, teacher
+from jaxrec.run.initial import first_examples, initializer
 from jaxrec.run.session import Session
 from jaxrec.run.start import started
 from jaxrec.run.steps import CompiledStep, compile_step, unharmed
+from jaxrec.run.teachers import teacher
 from jaxrec.tasks.state import State
 
 

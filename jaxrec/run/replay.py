@@ -12,7 +12,7 @@ from jaxrec.host import keep_programs
 from jaxrec.run.data import check_same_data, complete, open_data
 from jaxrec.run.feed import Feed
 from jaxrec.run.fit import prepare
-from jaxrec.run.initial import initial_state, teacher
+from jaxrec.run.initial import initial_state
 from jaxrec.run.known import check_there
 from jaxrec.run.show.log import read_metrics
 from jaxrec.run.start import started
@@ -22,6 +22,7 @@ from jaxrec.run.store.checkpoints import Checkpoints
 from jaxrec.run.store.hashes import Hashes, hashes_of
 from jaxrec.run.store.manifest import read_dataset, read_history
 from jaxrec.run.store.state import split_state
+from jaxrec.run.teachers import teacher
 from jaxrec.run.world.devices import Devices
 from jaxrec.settings import Task
 from jaxrec.tasks.state import State

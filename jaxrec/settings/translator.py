@@ -67,6 +67,8 @@ class Translator(Task):
     perceptual: Annotated[float, NOT_NEGATIVE] = 0.0
     """Weight of the error of a judge's features, a classifier of the target images that is trained ahead (not unpaired;
     Johnson et al. 2016)."""
+    perceptual_run: str = ""
+    """Folder of a run of a classifier whose features --perceptual compares, in place of the judge's."""
     cycle: Annotated[float, NOT_NEGATIVE] = 10.0
     """Weight of the absolute error of images that were translated there and back (unpaired)."""
     identity: Annotated[float, NOT_NEGATIVE] = 5.0

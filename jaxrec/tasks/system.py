@@ -103,7 +103,7 @@ class System:
     reads: Mapping[str, str] | Callable[[Task], Mapping[str, str]]
 
     score: Score | None = LOSS
-    """None if no metric tells a better state from a worse one."""
+    """None if no metric tells a better state from a worse one. In the module, it may be a function of the settings."""
     headline: tuple[str, ...] = ()
     """The metrics that the report may lead with, the first that is there."""
     captions: Mapping[str, str] = field(default_factory=dict)
@@ -127,9 +127,9 @@ class System:
     """Fills in the settings that follow from the data."""
     validation_config: Callable[[Task], Task] = same
     """Settings for evaluations during training, if those at the end take long."""
-    taught: Callable[[Task], bool] = never
-    """Whether ``init`` is to be given ``judge``, a model of images and its variables: a classifier of the true images
-    that is trained ahead of the run."""
+    taught: Callable[[Task], bool | str] = never
+    """Whether ``init`` is to be given ``judge``, a model from images in [0, 1] to features and its variables: a
+    classifier of the true images that is trained ahead of the run; or the folder of the run that it is."""
     evaluation_size: Callable[[Task, int], int] = same_size
     """The number of examples to evaluate at once, given what their size alone would allow."""
     worst: Callable[..., dict[str, Any]] | None = None
@@ -231,8 +231,10 @@ def _check_spelling(name: str, module: ModuleType) -> None:
 
 
 def system_of(config: Task) -> System:
-    """The system that the settings belong to."""
-    return named_system(registry.name_of(config))
+    """The system that the settings belong to, with the score that it has under them."""
+    system = named_system(registry.name_of(config))
+    score: Any = system.score
+    return replace(system, score=score(config)) if callable(score) else system
 
 
 def named_system(name: str) -> System:

@@ -19,9 +19,10 @@ from jaxrec.augment import augment_examples
 from jaxrec.augment.made_pairs import MADE
 from jaxrec.data.features import Features, class_names
 from jaxrec.errors import UserError
-from jaxrec.metrics import Average, Metric, Translation, Worst
+from jaxrec.metrics import Average, FeatureDistance, Metric, Translation, Worst
 from jaxrec.metrics.meanings import Meaning
 from jaxrec.metrics.translation import of_images
+from jaxrec.models.random_features import random_features
 from jaxrec.models.translator import Discriminator, Generator, with_channels
 from jaxrec.parallel import mean_over_replicas, stream
 from jaxrec.settings.translator import WEIGHTS
@@ -30,7 +31,7 @@ from jaxrec.tasks.inputs import places, rgb, scaled
 from jaxrec.tasks.learning import learn
 from jaxrec.tasks.model import as_model, compute_dtype, for_replicas, of_two_players
 from jaxrec.tasks.state import Batch, Metrics, Player, State, new_player, new_state
-from jaxrec.tasks.system import Facts
+from jaxrec.tasks.system import LOSS, Facts, Score
 
 HEADLINE = ("psnr_pooled", "l1", "class_consistency", "loss")
 EVOLVING = ("translations",)
@@ -77,6 +78,13 @@ MEANINGS = {
     "real_class_consistency": Meaning(f"The same of the true images, {JUDGED}.", "more"),
     "modes": Meaning(f"Classes among the answers, {JUDGED}.", "more"),
     "real_modes": Meaning(f"Classes among the true images, {JUDGED}.", "more"),
+    "class_entropy": Meaning(f"Entropy in nats of the classes among the answers, {JUDGED}."),
+    "real_class_entropy": Meaning(f"Entropy in nats of the classes among the true images, {JUDGED}."),
+    "kl_to_uniform": Meaning("How far that of the answers is below that of equally frequent classes, in nats."),
+    "real_kl_to_uniform": Meaning("The same of the true images."),
+    "random_features_distance": Meaning(
+        "Frechet distance of answers from true images, on features of a fixed network that has learned nothing.", "less"
+    ),
     "frechet_distance": Meaning(f"Distance of answers from true training images, {ON_FEATURES}.", "less"),
     "copy_frechet_distance": Meaning("The same of the inputs.", "less"),
     "frechet_distance_train_test": Meaning("The same of true test images: what a perfect translation would have."),
@@ -124,15 +132,20 @@ def READS(config: Config) -> Mapping[str, str]:
     return {**reads, "label": "class?"}
 
 
+def SCORE(config: Config) -> Score:
+    """The error of pixels; without targets, the distance from true images: the players' losses tell nothing."""
+    return Score("random_features_distance") if config.unpaired else LOSS
+
+
 def complete(config: Config, facts: Facts) -> Config:
     """The settings with what is translated, and the number of classes."""
     there = {name: feature.shape for name, feature in facts.features.items()}
     return replace(config, pairs=_pairs(config, there), classes=len(class_names(facts.features)))
 
 
-def taught(config: Config) -> bool:
-    """Perceptual errors are taken on the judge's features."""
-    return bool(config.perceptual)
+def taught(config: Config) -> bool | str:
+    """Perceptual errors are taken on the judge's features, or on those of a trained run."""
+    return config.perceptual > 0 and (config.perceptual_run or True)
 
 
 def _pairs(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Any:
@@ -220,6 +233,10 @@ def _check(config: Config, inputs: tuple[int, ...], targets: tuple[int, ...]) ->
     if config.game == "none" and (config.unpaired or config.matching):
         option = "--unpaired" if config.unpaired else "--matching"
         raise UserError(f"{option} needs a discriminator, and --game none has none; choose another game")
+    if config.perceptual_run and not config.perceptual:
+        raise UserError(
+            f"--perceptual-run {config.perceptual_run} changes nothing with --perceptual 0; give a weight, or remove it"
+        )
     if config.unpaired and (config.matching or config.perceptual):
         option = "--matching" if config.matching else "--perceptual"
         raise UserError(f"{option} compares an answer with its target, and --unpaired has none; set it to 0")
@@ -549,7 +566,8 @@ def translate(state: State, images: jax.Array, way: str = "there") -> jax.Array:
 def eval_step(state: State, batch: Batch) -> dict[str, Metric]:
     """Mergeable metrics of one batch; examples whose ``real`` is False do not count.
 
-    Unpaired images that are not made have no targets to compare with, so only the generators' loss is measured.
+    Unpaired images that are not made have no targets to compare with: only the generators' loss is measured, and the
+    distance of answers from images of the other kind on random features.
     """
     config, real = state.config, batch.get("real")
     inputs, targets = _pair(config, batch)
@@ -563,6 +581,9 @@ def eval_step(state: State, batch: Batch) -> dict[str, Metric]:
         "loss": Average.from_batch(values, real),
         "worst": Worst.from_batch(values["loss"], index, real),
     }
+    if config.unpaired:
+        features = random_features(targets), random_features(answers)
+        found["images"] = FeatureDistance.from_batch(*features, real, name="random_features_distance")
     if known:
         mean = state.players["generator"].stats["targets"]["mean"]
         copies = with_channels(inputs, targets.shape[-1])
