@@ -25,7 +25,7 @@ from jaxrec.cli.running import run_command
 from jaxrec.cli.training_arguments import read_arguments
 from jaxrec.data import cache_dir
 from jaxrec.errors import UserError
-from jaxrec.run import ending
+from jaxrec.run import ending, session
 from jaxrec.run.feed import Resident
 from jaxrec.run.show.report import write_report
 from jaxrec.run.store.checkpoints import Checkpoints
@@ -57,6 +57,15 @@ def sentence(monkeypatch, capsys):
         return err.removeprefix("jaxrec: ").strip()
 
     return run
+
+
+def test_what_cannot_be_put_together_is_refused_before_a_run_has_a_folder(sentence, monkeypatch, tmp_path):
+    def refuse(config):
+        raise AssertionError("a folder was made")
+
+    monkeypatch.setattr(session.folder, "create", refuse)
+    for model, option in (("video", "mosaic"), ("translator", "mosaic"), ("cnn", "paste")):
+        assert option in sentence(train, "--model", model, f"--augment.{option}", 1, "--runs", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -348,10 +357,10 @@ def test_bad_images_are_left_out_and_counted_and_grey_ones_converted(sentence, t
     folder = images(tmp_path / "set", *SOME)
     corrupt(folder / "cat" / "bad.png")
     truncated(folder / "dog" / "bad.png")
-    options = ("--dataset", f"folder:{folder}", "--skip-bad", "--batch-size", 8, "--steps", 1, "--name", "colour")
+    options = ("--dataset", f"folder:{folder}", "--skip-bad", "--batch-size", 8, "--steps", 1, "--name", "color")
     assert train.main(small("cnn", "--runs", tmp_path, *options)) == 0
     assert "2 files left out: 2 unreadable" in capsys.readouterr().out
-    run = tmp_path / "colour"
+    run = tmp_path / "color"
     assert json.loads((run / "manifest.json").read_text())["dataset"]["left_out"] == 2
 
     images(tmp_path / "in", "grey.png", mode="L")
@@ -437,8 +446,8 @@ def test_damaged_runs(sentence, copied):
     assert "manifest.json" in sentence(evaluate, run)
     (run / "config.json").write_text((run / "config.json").read_text()[:-50])
     assert "config.json" in sentence(evaluate, run)
-    (run / "config.json").write_text('{"format": 2, "task": {"system": "autoencoder", "colour": 3}}')
-    assert "'colour'" in sentence(show, run)
+    (run / "config.json").write_text('{"format": 2, "task": {"system": "autoencoder", "color": 3}}')
+    assert "'color'" in sentence(show, run)
 
 
 @pytest.mark.parametrize("zeros", [np.zeros, jnp.zeros])

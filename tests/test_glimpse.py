@@ -135,6 +135,7 @@ def test_settings_that_do_not_fit_each_other():
         ({"reward": "gain"}, "--head"),
         ({"entropy": 0.1}, "--learned-deviation"),
         ({"classes": 1}, "classes"),
+        ({"deviation": 0.01}, "--final-deviation"),
     ):
         with pytest.raises(UserError, match=name):
             glimpse.init(replace(TINY, **changes), jax.random.key(0), BATCH)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from jaxrec.augment.colour import change_colour
+from jaxrec.augment.color import change_color
 from jaxrec.augment.composing import Objects, areas, mosaic, paste
 from jaxrec.augment.draws import rectangles, stream
 from jaxrec.augment.geometry import Geometry, areas_uncut, draw_geometry, move_boxes, move_images, move_masks
@@ -62,7 +62,7 @@ def augment_examples(
     are none.
     """
     size = _size(examples, kinds)
-    _check_composed(config, kinds)
+    check_composed(config, kinds)
     on = jnp.asarray(composing, bool)
     examples = change_moments(config, key, examples, kinds)
     clips = {name: values for name, values in examples.items() if kinds[name] == "clip"}
@@ -108,10 +108,10 @@ def _named(objects: Objects | None, kinds: Mapping[str, str]) -> dict[str, jax.A
     return found
 
 
-def _check_composed(config: Augment, kinds: Mapping[str, str]) -> None:
+def check_composed(config: Augment, kinds: Mapping[str, str]) -> None:
     """Raises UserError if the examples of a batch are to be put together and cannot be, or have several sets of boxes.
 
-    A label of a whole image would say nothing of four quarters.
+    A label of a whole image would say nothing of four quarters. ``kinds`` are those of the features, by name.
     """
     given = list(kinds.values())
     if max(given.count("boxes"), given.count("box_classes")) > 1:
@@ -154,7 +154,7 @@ def _moved(geometry: Geometry, values: jax.Array, kind: str, void: int | None) -
 
 def _changed_image(config: Augment, key: jax.Array, images: jax.Array) -> jax.Array:
     """Images changed in color, then hidden in part."""
-    images = change_colour(config, key, images)
+    images = change_color(config, key, images)
     if config.cutout:
         sides = (config.cutout, config.cutout)
         hidden = rectangles(stream(key, "cutout"), len(images), (images.shape[1], images.shape[2]), sides)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxrec.augment.apply import STILL, check_composed
 from jaxrec.data import (
     STATISTICS_SAMPLE,
     Balanced,
@@ -303,6 +304,7 @@ def complete(config: Train, data: Data, system: System) -> Train:
             f"--patience needs a metric to monitor, and none tells a better {system.name} from a worse one; "
             "remove --patience"
         )
+    _check_augment(config, data)
     task = replace(config.task, optimizer=replace(config.task.optimizer, steps=steps))
     task = system.complete(task, _facts(data))
     every = config.eval_every
@@ -312,6 +314,18 @@ def complete(config: Train, data: Data, system: System) -> Train:
             # On logged steps, so that many steps between two of them can be one program.
             every -= every % config.log_every
     return replace(config, task=task, steps=steps, epochs=None, eval_every=every)
+
+
+def _check_augment(config: Train, data: Data) -> None:
+    """Raises UserError if examples are to be put together and what is read of them cannot be.
+
+    The training step would refuse it, too, but only after the run has a folder. Labels are left to it: some systems
+    read them and move images without them.
+    """
+    if not (config.task.augment.mosaic or config.task.augment.paste):
+        return
+    kinds = {name: feature.kind for name, feature in data.dataset.features.items() if feature.kind not in STILL}
+    check_composed(config.task.augment, kinds)
 
 
 def _steps(config: Train, data: Data) -> int:

@@ -103,6 +103,11 @@ def init(config: Config, key: jax.Array, batch: Batch, model: Any = None, *, opt
             f"--entropy {config.entropy} changes nothing, because the deviation is not learned; give "
             "--learned-deviation, or remove it"
         )
+    if config.final_deviation > config.deviation:
+        raise UserError(
+            f"--final-deviation {config.final_deviation} is above --deviation {config.deviation}, from which the "
+            "deviation falls; give a smaller one"
+        )
     shape = image_shape(batch)
     network = build(config)
     chosen = network if model is None else as_model(model)
