@@ -43,8 +43,8 @@ VALUES = (None, True, -1, 0, 1e308, 2**70, "", "x", "../..", [], [[]], {}, {"sys
 def seeds() -> list[bytes]:
     """Small pictures of every kind that a folder may hold."""
     rng = np.random.default_rng(0)
-    grey, colour = rng.integers(0, 256, (12, 9), np.uint8), rng.integers(0, 256, (12, 9, 3), np.uint8)
-    rgb = Image.fromarray(colour)
+    grey, color = rng.integers(0, 256, (12, 9), np.uint8), rng.integers(0, 256, (12, 9, 3), np.uint8)
+    rgb = Image.fromarray(color)
     turned = Image.Exif()
     turned[0x0112] = 6
     made: list[tuple[Image.Image, str, dict[str, Any]]] = [

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image, ImageEnhance, ImageOps
 
 import jaxrec.augment as module
-from jaxrec.augment import Geometry, colour, randaugment, standardize
+from jaxrec.augment import Geometry, color, randaugment, standardize
 from jaxrec.errors import UserError
 from jaxrec.settings import Augment
 
@@ -20,8 +20,8 @@ augment = jax.jit(module.augment, static_argnums=0)
 draw_geometry = jax.jit(module.draw_geometry, static_argnums=(0, 4))
 move_images, move_boxes = jax.jit(module.move_images), jax.jit(module.move_boxes)
 move_masks = jax.jit(module.move_masks, static_argnums=2)
-change_colour = jax.jit(module.change_colour, static_argnums=0)
-randaugment_colour = jax.jit(colour._randaugment_colour, static_argnums=3)
+change_color = jax.jit(module.change_color, static_argnums=0)
+randaugment_color = jax.jit(color._randaugment_color, static_argnums=3)
 randaugment_affine = jax.jit(randaugment.randaugment_affine, static_argnums=(2, 3))
 mixup, cutmix = jax.jit(module.mixup, static_argnums=3), jax.jit(module.cutmix, static_argnums=3)
 diffaugment = jax.jit(module.diffaugment, static_argnums=2)
@@ -249,7 +249,7 @@ def test_alternating_flip_changes_side_every_epoch():
     assert abs((flips[0, 1:] == flips[0, :-1]).mean() - 0.5) < 0.02
 
 
-# Colour and cutout
+# Color and cutout
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -305,11 +305,11 @@ def test_cutout_is_a_grey_square_clipped_by_the_border(side):
     ],
 )
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_randaugment_on_colour_equals_pillow(name, reference, tolerance, mode):
+def test_randaugment_on_color_equals_pillow(name, reference, tolerance, mode):
     shape = (13, 10) if mode == "L" else (13, 10, 3)
     image = np.random.default_rng(0).integers(40, 180, shape).astype(np.uint8)
     images = jnp.asarray(image.reshape(1, 13, 10, -1), jnp.float32) / 255
-    changed = randaugment_colour(images, operation(name, 1), jnp.ones(1), 0.7)
+    changed = randaugment_color(images, operation(name, 1), jnp.ones(1), 0.7)
     expected = np.asarray(reference(Image.fromarray(image))).reshape(13, 10, -1)
     inner = (slice(1, -1), slice(1, -1)) if name == "sharpness" else (slice(None),)
     np.testing.assert_allclose(np.asarray(changed[0] * 255)[inner], expected[inner], atol=tolerance)
@@ -480,20 +480,20 @@ def test_shares_follow_the_beta_distribution(mix):
 # Before a discriminator
 
 
-def test_diffaugment_colour_is_the_papers_chain():
+def test_diffaugment_color_is_the_papers_chain():
     images = 2 * pixels((300, 4, 5, 3)) - 1
     changed = np.asarray(diffaugment(KEY, jnp.asarray(images), ("color",)), np.float64)
     brightness = changed.mean((1, 2, 3)) - images.mean((1, 2, 3))
     grey, changed_grey = images.mean(-1, keepdims=True), changed.mean(-1, keepdims=True)
-    centred, changed_centred = (x - x.mean((1, 2, 3), keepdims=True) for x in (grey, changed_grey))
-    contrast = (centred * changed_centred).sum((1, 2, 3)) / (centred**2).sum((1, 2, 3))
-    colour, changed_colour = images - grey, changed - changed_grey
-    saturation = (colour * changed_colour).sum((1, 2, 3)) / (colour**2).sum((1, 2, 3)) / contrast
+    centered, changed_centered = (x - x.mean((1, 2, 3), keepdims=True) for x in (grey, changed_grey))
+    contrast = (centered * changed_centered).sum((1, 2, 3)) / (centered**2).sum((1, 2, 3))
+    color, changed_color = images - grey, changed - changed_grey
+    saturation = (color * changed_color).sum((1, 2, 3)) / (color**2).sum((1, 2, 3)) / contrast
     for draws, low, high in ((brightness, -0.5, 0.5), (contrast, 0.5, 1.5), (saturation, 0.0, 2.0)):
         span = high - low
         assert low - 1e-4 <= draws.min() < low + span / 20 and high - span / 20 < draws.max() <= high + 1e-4
     rebuilt = images.mean((1, 2, 3), keepdims=True) + brightness[:, None, None, None]
-    rebuilt = rebuilt + contrast[:, None, None, None] * (centred + saturation[:, None, None, None] * colour)
+    rebuilt = rebuilt + contrast[:, None, None, None] * (centered + saturation[:, None, None, None] * color)
     np.testing.assert_allclose(changed, rebuilt, atol=1e-4)
     assert np.abs(np.corrcoef([brightness, contrast, saturation]) - np.eye(3)).max() < 0.2
 
@@ -570,12 +570,12 @@ def test_standardize(mean, std, dtype):
         )
 
 
-def test_change_colour_and_geometry_share_one_draw_of_randaugment():
+def test_change_color_and_geometry_share_one_draw_of_randaugment():
     config = Augment(randaugment=1, magnitude=10.0)
     images = jnp.asarray(0.2 + 0.5 * pixels((200, 9, 9, 3)))
     geometry = draw_geometry(config, KEY, jnp.arange(200), jnp.array(0), (9, 9))
     moved = np.abs(geometry.affine - jnp.eye(3)).max((1, 2)) > 0
-    coloured = np.abs(change_colour(config, KEY, images) - images).max((1, 2, 3)) > 1e-6
-    assert not (moved & coloured).any()
+    colored = np.abs(change_color(config, KEY, images) - images).max((1, 2, 3)) > 1e-6
+    assert not (moved & colored).any()
     # All but the identity, one of thirteen, do something.
-    assert 0.85 < (moved | coloured).mean() < 0.98
+    assert 0.85 < (moved | colored).mean() < 0.98

@@ -144,7 +144,7 @@ def test_suppression_is_the_plain_loop(choose, reference, setting):
 
 
 def test_a_chain_of_boxes_is_suppressed_as_the_loop_does():
-    """Each of 12 boxes overlaps its neighbours alone: every second one stays, which takes as many rounds."""
+    """Each of 12 boxes overlaps its neighbors alone: every second one stays, which takes as many rounds."""
     place = np.arange(12)[:, None]
     chain = np.concatenate([0 * place, place, 0 * place + 1, place + 1.9], 1)
     scores = np.linspace(0.9, 0.1, 12)[:, None]

@@ -218,12 +218,12 @@ def pictures(folder: Path) -> dict[str, Image.Image]:
     """Images of several kinds, sizes and modes, written to ``folder``."""
     rng = np.random.default_rng(0)
     grey = rng.integers(0, 256, (8, 8)).astype(np.uint8)
-    colour = rng.integers(0, 256, (20, 30, 3)).astype(np.uint8)
+    color = rng.integers(0, 256, (20, 30, 3)).astype(np.uint8)
     images = {
         "a/grey.png": Image.fromarray(grey),
-        "a/colour.png": Image.fromarray(colour),
-        "b/palette.gif": Image.fromarray(colour).quantize(16),
-        "b/clear.png": Image.fromarray(np.dstack([colour, colour[..., 0]])),
+        "a/color.png": Image.fromarray(color),
+        "b/palette.gif": Image.fromarray(color).quantize(16),
+        "b/clear.png": Image.fromarray(np.dstack([color, color[..., 0]])),
     }
     for name, image in images.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -233,11 +233,11 @@ def pictures(folder: Path) -> dict[str, Image.Image]:
 
 def test_predict_converts_images_as_training_does(cnn, tmp_path, capsys):
     images = pictures(tmp_path / "in")
-    paths = [tmp_path / "in" / "a" / "grey.png", tmp_path / "in" / "a" / "colour.png", tmp_path / "in" / "b"]
+    paths = [tmp_path / "in" / "a" / "grey.png", tmp_path / "in" / "a" / "color.png", tmp_path / "in" / "b"]
     predict.main([str(cnn), *map(str, paths), "--out", str(tmp_path / "out")])
     rows = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
     names = [str(Path(row["path"]).relative_to(tmp_path / "in")) for row in rows]
-    assert names == ["a/grey.png", "a/colour.png", "b/clear.png", "b/palette.gif"]
+    assert names == ["a/grey.png", "a/color.png", "b/clear.png", "b/palette.gif"]
     trained = load(cnn)
     inputs = np.stack([convert_image(images[name], (8, 8, 1)) for name in names])
     expected = trained.predict(inputs)["probabilities"]

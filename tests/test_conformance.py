@@ -145,7 +145,7 @@ def shard_mapped(row, batches, check_vma):
 
 
 # Each with the largest difference it may make over three steps: float32 sums in another order, which batch
-# normalisation amplifies where a channel hardly varies.
+# normalization amplifies where a channel hardly varies.
 WHOLE_BATCH = {"scan": (scanned, 1e-5), "sharded jit": (sharded, 1e-4)}
 REPLICATED = {
     "pmap": (pmapped, 1e-4),

@@ -18,9 +18,9 @@ from jaxrec.settings import Train
 from jaxrec.tasks.system import system_of
 
 
-def solid(path, colour=(200, 10, 30), size=(8, 8), mode="RGB", **options):
+def solid(path, color=(200, 10, 30), size=(8, 8), mode="RGB", **options):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, size, colour).save(path, **options)
+    Image.new(mode, size, color).save(path, **options)
     return path
 
 
@@ -56,7 +56,7 @@ def clear_palette():
 
 
 @pytest.mark.parametrize(
-    ("image", "colour"),
+    ("image", "color"),
     [
         (Image.new("RGB", (4, 4), RED), RED),
         (Image.new("L", (4, 4), 128), GREY),
@@ -75,13 +75,13 @@ def clear_palette():
     ],
     ids=lambda value: getattr(value, "mode", None),
 )
-def test_modes(image, colour):
+def test_modes(image, color):
     got = convert_image(image, (4, 4, 3))
     assert got.dtype == np.uint8 and got.shape == (4, 4, 3)
-    np.testing.assert_array_equal(got, np.broadcast_to(np.array(colour, np.uint8), (4, 4, 3)))
+    np.testing.assert_array_equal(got, np.broadcast_to(np.array(color, np.uint8), (4, 4, 3)))
     grey = convert_image(image, (4, 4, 1))
     assert grey.shape == (4, 4, 1)
-    np.testing.assert_allclose(grey.astype(float), np.dot(colour, [0.299, 0.587, 0.114]), atol=1)
+    np.testing.assert_allclose(grey.astype(float), np.dot(color, [0.299, 0.587, 0.114]), atol=1)
 
 
 def test_lab_becomes_gray(tmp_path):
@@ -97,7 +97,7 @@ def test_sixteen_bits_survive_a_file(tmp_path):
     assert read_image(tmp_path / "deep.png", (1, 4, 1)).ravel().tolist() == [0, 1, 128, 255]
 
 
-def test_resizing_covers_and_crops_about_the_centre():
+def test_resizing_covers_and_crops_about_the_center():
     wide = np.zeros((4, 12, 3), np.uint8)
     wide[:, 4:8] = 255
     assert (convert_image(Image.fromarray(wide), (4, 4, 3)) == 255).all()
@@ -128,7 +128,7 @@ def test_exif_orientation(tmp_path, orientation):
 
 @pytest.mark.parametrize("kind", ["gif", "webp", "png"])
 def test_first_frame_of_an_animation(tmp_path, kind):
-    frames = [Image.new("RGB", (4, 4), colour) for colour in (RED, (0, 255, 0))]
+    frames = [Image.new("RGB", (4, 4), color) for color in (RED, (0, 255, 0))]
     path = tmp_path / f"moving.{kind}"
     frames[0].save(path, save_all=True, append_images=frames[1:], **({"lossless": True} if kind == "webp" else {}))
     np.testing.assert_array_equal(read_image(path, (4, 4, 3)), np.broadcast_to(np.array(RED, np.uint8), (4, 4, 3)))
@@ -354,7 +354,7 @@ def test_links_hidden_files_and_other_files(tmp_path):
     assert [(each.path.name, each.kind) for each in data.left_out] == [(".hidden.png", "hidden")]
 
 
-def test_grey_or_colour(tmp_path):
+def test_grey_or_color(tmp_path):
     for name in ("a", "b"):
         for i in range(3):
             solid(tmp_path / name / f"{i}.png", 50 * i, mode="L")

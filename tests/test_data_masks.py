@@ -22,7 +22,7 @@ from jaxrec.tasks.system import system_of
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 READS = {"image": "image", "mask": "mask"}
-COLOURS = [200, 30, 30, 30, 200, 30, 30, 30, 200, 90, 90, 90]
+COLORS = [200, 30, 30, 30, 200, 30, 30, 30, 200, 90, 90, 90]
 
 
 def mask_of(values, kind):
@@ -31,7 +31,7 @@ def mask_of(values, kind):
     if kind == "P":
         image = image.convert("L")
         image = Image.frombytes("P", image.size, image.tobytes())
-        image.putpalette(COLOURS)
+        image.putpalette(COLORS)
     return image
 
 
@@ -188,11 +188,11 @@ def test_values_far_apart_are_numbered_and_stay_so(tmp_path):
 def test_palettes_in_another_order_are_refused(tmp_path):
     scenes(tmp_path)
     mask = Image.open(tmp_path / "masks" / "4.png")
-    mask.putpalette(COLOURS[3:6] + COLOURS[:3] + COLOURS[6:])
+    mask.putpalette(COLORS[3:6] + COLORS[:3] + COLORS[6:])
     mask.save(tmp_path / "masks" / "4.png")
     with pytest.raises(UserError, match=r"masks/0\.png and .*masks/4\.png"):
         opened(tmp_path)
-    mask.putpalette([*COLOURS[:9], 7, 7, 7])  # Of a value that no mask holds.
+    mask.putpalette([*COLORS[:9], 7, 7, 7])  # Of a value that no mask holds.
     mask.save(tmp_path / "masks" / "4.png")
     check_pairs(opened(tmp_path))
 
@@ -251,7 +251,7 @@ def test_extensions_may_differ(tmp_path):
     assert len(opened(tmp_path).splits["train"]) == 3
 
 
-def colour_mask(root):
+def color_mask(root):
     Image.new("RGB", (8, 6)).save(root / "masks" / "3.png")
 
 
@@ -279,7 +279,7 @@ def no_names(root):
         (lambda root: (root / "images" / "3.png").unlink(), "masks/3.png has no image"),
         (lambda root: [path.unlink() for path in (root / "masks").iterdir()], "nor have 9 others"),
         (lambda root: Image.new("L", (8, 7)).save(root / "masks" / "3.png"), "masks/3.png has 7x8 pixels"),
-        (colour_mask, "masks/3.png is not a readable image .*palette or grey"),
+        (color_mask, "masks/3.png is not a readable image .*palette or grey"),
         (jpeg_mask, "masks/3.jpg is not a readable image .*JPEG"),
         (twice, "images/3.jpg and .*images/3.png"),
         (beyond, r"masks/\d.png .*value 2.*classes.txt"),

@@ -22,7 +22,7 @@ def chunk(name, data):
 
 
 def write_png(path, values):
-    """A PNG of 16 bits a channel, which Pillow cannot write in colour: values uint16 [h, w, 1, 3 or 4]."""
+    """A PNG of 16 bits a channel, which Pillow cannot write in color: values uint16 [h, w, 1, 3 or 4]."""
     height, width, channels = values.shape
     header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 3: 2, 4: 6}[channels], 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
@@ -123,7 +123,7 @@ def test_exif_that_is_none_does_not_spoil_an_image(tmp_path):
 
 
 def test_large_photos_are_read_at_a_fraction_of_their_size(tmp_path):
-    """More pixels than Pillow lets pass, wide colour fields, and lying on its side."""
+    """More pixels than Pillow lets pass, wide color fields, and lying on its side."""
     fields = Image.fromarray(RNG.integers(0, 256, (8, 12), np.uint8))
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -561,7 +561,7 @@ def test_batch_norm_over_a_mapped_axis_is_batch_norm_of_the_whole():
     assert Norm().apply(variables, x.astype(jnp.bfloat16), mutable=["batch_stats"])[0].dtype == jnp.bfloat16
 
 
-def test_spectral_layers_without_normalisation_are_the_plain_ones():
+def test_spectral_layers_without_normalization_are_the_plain_ones():
     x = normal(0, 2, 6, 5, 3)
     conv = layers.SpectralConv(4, size=4, strides=2)
     variables = conv.init(jax.random.key(0), x)

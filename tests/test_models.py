@@ -294,12 +294,12 @@ def test_vit_is_blind_to_the_order_of_patches_but_for_their_positions():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_speednet_whitens_the_images_it_is_initialised_with(channels):
     rough = normal(200, 9, 9, channels)
-    # Sums over neighbours and channels make pixels depend on each other, as in photographs.
+    # Sums over neighbors and channels make pixels depend on each other, as in photographs.
     x = rough[:, 1:, 1:] + rough[:, :-1, 1:] + rough[:, 1:, :-1] + 0.5 * rough.sum(-1, keepdims=True)[:, 1:, 1:] + 1
     filters = jax.jit(lambda x: SpeedNet(5).init(KEY, x)["constants"]["whitening"])(x)
     assert filters.shape == (4 * channels, 4 * channels)
-    neighbours = np.concatenate([x[:, :-1, :-1], x[:, :-1, 1:], x[:, 1:, :-1], x[:, 1:, 1:]], -1)
-    flat = neighbours.reshape(-1, 4 * channels)
+    neighbors = np.concatenate([x[:, :-1, :-1], x[:, :-1, 1:], x[:, 1:, :-1], x[:, 1:, 1:]], -1)
+    flat = neighbors.reshape(-1, 4 * channels)
     np.testing.assert_allclose(np.cov((flat @ filters).T), np.eye(4 * channels), atol=0.02)
     assert np.abs(np.cov(flat.T) - np.eye(4 * channels)).max() > 1
 

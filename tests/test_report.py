@@ -242,7 +242,7 @@ def test_counts_of_a_class_are_dots(tmp_path) -> None:
     second = pixels[44:210, pixels.shape[1] // 2 + 40 : -14]
     low, middle, high = 166 / 10, 166 / 2, 166 * 0.9  # the places of 0, 2 and 4 between -.5 and 4.5
     across = {0: 18, 4: 177}
-    coloured = second.max(-1) - second.min(-1) > 60
+    colored = second.max(-1) - second.min(-1) > 60
     for true, detected, there in (
         (4, high, True),
         (4, low, True),
@@ -250,7 +250,7 @@ def test_counts_of_a_class_are_dots(tmp_path) -> None:
         (0, high, False),
         (4, middle, False),
     ):
-        assert coloured[round(166 - detected), across[true]] == there
+        assert colored[round(166 - detected), across[true]] == there
 
 
 @pytest.mark.parametrize(("count", "frames"), [(0, None), (1, None), (2, 2), (30, 24)])

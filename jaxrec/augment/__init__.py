@@ -6,7 +6,7 @@ the key first.
 """
 
 from jaxrec.augment.apply import augment, augment_examples
-from jaxrec.augment.colour import change_colour, standardize
+from jaxrec.augment.color import change_color, standardize
 from jaxrec.augment.diffaugment import diffaugment
 from jaxrec.augment.geometry import Geometry, draw_geometry, move_boxes, move_images, move_masks
 from jaxrec.augment.mixing import cutmix, mixup
@@ -15,7 +15,7 @@ __all__ = [
     "Geometry",
     "augment",
     "augment_examples",
-    "change_colour",
+    "change_color",
     "cutmix",
     "diffaugment",
     "draw_geometry",

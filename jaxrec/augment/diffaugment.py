@@ -17,14 +17,14 @@ def diffaugment(key: jax.Array, images: jax.Array, kinds: tuple[str, ...], share
         key: what the changes are drawn from.
         images: floats [B, H, W, C].
         kinds: done in order: color (brightness, saturation, contrast), translation (by up to an eighth, zeros come
-            in), cutout (half of each side set to zero). Colours may leave [-1, 1], as in the paper.
+            in), cutout (half of each side set to zero). Colors may leave [-1, 1], as in the paper.
         share: float32 scalar, the probability with which a kind changes an image, each image and kind apart (Karras et
             al. 2020, https://arxiv.org/abs/2006.06676). None: every kind changes every image.
 
     Raises:
         UserError: another kind.
     """
-    known = {"color": _colour, "translation": _translation, "cutout": _cutout}
+    known = {"color": _color, "translation": _translation, "cutout": _cutout}
     for kind in kinds:
         if kind not in known:
             raise UserError(f"diffaugment knows {', '.join(known)}, not '{kind}'{nearest(kind, known)}")
@@ -39,7 +39,7 @@ def diffaugment(key: jax.Array, images: jax.Array, kinds: tuple[str, ...], share
     return images
 
 
-def _colour(key: jax.Array, images: jax.Array) -> jax.Array:
+def _color(key: jax.Array, images: jax.Array) -> jax.Array:
     brightness, saturation, contrast = jax.random.uniform(key, (3, images.shape[0], 1, 1, 1), images.dtype)
     images = images + (brightness - 0.5)
     grey = images.mean(-1, keepdims=True)

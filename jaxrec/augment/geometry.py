@@ -53,7 +53,7 @@ def draw_geometry(
 ) -> Geometry:
     """Draws each example's movement: ``index`` int [B], ``epoch`` int [B] or a scalar, ``size`` the images' (H, W).
 
-    RandAugment's geometric operations are part of it; :func:`change_colour` does the others when it is given the same
+    RandAugment's geometric operations are part of it; :func:`change_color` does the others when it is given the same
     key. Raises UserError for a window, a range of scales or turns that cannot be.
     """
     cut = config.window if config.window != (0, 0) else None

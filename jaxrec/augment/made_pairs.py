@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.augment.colour import grey
+from jaxrec.augment.color import grey
 
 SHRINK = 4
 """Pixels along a side that become one in ``superres``."""

@@ -21,7 +21,7 @@ OPERATIONS = (
 def draw_randaugment(config: Augment, key: jax.Array, batch: int) -> list[tuple[jax.Array, jax.Array]]:
     """For each round, the number of each image's operation and a sign for its strength.
 
-    The geometric ones are done first, in one sampling, then those on colour, each kind in the order drawn.
+    The geometric ones are done first, in one sampling, then those on color, each kind in the order drawn.
     """
     if not config.randaugment:
         return []
@@ -32,7 +32,7 @@ def draw_randaugment(config: Augment, key: jax.Array, batch: int) -> list[tuple[
 
 
 def randaugment_affine(operation: jax.Array, sign: jax.Array, strength: float, size: tuple[int, int]) -> jax.Array:
-    """Matrices [B, 3, 3] of one round at a strength from 0 to 1; the identity for operations on colour."""
+    """Matrices [B, 3, 3] of one round at a strength from 0 to 1; the identity for operations on color."""
 
     def amount(name: str, largest: float) -> jax.Array:
         return jnp.where(operation == OPERATIONS.index(name), strength * largest * sign, 0.0)

@@ -28,7 +28,7 @@ def sources(affine: jax.Array, size: tuple[int, int], output: tuple[int, int]) -
 def bilinear(images: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
     """The images [B, H, W, C] at rows y and columns x, float32 [B, h, w]; 0 outside."""
     height, width = images.shape[1:3]
-    # A place within half a pixel of the last centre is still inside: blending it with black would rim resized crops.
+    # A place within half a pixel of the last center is still inside: blending it with black would rim resized crops.
     inside = (y >= -0.5) & (y < height - 0.5) & (x >= -0.5) & (x < width - 0.5)
     y, x = jnp.clip(y, 0, height - 1), jnp.clip(x, 0, width - 1)
     top, left = jnp.floor(y).astype(jnp.int32), jnp.floor(x).astype(jnp.int32)

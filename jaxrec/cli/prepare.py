@@ -20,7 +20,7 @@ class Prepare:
     Needs pip install 'jaxrec[prepare]'."""
 
     dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
-    """Name in the TFDS catalogue, such as mnist or cifar10."""
+    """Name in the TFDS catalog, such as mnist or cifar10."""
     data_dir: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder of the prepared sets. Default: $TFDS_DATA_DIR, then ~/tensorflow_datasets."""
 
@@ -50,7 +50,7 @@ def prepare(name: str, data_dir: str | None) -> None:
         builder = tfds.builder(name, data_dir=folder)
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
         hint = nearest(name, tfds.list_builders(with_community_datasets=False))
-        raise UserError(f"TFDS has no dataset '{name}': expected a name from its catalogue{hint}") from error
+        raise UserError(f"TFDS has no dataset '{name}': expected a name from its catalog{hint}") from error
     try:
         builder.download_and_prepare(file_format="array_record")
     except (OSError, AssertionError) as error:  # no network or disk, or files that have to be fetched by hand

@@ -304,7 +304,7 @@ def _class(what: str, array: np.ndarray, names: Sequence[str] | None) -> tuple[F
     if array.ndim != 1 or array.dtype.kind not in "iub":
         raise _refuse(what, array, "the number of a class for each example, integers [N]")
     if array.min() < 0:
-        raise UserError(f"{what} holds the class {array.min()}: expected numbers from 0; leave unlabelled examples out")
+        raise UserError(f"{what} holds the class {array.min()}: expected numbers from 0; leave unlabeled examples out")
     names = _names(what, names, int(array.max()) + 1)
     return Feature("class", (), "int32", names), array.astype(np.int32)
 

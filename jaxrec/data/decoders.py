@@ -11,7 +11,7 @@ import numpy as np
 from jaxrec.data.boxes import CROWD, CUT_OFF, DIFFICULT, NO_CLASS, Objects, cut_off, faults, resized, told
 from jaxrec.data.features import Feature
 from jaxrec.data.files import Options
-from jaxrec.data.images import convert_to, formats, has_colour, upright_size
+from jaxrec.data.images import convert_to, formats, has_color, upright_size
 from jaxrec.data.masks import MaskClasses, decode_mask, mask_classes
 from jaxrec.data.sizes import Resizing, Size
 from jaxrec.errors import UserError
@@ -98,7 +98,7 @@ def _shape(stated: tuple, key: str, context: Context) -> tuple[int, int, int]:
         first = [image_in(example[key].bytes_list.value[0]) for example in context.firsts]
         if None in (height, width):
             height, width = upright_size(first[0])
-        channels = channels or (3 if any(map(has_colour, first)) else 1)
+        channels = channels or (3 if any(map(has_color, first)) else 1)
     height, width = context.options.size or (height, width)
     return (height, width, 1 if channels == 1 else 3)
 

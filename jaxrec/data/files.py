@@ -294,7 +294,7 @@ def image_format(
             f"{files[0].image} has {height}x{width} pixels, and all images would be given that size: "
             "choose a size such as 128 with --image-size"
         )
-    channels = 3 if any(header.colour for header in headers) else 1
+    channels = 3 if any(header.color for header in headers) else 1
     first = {header.dtype: file.image for file, header in zip(reversed(files), reversed(headers), strict=True)}
     if {"uint16", "float32"} <= first.keys():
         raise UserError(

@@ -56,7 +56,7 @@ def told_pages(paths: Sequence[Path], headers: Sequence[Header], what: str) -> t
 
 
 def _told_gray(headers: Sequence[Header], feature: Feature) -> tuple[str, ...]:
-    colored = sum(header.colour for header in headers)
+    colored = sum(header.color for header in headers)
     if feature.shape[2] != 1 or not colored:
         return ()
     return (f"{colored} of {len(headers)} images have color and are read as gray, like those of training",)

@@ -159,7 +159,7 @@ def pixel_dtype(image: "PIL.Image.Image") -> str:
     """What an opened image's values need: uint8, uint16 or float32."""
     if image.mode == "F":
         return "float32"
-    return "uint16" if image.mode.startswith("I") or _deep_colour(image) else "uint8"
+    return "uint16" if image.mode.startswith("I") or _deep_color(image) else "uint8"
 
 
 def is_deep(image: "PIL.Image.Image") -> bool:
@@ -172,10 +172,10 @@ def deep_values(image: Any) -> np.ndarray:
 
     The image is not decoded yet.
     """
-    if not _deep_colour(image):
+    if not _deep_color(image):
         values = np.asarray(upright(image))
         return values[..., None]
-    # Pillow keeps one byte of a colour's two. Which one it keeps can be told to it: so the file is decoded twice.
+    # Pillow keeps one byte of a color's two. Which one it keeps can be told to it: so the file is decoded twice.
     image.fp.seek(0)
     other = type(image)(io.BytesIO(image.fp.read()))
     (tile,) = other.tile
@@ -184,7 +184,7 @@ def deep_values(image: Any) -> np.ndarray:
     return high.astype(np.uint16) * np.uint16(256) + low
 
 
-def _deep_colour(image: "PIL.Image.Image") -> bool:
+def _deep_color(image: "PIL.Image.Image") -> bool:
     """Whether an opened image, not decoded yet, has 16 bits for each of red, green and blue."""
     tiles = getattr(image, "tile", [])
     return len(tiles) == 1 and _raw_mode(tiles[0].args).startswith(("RGB;16", "RGBA;16"))
@@ -242,7 +242,7 @@ class Header(NamedTuple):
 
     size: Size
     """Once the EXIF orientation is applied."""
-    colour: bool
+    color: bool
     dtype: str
     """What its values need: uint8, uint16 or float32."""
     orientation: int
@@ -257,7 +257,7 @@ def probe_file(path: str | Path) -> Header:
     with open_image(path) as image:
         return Header(
             upright_size(image),
-            has_colour(image),
+            has_color(image),
             pixel_dtype(image),
             stated_orientation(image),
             pages_of(image),
@@ -291,8 +291,8 @@ def is_one_color(path: str | Path) -> bool:
         return all(low == high for low, high in (band.getextrema() for band in bands))
 
 
-def has_colour(image: "PIL.Image.Image") -> bool:
-    """False for grey modes and grey palettes, whatever the pixels of a colour mode are."""
+def has_color(image: "PIL.Image.Image") -> bool:
+    """False for grey modes and grey palettes, whatever the pixels of a color mode are."""
     if image.mode in ("P", "PA"):
         red, green, blue = image.convert("RGB").split()
         return not (red == green == blue)

@@ -88,12 +88,12 @@ def draw(digits: Strokes, seed: int, index: np.ndarray, size: int = 64) -> dict[
 
 
 def _draw(digits: Strokes, seed: int, index: np.ndarray, size: int) -> dict[str, np.ndarray]:
-    rows, count, scale, centre, ground, light, noise = map(
+    rows, count, scale, center, ground, light, noise = map(
         np.stack, zip(*_plans(digits, seed, index, size), strict=True)
     )
     # A digit enlarged and put in its place is a product of two small matrices with its pixels.
-    down = _spread(size, 8, scale, centre[..., 0])
-    across = _spread(size, 8, scale, centre[..., 1])
+    down = _spread(size, 8, scale, center[..., 0])
+    across = _spread(size, 8, scale, center[..., 1])
     ink = down @ digits.ink[rows] @ across.swapaxes(-1, -2)
     strongest = np.zeros((len(index), size, size), np.float32)
     mask = np.zeros((len(index), size, size), np.uint8)
@@ -133,19 +133,19 @@ def _plans(digits: Strokes, seed: int, index: np.ndarray, size: int) -> Iterator
         scale = rng.uniform(1.5, 3, MOST) * size / 64
         # In different cells of a grid, so that digits overlap without hiding each other.
         cells = np.stack(np.divmod(rng.permutation(CELLS**2)[:MOST], CELLS), axis=-1)
-        centre = (MARGIN + (1 - 2 * MARGIN) * (cells + rng.uniform(0.2, 0.8, (MOST, 2))) / CELLS) * size
+        center = (MARGIN + (1 - 2 * MARGIN) * (cells + rng.uniform(0.2, 0.8, (MOST, 2))) / CELLS) * size
         ground = rng.uniform(-1, 1, (4, 4))
         light = rng.uniform((0.15, 0.7), (0.4, 1.0))
         noise = rng.standard_normal((size, size), np.float32)
-        yield rows, np.asarray(count), _single(scale), _single(centre), _single(ground), _single(light), noise
+        yield rows, np.asarray(count), _single(scale), _single(center), _single(ground), _single(light), noise
 
 
 def _single(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float32)
 
 
-def _spread(size: int, pixels: int, scale: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    """Weights [..., size, pixels] of bilinear enlargement by ``scale`` of a line of pixels about ``centre``."""
+def _spread(size: int, pixels: int, scale: np.ndarray, center: np.ndarray) -> np.ndarray:
+    """Weights [..., size, pixels] of bilinear enlargement by ``scale`` of a line of pixels about ``center``."""
     place = np.arange(size, dtype=np.float32) + np.float32(0.5)
-    inside = (place - centre[..., None]) / scale[..., None] + np.float32(pixels / 2 - 0.5)
+    inside = (place - center[..., None]) / scale[..., None] + np.float32(pixels / 2 - 0.5)
     return np.maximum(0, 1 - np.abs(inside[..., None] - np.arange(pixels, dtype=np.float32)))

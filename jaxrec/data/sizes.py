@@ -57,7 +57,7 @@ class Resizing(NamedTuple):
     ========  ==============================================================================
     mode      what happens to an image of another shape
     ========  ==============================================================================
-    crop      it is scaled until it covers the new size, and cut about its centre
+    crop      it is scaled until it covers the new size, and cut about its center
     pad       it is scaled until it fits into the new size, and gets borders on two sides
     stretch   its height and its width are scaled each by its own factor
     ========  ==============================================================================
@@ -169,9 +169,9 @@ class Resizing(NamedTuple):
         """For each of the original's rows (0) or columns (1), the one to read in the new image, and if it is seen."""
         start, end = self.part[1 - axis], self.part[3 - axis]
         first, last = self.place[1 - axis], self.place[3 - axis]
-        centres = np.arange(self.original[axis]) + 0.5
-        seen = (centres >= start) & (centres < end)
-        found = np.floor(first + (centres - start) * (last - first) / (end - start)).astype(int)
+        centers = np.arange(self.original[axis]) + 0.5
+        seen = (centers >= start) & (centers < end)
+        found = np.floor(first + (centers - start) * (last - first) / (end - start)).astype(int)
         return found.clip(first, last - 1), seen
 
 

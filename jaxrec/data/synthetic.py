@@ -34,12 +34,12 @@ def _draw(size: Size) -> dict[str, np.ndarray]:
     count, rng = sum(SIZES.values()), np.random.Generator(np.random.Philox(0))
     label = rng.permutation(np.arange(count, dtype=np.int32) % len(CLASSES))
     radius = rng.uniform(0.22, 0.32, (count, 1, 1))
-    centre = rng.uniform(-0.1, 0.1, (2, count, 1, 1))
-    colour = rng.uniform(0.5, 0.9, (count, 1, 1, 3))
+    center = rng.uniform(-0.1, 0.1, (2, count, 1, 1))
+    color = rng.uniform(0.5, 0.9, (count, 1, 1, 3))
     ground = rng.uniform(0.1, 0.4, (count, 1, 1, 3))
 
     down, across = ((np.arange(side) + 0.5) / side - 0.5 for side in size)
-    y, x = (down[:, None] - centre[0]) / radius, (across[None, :] - centre[1]) / radius
+    y, x = (down[:, None] - center[0]) / radius, (across[None, :] - center[1]) / radius
     inside = np.maximum(abs(x), abs(y)) < 1
     shapes = [
         x**2 + y**2 < 1.2,
@@ -49,7 +49,7 @@ def _draw(size: Size) -> dict[str, np.ndarray]:
     ]
     shape = np.choose(label[:, None, None], shapes)
     noise = rng.uniform(-0.1, 0.1, (count, *size, 3))
-    image = np.rint(255 * (np.where(shape[..., None], colour, ground) + noise)).clip(0, 255).astype(np.uint8)
+    image = np.rint(255 * (np.where(shape[..., None], color, ground) + noise)).clip(0, 255).astype(np.uint8)
     mask = np.where(shape, label[:, None, None] + 1, 0).astype(np.uint8)
     boxes, _ = around(shape)
     drawn = {"image": image, "label": label, "mask": mask}

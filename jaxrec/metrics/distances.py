@@ -120,7 +120,7 @@ def _squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _squared_radii(x: np.ndarray, k: int, block: int) -> np.ndarray:
-    """Squared distance [N] of each point to its k-th nearest neighbour, itself not counted."""
+    """Squared distance [N] of each point to its k-th nearest neighbor, itself not counted."""
     radii = np.empty(len(x))
     for part in _blocks(len(x), block):
         distances = _squared_distances(x[part], x)
@@ -131,7 +131,7 @@ def _squared_radii(x: np.ndarray, k: int, block: int) -> np.ndarray:
 
 
 def coverage_statistics(real: np.ndarray, fake: np.ndarray, k: int = 5, *, block: int = BLOCK) -> dict[str, float]:
-    """Fidelity and diversity of generated features [M, D] against real ones [N, D], by balls to k-th neighbours.
+    """Fidelity and diversity of generated features [M, D] against real ones [N, D], by balls to k-th neighbors.
 
     precision and recall (Kynkaanniemi et al. 2019): share of generated points in some real ball, and the reverse.
     density and coverage (Naeem et al. 2020): real balls per generated point over k, which may pass 1, and share of real

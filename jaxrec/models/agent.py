@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxrec.models.layers import Dense
 
 
-class Judgement(NamedTuple):
+class Judgment(NamedTuple):
     """What a network says of states of the leading shape [...]."""
 
     value: jax.Array
@@ -32,7 +32,7 @@ class BoxNetwork(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, example: dict[str, jax.Array], observation: dict[str, jax.Array]) -> Judgement:
+    def __call__(self, example: dict[str, jax.Array], observation: dict[str, jax.Array]) -> Judgment:
         """From standardized images [B, H, W, C], boxes [B, K, 4] and histories int32 [B, K, T], of K states each."""
         box, history = observation["box"], observation["history"]
         batch, count = box.shape[:2]
@@ -57,7 +57,7 @@ class DenseNetwork(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, example: dict[str, jax.Array], observation: Any) -> Judgement:
+    def __call__(self, example: dict[str, jax.Array], observation: Any) -> Judgment:
         """From observations of any form, arrays [B, K, ...]."""
         leaves = jax.tree.leaves(observation)
         batch, count = leaves[0].shape[:2]
@@ -66,12 +66,12 @@ class DenseNetwork(nn.Module):
         return _heads(self, x, 2 * self.width)
 
 
-def _heads(module: Any, x: jax.Array, features: int) -> Judgement:
+def _heads(module: Any, x: jax.Array, features: int) -> Judgment:
     """A dense layer over x [..., F], then value and advantages."""
     x = nn.silu(Dense(features, dtype=module.dtype, name="dense")(x))
     value = Dense(1, dtype=module.dtype, name="value")(x)
     advantage = Dense(module.actions, dtype=module.dtype, name="advantage")(x)
-    return Judgement(value[..., 0].astype(jnp.float32), advantage.astype(jnp.float32))
+    return Judgment(value[..., 0].astype(jnp.float32), advantage.astype(jnp.float32))
 
 
 def operations(network: BoxNetwork, shape: tuple[int, ...], moves: int) -> int:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .layers import Conv, Dense, upsample
-from .unet import he_normal, normalise, pad_to_multiple
+from .unet import he_normal, normalize, pad_to_multiple
 
 SCALES = 3
 FINEST, COARSEST = 2, 8
@@ -122,7 +122,7 @@ class Detector(nn.Module):
         layer = Conv(
             features, size, strides, use_bias=False, kernel_init=he_normal, dtype=self.dtype, name=f"conv_{name}"
         )
-        return nn.relu(normalise(self.norm, layer(x), train, self.axis_name, f"norm_{name}"))
+        return nn.relu(normalize(self.norm, layer(x), train, self.axis_name, f"norm_{name}"))
 
     def _backbone(self, x: jax.Array, train: bool) -> list[jax.Array]:
         """The features at the three scales, the finest first."""
@@ -169,6 +169,6 @@ class Detector(nn.Module):
         layer = Conv(features, 3, use_bias=False, kernel_init=he_normal, dtype=self.dtype, name=f"conv_{name}")
         flat = []
         for scale, x in enumerate(scales):
-            y = nn.relu(normalise(self.norm, layer(x), train, self.axis_name, f"norm_{name}{scale}"))
+            y = nn.relu(normalize(self.norm, layer(x), train, self.axis_name, f"norm_{name}{scale}"))
             flat.append(y.reshape(y.shape[0], -1, features))
         return jnp.concatenate(flat, 1)

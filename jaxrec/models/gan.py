@@ -23,8 +23,8 @@ from .layers import (
 class Generator(nn.Module):
     """Latent vectors to images, from a quarter of their side up; the class enters beside the latents.
 
-    ``dcgan``: transposed convolutions and batch normalisation (Radford et al. 2016). ``residual``: residual blocks
-    without normalisation whose last convolution starts at 0 (Zhang et al. 2019, Huang et al. 2024).
+    ``dcgan``: transposed convolutions and batch normalization (Radford et al. 2016). ``residual``: residual blocks
+    without normalization whose last convolution starts at 0 (Zhang et al. 2019, Huang et al. 2024).
     """
 
     image_shape: tuple[int, int, int]
@@ -75,7 +75,7 @@ class UpBlock(nn.Module):
 class Discriminator(nn.Module):
     """Images to one number each, larger for real; the class enters by projection (Miyato & Koyama 2018).
 
-    Two halvings, then linear in all that is left, so that a class may look at places. No normalisation but the
+    Two halvings, then linear in all that is left, so that a class may look at places. No normalization but the
     kernels' own, if ``spectral``.
     """
 

@@ -202,8 +202,8 @@ def _dot_general(x: jax.Array, kernel: jax.Array, dimensions: Any, precision: An
 
 
 def batch_norm(x: jax.Array, train: bool, axis_name: str | None = None, **options: Any) -> jax.Array:
-    """Batch normalisation in float32, over all devices of ``axis_name`` if given; the result has x's dtype."""
-    # flax mixes dtypes inside its normalisations, which strict promotion refuses in bfloat16.
+    """Batch normalization in float32, over all devices of ``axis_name`` if given; the result has x's dtype."""
+    # flax mixes dtypes inside its normalizations, which strict promotion refuses in bfloat16.
     norm = nn.BatchNorm(not train, axis_name=axis_name, **{"momentum": 0.9, **options})
     return norm(x.astype(jnp.float32)).astype(x.dtype)
 
@@ -265,7 +265,7 @@ def _check_several_values(layer: nn.BatchNorm | nn.GroupNorm, x: jax.Array, opti
 
 
 def layer_norm(x: jax.Array, name: str) -> jax.Array:
-    """Layer normalisation over the last axis in float32; the result has x's dtype."""
+    """Layer normalization over the last axis in float32; the result has x's dtype."""
     return nn.LayerNorm(name=name)(x.astype(jnp.float32)).astype(x.dtype)
 
 
@@ -360,7 +360,7 @@ class _Spectral(nn.Module):
 
 
 class SpectralConv(_Spectral):
-    """Square convolution with padding SAME, spectrally normalised if ``spectral``; fast under gradient penalties."""
+    """Square convolution with padding SAME, spectrally normalized if ``spectral``; fast under gradient penalties."""
 
     size: int = 3
     strides: int = 1
@@ -373,7 +373,7 @@ class SpectralConv(_Spectral):
 
 
 class SpectralDense(_Spectral):
-    """Dense layer, spectrally normalised if ``spectral``."""
+    """Dense layer, spectrally normalized if ``spectral``."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from .layers import Conv, Dense
-from .unet import he_normal, normalise, pad_to_multiple
+from .unet import he_normal, normalize, pad_to_multiple
 
 
 class ResUNet(nn.Module):
@@ -71,7 +71,7 @@ class ResUNet(nn.Module):
         layer = Conv(
             features, size, strides, use_bias=False, kernel_init=he_normal, dtype=self.dtype, name=f"conv_{name}"
         )
-        return normalise(self.norm, layer(x), train, self.axis_name, f"norm_{name}", **options)
+        return normalize(self.norm, layer(x), train, self.axis_name, f"norm_{name}", **options)
 
     def _stem(self, x: jax.Array, train: bool) -> jax.Array:
         """[B,H,W,C] to [B,H/stem,W/stem,width], one halving after another."""

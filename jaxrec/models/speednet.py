@@ -29,8 +29,8 @@ def whitening(x: jax.Array) -> jax.Array:
     Its columns are the eigenvectors of the patches' covariance over sqrt(eigenvalue + 5e-4), largest first.
     """
     flat = patches(x.astype(jnp.float32)).reshape(-1, 4 * x.shape[-1])
-    centred = flat - flat.mean(0)
-    values, vectors = jnp.linalg.eigh(centred.T @ centred / len(flat))
+    centered = flat - flat.mean(0)
+    values, vectors = jnp.linalg.eigh(centered.T @ centered / len(flat))
     return (vectors / jnp.sqrt(jnp.maximum(values, 0) + 5e-4))[:, ::-1]
 
 

@@ -15,7 +15,7 @@ GROUP = 8
 """Channels that group normalization takes together, at most."""
 
 
-def normalise(kind: str, x: jax.Array, train: bool, axis_name: str | None, name: str, **options: Any) -> jax.Array:
+def normalize(kind: str, x: jax.Array, train: bool, axis_name: str | None, name: str, **options: Any) -> jax.Array:
     """x [B,H,W,C] normalized in float32, by ``group`` (Wu & He 2018) or ``batch``; the result has x's dtype."""
     if kind == "batch":
         return batch_norm(x, train, axis_name, name=name, **options)
@@ -72,5 +72,5 @@ class UNet(nn.Module):
             name = f"{way}{level}_{i}"
             options = {"use_bias": False, "kernel_init": he_normal, "dtype": self.dtype}
             x = Conv(self.width * 2**level, name=f"conv_{name}", **options)(x)
-            x = nn.relu(normalise(self.norm, x, train, self.axis_name, f"norm_{name}"))
+            x = nn.relu(normalize(self.norm, x, train, self.axis_name, f"norm_{name}"))
         return x

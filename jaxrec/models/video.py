@@ -9,7 +9,7 @@ from jax import lax
 
 from .layers import Conv, add_bias, conv, dense
 from .rnn import by_gate, forget_one, gated, written_out, zeros_beside
-from .unet import normalise, pad_to_multiple
+from .unet import normalize, pad_to_multiple
 
 
 class SimVP(nn.Module):
@@ -89,7 +89,7 @@ class Translator(nn.Module):
     def block(self, x: jax.Array, name: str) -> jax.Array:
         """Two convolutions around a shortcut; at the start it is the shortcut alone."""
         channels = x.shape[-1]
-        y = normalise("group", x, False, None, f"{name}_norm")
+        y = normalize("group", x, False, None, f"{name}_norm")
         y = nn.silu(Conv(channels, dtype=self.dtype, name=f"{name}_1")(y))
         return x + Conv(channels, dtype=self.dtype, kernel_init=nn.initializers.zeros, name=f"{name}_2")(y)
 

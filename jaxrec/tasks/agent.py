@@ -38,7 +38,7 @@ from jaxrec.losses import policy, q_learning
 from jaxrec.metrics import Average, Metric, Worst
 from jaxrec.metrics.meanings import Meaning
 from jaxrec.metrics.sums import Results
-from jaxrec.models.agent import BoxNetwork, DenseNetwork, Judgement, operations
+from jaxrec.models.agent import BoxNetwork, DenseNetwork, Judgment, operations
 from jaxrec.models.cnn import CNN, widest_within
 from jaxrec.parallel import mean_over_replicas, stream
 from jaxrec.settings.agent import Agent as Config
@@ -139,7 +139,7 @@ def init(
         batch: a batch of the data; its shapes are read.
         model: a Linen module, or a pair ``(init, apply)``, called with ``(example, observation)``: arrays [B, ...] by
             name, ``image`` among them, and what is observed in K states of each, [B, K, ...]; it gives a
-            ``jaxrec.models.agent.Judgement`` of [B, K]. Default: the configured.
+            ``jaxrec.models.agent.Judgment`` of [B, K]. Default: the configured.
         optimizer: an optax transformation for both players in place of the configured optimizer, schedule, decay and
             clipping.
         environment: what to act in, in place of the box; no feature of the data is read then.
@@ -264,14 +264,14 @@ def _played(
     return play(_reset(*parts), _step(*parts), choose, keys, state.config.moves, axis_name)
 
 
-def _judged(state: AgentState, variables: Any, read: Examples, observation: Any) -> Judgement:
+def _judged(state: AgentState, variables: Any, read: Examples, observation: Any) -> Judgment:
     """What the network says of states [B, K] of examples [B] as it reads them."""
     return state.players["net"].model.apply(variables, read, observation)
 
 
-def _values(judgement: Judgement) -> jax.Array:
+def _values(judgment: Judgment) -> jax.Array:
     """Action values [..., A]."""
-    return q_learning.dueling(judgement.value, judgement.advantage)
+    return q_learning.dueling(judgment.value, judgment.advantage)
 
 
 def _newest(player: Player) -> dict[str, Any]:

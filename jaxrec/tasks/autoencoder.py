@@ -154,7 +154,7 @@ def _log_weights(
     outputs = model.apply(variables, codes.reshape(samples * size, code), method="decode")
     outputs = outputs.reshape(samples, *images.shape)
     log_p = jax.vmap(lambda output: losses.log_likelihood(output, images, likelihood))(outputs)
-    # log p(z) - log q(z | x); the normalising constants cancel.
+    # log p(z) - log q(z | x); the normalizing constants cancel.
     log_ratio = 0.5 * jnp.sum(noise**2 + log_variance - codes**2, axis=-1)
     return log_p + kl_weight * log_ratio
 

@@ -159,8 +159,8 @@ def _discriminator_loss(state: State, real: jax.Array, fake: jax.Array) -> jax.A
 def _penalties(config: Config) -> dict[str, float]:
     """The weights of the penalties that are on: what was asked for; by default, what keeps this loss smooth."""
     wasserstein = config.loss == "wasserstein"
-    centred = 0.0 if wasserstein or config.spectral_norm else 1.0
-    usual = {"r1": centred, "r2": centred, "gradient_penalty": 10.0 if wasserstein else 0.0}
+    centered = 0.0 if wasserstein or config.spectral_norm else 1.0
+    usual = {"r1": centered, "r2": centered, "gradient_penalty": 10.0 if wasserstein else 0.0}
     weights = {}
     for name, weight in usual.items():
         asked = getattr(config, name)

@@ -91,7 +91,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """DCGAN's discriminator, without normalisation."""
+    """DCGAN's discriminator, without normalization."""
 
     dtype: Any
 

@@ -183,7 +183,7 @@ def generator() -> keras.Model:
 
 
 def discriminator(shape: tuple[int, ...]) -> keras.Model:
-    """DCGAN's, without normalisation: images to logits [B, 1]."""
+    """DCGAN's, without normalization: images to logits [B, 1]."""
     parts: list[Any] = [keras.Input(shape)]
     for features in (2 * contest.GAN_WIDTH, 4 * contest.GAN_WIDTH):
         parts += [layers.Conv2D(features, 4, 2, padding="same", **lecun), layers.LeakyReLU(0.2)]

@@ -87,7 +87,7 @@ def generator() -> nn.Module:
 
 
 def discriminator() -> nn.Module:
-    """DCGAN's, without normalisation: images to logits [B, 1]."""
+    """DCGAN's, without normalization: images to logits [B, 1]."""
     width = contest.GAN_WIDTH
     return nn.Sequential(
         *(nn.Conv2d(3, 2 * width, 4, 2, 1), nn.LeakyReLU(0.2)),

@@ -80,8 +80,8 @@ def curves(history: History) -> str:
     parts.append(f'<text x="{LEFT - 6}" y="{HEIGHT - 8}" text-anchor="end" fill-opacity=".7">step</text>')
     if log:
         parts.append(f'<text x="{WIDTH - RIGHT}" y="10" text-anchor="end" fill-opacity=".7">log scale</text>')
-    for (name, points), colour in zip(series.items(), cycle(STROKES), strict=False):
-        parts.append(_line(name, points, [(across(x), up(math.log10(y) if log else y)) for x, y in points], colour))
+    for (name, points), color in zip(series.items(), cycle(STROKES), strict=False):
+        parts.append(_line(name, points, [(across(x), up(math.log10(y) if log else y)) for x, y in points], color))
     parts.append('<path class="at" d="" stroke="currentColor" stroke-opacity=".4"/>')
     return "".join([*parts, "</svg>"])
 
@@ -103,9 +103,9 @@ def chart(title: str, note: str, history: History) -> str:
     The page's script shows the values under the pointer in that line.
     """
     keys = []
-    for (name, points), colour in zip(drawn_points(history).items(), cycle(STROKES), strict=False):
+    for (name, points), color in zip(drawn_points(history).items(), cycle(STROKES), strict=False):
         last = f"{name} {points[-1][1]:.4g}"
-        keys.append(f'<span><span class="dot" style="background:{colour}"></span>{escape(last)}</span>')
+        keys.append(f'<span><span class="dot" style="background:{color}"></span>{escape(last)}</span>')
     beside = f" <span>{escape(note)}</span>" if note else ""
     return (
         f'<figure class="chart"><figcaption>{escape(title)}{beside}</figcaption><div class="key">{"".join(keys)}</div>'
@@ -113,13 +113,13 @@ def chart(title: str, note: str, history: History) -> str:
     )
 
 
-def _line(name: str, points: list[tuple[int, float]], places: list[tuple[float, float]], colour: str) -> str:
+def _line(name: str, points: list[tuple[int, float]], places: list[tuple[float, float]], color: str) -> str:
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    style = f'fill="none" stroke="{colour}" stroke-width="2" stroke-linejoin="round"'
+    style = f'fill="none" stroke="{color}" stroke-width="2" stroke-linejoin="round"'
     parts = [f'<polyline points="{line}" {style}/>']
     for (x, y), (step, value) in zip(places, points, strict=True) if len(points) <= 30 else ():
         label = f"<title>{escape(name)}, step {step}: {value:.4g}</title>"
-        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}">{label}</circle>')
+        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{color}">{label}</circle>')
     return "".join(parts)
 
 

@@ -10,10 +10,11 @@ from jaxrec.augment.randaugment import ENHANCEMENTS, OPERATIONS, draw_randaugmen
 from jaxrec.settings import Augment
 
 
-def change_colour(config: Augment, key: jax.Array, images: jax.Array) -> jax.Array:
+def change_color(config: Augment, key: jax.Array, images: jax.Array) -> jax.Array:
     """Random brightness, contrast and saturation, then RandAugment's operations on color; the result is in [0, 1]."""
     batch = images.shape[0]
     if config.brightness or config.contrast or config.saturation:
+        # The stream keeps the name that runs have begun with.
         brightness, contrast, saturation = signed(key, "colour", 3, batch)
         if config.brightness:
             change = (config.brightness * brightness).astype(images.dtype)
@@ -24,7 +25,7 @@ def change_colour(config: Augment, key: jax.Array, images: jax.Array) -> jax.Arr
         if config.saturation:
             images = _enhance(images, grey(images), 1 + config.saturation * saturation)
     for operation, sign in draw_randaugment(config, key, batch):
-        images = _randaugment_colour(images, operation, sign, config.magnitude / 10)
+        images = _randaugment_color(images, operation, sign, config.magnitude / 10)
     return images
 
 
@@ -55,7 +56,7 @@ def _enhance(images: jax.Array, base: jax.Array, factor: jax.Array) -> jax.Array
     return jnp.clip(base + factor.astype(images.dtype)[:, None, None, None] * (images - base), 0.0, 1.0)
 
 
-def _randaugment_colour(images: jax.Array, operation: jax.Array, sign: jax.Array, strength: float) -> jax.Array:
+def _randaugment_color(images: jax.Array, operation: jax.Array, sign: jax.Array, strength: float) -> jax.Array:
     """One round at a strength from 0 to 1; all operations are computed and one selected, as a vmapped switch does."""
 
     def chosen(*names: str) -> jax.Array:
