@@ -20,7 +20,7 @@ from conftest import small
 from PIL import Image
 
 from jaxrec.cli import evaluate, generate, predict, show, train, verify
-from jaxrec.cli.predict import _free_label
+from jaxrec.cli.predict import free_label
 from jaxrec.cli.running import run_command
 from jaxrec.cli.training_arguments import read_arguments
 from jaxrec.data import cache_dir
@@ -685,7 +685,7 @@ def test_names_made_from_long_ones_fit_the_file_system(tmp_path):
     made = create(Train(dataset=f"folder:/{'a b' * 100}/photos", runs=str(tmp_path)))
     assert made.is_dir() and made.name.endswith("photos-1")
     taken: set[str] = set()
-    labels = [_free_label(Path("\u732b" * 80 + f"{number}.png"), taken) for number in range(3)]
+    labels = [free_label(Path("\u732b" * 80 + f"{number}.png"), taken) for number in range(3)]
     assert len(set(labels)) == 3
     assert max(len(os.fsencode(label)) for label in labels) < 200
     with pytest.raises(UserError, match="--name"):

@@ -18,13 +18,14 @@ FLOORS = (
     ("data",),
     ("augment", "boxes", "environments", "losses", "metrics", "models", "optimizers", "parallel"),
     ("tasks", "host"),
+    ("after",),
     ("run",),
     ("cli",),
     ("train", "__main__"),
 )
 """From the lowest to the highest; a module imports from its own floor and those below."""
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
-PURE = ("augment", "boxes", "environments", "losses", "metrics", "models", "optimizers", "parallel", "tasks")
+PURE = ("augment", "boxes", "environments", "losses", "metrics", "models", "optimizers", "parallel", "tasks", "after")
 WORLD = {"io", "logging", "os", "pathlib", "random", "shutil", "socket", "subprocess", "tempfile", "threading", "time"}
 """Modules by which code reads a clock, opens a file or keeps something that is global."""
 CONFIGS = "|".join(rf"\b{module.Config.__name__}\b" for module in registry.own().values())

@@ -9,6 +9,7 @@ COMMANDS = {
     "train": "train a system and leave a run folder",
     "evaluate": "compute the metrics of a run on its test split",
     "predict": "predict for images from disk with a trained run",
+    "explain": "show which parts of images the answers of a run come from",
     "generate": "draw images from a trained generative model",
     "sweep": "search hyper-parameters by training many runs at once",
     "inspect": "show the settings, parameters and checkpoints of a run",

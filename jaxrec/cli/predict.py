@@ -287,7 +287,7 @@ def describe(
             # One at a time: a photo may be a hundred times as large as what the model sees of it.
             one = {name: values[number] for name, values in outputs.items()}
             (drawing,) = system.drawings(task, *trained.at_own_size(path, images[number], one), features)
-            label = _free_label(path, labels)
+            label = free_label(path, labels)
             named = {f"{label}-{name}": picture for name, picture in drawing.items()}
             row["pictures"] = save_artifacts(out, named, names)
     return rows
@@ -306,7 +306,7 @@ def draw_sheet(trained: "Trained", images: Any, outputs: dict[str, Any], out: Pa
     save_artifacts(out, drawn, class_names(trained.features))
 
 
-def _free_label(path: Path, taken: set[str]) -> str:
+def free_label(path: Path, taken: set[str]) -> str:
     """What an image's pictures are called: its name, with a number if another image of that name was there before."""
     # File systems take names of 255 bytes, and the picture's own name follows.
     name = os.fsdecode(os.fsencode(path.stem)[:LABEL])

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from .layers import Conv, Dense, activation, each_example_alone, flatten, max_pool, scaled
+from .layers import Conv, Dense, Maps, activation, each_example_alone, flatten, max_pool, scaled
 
 WIDTHS = 256
 """Channels of the first convolution, at most, of a CNN of :func:`widest_within`."""
@@ -44,6 +44,7 @@ class CNN(nn.Module):
         act = activation(self.activation)
         for i, channels in enumerate(self.channels, 1):
             x = act(Conv(scaled(channels, self.width), dtype=self.dtype, name=f"conv{i}")(x))
+            x = Maps(name=f"maps{i}")(x)
             if min(x.shape[1:3]) >= 2:
                 x = max_pool(x, 2)
         return flatten(x)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .layers import Conv, Dense, upsample
+from .layers import Conv, Dense, Maps, upsample
 from .unet import he_normal, normalize, pad_to_multiple
 
 SCALES = 3
@@ -135,6 +135,8 @@ class Detector(nn.Module):
             if coarse:
                 x = x + self._residual(x, f"block{level}", train)
                 scales.append(x)
+        # The last scale reaches the heads of all.
+        scales[-1] = Maps(name="maps")(scales[-1])
         return scales
 
     def _features(self, stride: int) -> int:

@@ -139,6 +139,15 @@ def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
     return (wide + bias.astype(wide.dtype)).astype(x.dtype)
 
 
+class Maps(nn.Module):
+    """Marks maps [B,H,W,C], which it gives unchanged, as those that explain what a network says (Grad-CAM)."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x."""
+        return x
+
+
 class Biased(nn.Module):
     """``layer``, which has no bias, with one by `add_bias`; flax would add its own in the dtype of the computation.
 

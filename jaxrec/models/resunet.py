@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from .layers import Conv, Dense
+from .layers import Conv, Dense, Maps
 from .unet import he_normal, normalize, pad_to_multiple
 
 
@@ -49,7 +49,7 @@ class ResUNet(nn.Module):
                 strides = 2 if stage > 0 and i == 0 else 1
                 x = self._block(x, self._features(stage), strides, f"stage{stage}_block{i}", train)
             scales.append(x)
-        x = self._context(x, train)
+        x = Maps(name="maps")(self._context(x, train))
         for stage in reversed(range(len(scales) - 1)):
             x = self._join(x, scales[stage], stage, train)
         x = nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)(x)

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from .layers import Conv, Dense, add_bias, batch_norm, dense, flatten, max_pool
+from .layers import Conv, Dense, Maps, add_bias, batch_norm, dense, flatten, max_pool
 
 torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
@@ -67,6 +67,7 @@ class SpeedNet(nn.Module):
                     x = max_pool(x, 2)
                 options = {"momentum": 0.6, "use_scale": False}
                 x = nn.gelu(batch_norm(x, train, self.axis_name, name=f"norm{i}{j}", **options))
+        x = Maps(name="maps")(x)
         x = max_pool(x, 3) if min(x.shape[1:3]) >= 3 else x.max((1, 2))
         x = flatten(x)
         head = Dense(

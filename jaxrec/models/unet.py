@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from .layers import Conv, ConvTranspose, batch_norm, max_pool
+from .layers import Conv, ConvTranspose, Maps, batch_norm, max_pool
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -57,7 +57,7 @@ class UNet(nn.Module):
             x = self._pair(x, level, "down", train)
             skips.append(x)
             x = max_pool(x, 2)
-        x = self._pair(x, self.depth, "down", train)
+        x = Maps(name="maps")(self._pair(x, self.depth, "down", train))
         x = nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)(x)
         for level in reversed(range(self.depth)):
             features = self.width * 2**level

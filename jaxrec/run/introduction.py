@@ -92,6 +92,8 @@ def for_the_report(system: System, task: Task) -> dict[str, Any]:
     commands = ["evaluate"]
     if system.rows is not None:
         commands.append("predict")
+    if system.explained is not None:
+        commands.append("explain")
     if system.can_generate(task):
         commands.append("generate")
     score = None if system.score is None else system.score._asdict()

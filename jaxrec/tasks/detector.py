@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxrec import losses
 from jaxrec.augment import augment_examples, standardize
-from jaxrec.boxes import Found, matches, nms, soft_nms
+from jaxrec.boxes import Found, iou, matches, nms, soft_nms
 from jaxrec.data.features import Features, class_names, image_shape
 from jaxrec.errors import UserError
 from jaxrec.losses.detection import Parts
@@ -206,12 +206,17 @@ def _answer(state: State, images: jax.Array) -> tuple[jax.Array, jax.Array]:
     return player.model.apply(player.variables(), standardize(images, config.mean, config.std), train=False)
 
 
+def _boxes(config: Config, distances: jax.Array, images: jax.Array) -> jax.Array:
+    """The boxes [B, A, 4] at all places, as far as they lie inside the images."""
+    _, height, width, _ = images.shape
+    boxes = decoded(distances, _cells(config, images))
+    return jnp.clip(boxes, 0.0, jnp.array([height, width, height, width], jnp.float32))
+
+
 def _found(config: Config, answer: tuple[jax.Array, jax.Array], images: jax.Array) -> Found:
     """The boxes in images of which none suppresses another."""
     logits, distances = answer
-    _, height, width, _ = images.shape
-    boxes = decoded(distances, _cells(config, images))
-    boxes = jnp.clip(boxes, 0.0, jnp.array([height, width, height, width], jnp.float32))
+    boxes = _boxes(config, distances, images)
     scores = jax.nn.sigmoid(logits)
     if config.suppress == "soft":
         return soft_nms(boxes, scores, most=MOST)
@@ -246,6 +251,33 @@ def predict(state: State, inputs: jax.Array) -> dict[str, jax.Array]:
     """
     images = scaled(inputs)
     return _found(state.config, _answer(state, images), images)._asdict()
+
+
+def targets(config: Config, outputs: Mapping[str, np.ndarray], wanted: int | None = None) -> dict[str, np.ndarray]:
+    """What is explained of each image: the best box of at least the configured score, of the wanted class if any.
+
+    ``class`` int32 [N], -1 if there is no such box, and ``box`` float32 [N, 4].
+    """
+    there = (outputs["classes"] >= 0) & (outputs["scores"] >= config.score)
+    if wanted is not None:
+        there &= outputs["classes"] == wanted
+    # Boxes come in the order of their scores.
+    first = there.argmax(1)
+    row = np.arange(len(first))
+    number = np.where(there.any(1), outputs["classes"][row, first], -1)
+    return {"class": number.astype(np.int32), "box": outputs["boxes"][row, first]}
+
+
+def explained(state: State, inputs: jax.Array, target: Mapping[str, jax.Array]) -> jax.Array:
+    """How well the target is found again in images [B, H, W, C] (after D-RISE, Petsiuk et al. 2021), float32 [B].
+
+    The highest product, over all places, of the score of the target's class and the overlap with its box.
+    """
+    images = scaled(inputs)
+    logits, distances = _answer(state, images)
+    overlaps = iou(_boxes(state.config, distances, images), target["box"][:, None])
+    scores = jnp.take_along_axis(jax.nn.sigmoid(logits), target["class"][:, None, None], axis=2)[..., 0]
+    return (scores * overlaps).max(1)
 
 
 def artifacts(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:

@@ -27,6 +27,7 @@ from jaxrec.models.unet import UNet
 from jaxrec.parallel import stream
 from jaxrec.settings import Augment
 from jaxrec.settings.segmenter import Segmenter as Config
+from jaxrec.tasks.answers import log_odds
 from jaxrec.tasks.inputs import composing, image_shape, pixels, places, rgb, scaled
 from jaxrec.tasks.learning import learn
 from jaxrec.tasks.model import as_model, compute_dtype, for_replicas
@@ -253,6 +254,29 @@ def predict(state: State, inputs: jax.Array) -> dict[str, jax.Array]:
     log_probabilities = _log_probabilities(state, scaled(inputs))
     classes = log_probabilities.argmax(-1).astype(jnp.int32)
     return {"classes": classes, "probabilities": jnp.exp(log_probabilities)}
+
+
+def targets(config: Config, outputs: Mapping[str, np.ndarray], wanted: int | None = None) -> dict[str, np.ndarray]:
+    """What is explained of each image: all pixels of one class.
+
+    ``class`` int32 [N] is the wanted class or, of those after the first one, which often is the background, the class
+    of the most pixels; -1 if no pixel has it. ``where`` bool [N, H, W] are its pixels.
+    """
+    numbers = []
+    for classes in outputs["classes"]:
+        counts = np.bincount(classes.ravel(), minlength=config.classes)
+        number = 1 + int(counts[1:].argmax()) if wanted is None else wanted
+        numbers.append(number if counts[number] else -1)
+    chosen = np.array(numbers, np.int32)
+    return {"class": chosen, "where": outputs["classes"] == chosen[:, None, None]}
+
+
+def explained(state: State, inputs: jax.Array, target: Mapping[str, jax.Array]) -> jax.Array:
+    """The log-odds float32 [B] of the target's class, mean over its pixels, in images [B, H, W, C]."""
+    log_probabilities = _log_probabilities(state, scaled(inputs))
+    where = target["where"].astype(jnp.float32)
+    number = jnp.broadcast_to(target["class"][:, None, None], where.shape)
+    return (where * log_odds(log_probabilities, number)).sum((1, 2)) / where.sum((1, 2)).clip(1)
 
 
 def artifacts(state: State, batch: Batch) -> dict[str, dict[str, jax.Array]]:

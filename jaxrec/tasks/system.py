@@ -157,6 +157,14 @@ class System:
     unseen: Callable[[Task], Mapping[str, Any]] = nothing
     """The outputs of ``predict`` that hold a value for each pixel, [N, H, W, ...], and the value that stands for pixels
     that were cropped off, so that the model has not seen them."""
+    targets: Callable[..., dict[str, Any]] | None = None
+    """``targets(config, outputs, wanted) -> {"class": int32 [N], ...}``: what ``explain`` explains of each input, from
+    what ``predict`` says of it, as NumPy arrays [N, ...]. ``wanted`` is the number of the class that was asked for, or
+    None. A class of -1 means that there is nothing to explain. ``box`` [N, 4] or ``where`` bool [N, H, W] say which
+    part of the image it is about; it is drawn."""
+    explained: Callable[..., Any] | None = None
+    """``explained(state, inputs, target) -> float32 [N]``, or ``explained(state, clips, target, length)``: the score of
+    each target that explanations account for. It has a gradient, and scores each input by itself."""
     generate: Callable[..., Any] | None = None
     """``generate(state, key, count, first) -> {"image": float32 [count, H, W, C], "label": int32 [count]}``, for
     systems that draw images. Many are drawn in parts: ``first`` is the number of the part's first image.
@@ -190,6 +198,8 @@ FUNCTIONS = (
     "sheet",
     "drawings",
     "unseen",
+    "targets",
+    "explained",
     "generate",
     "generates",
 )

@@ -216,7 +216,7 @@ def _commands(record: Record) -> str:
     config, facts, run = record.config, record.facts, record.run
     runs = config.get("runs", run.parent.name)
     place = shlex.quote(str(Path(runs) / run.name))
-    arguments = {"predict": f"{place} IMAGE.png"}
+    arguments = {"predict": f"{place} IMAGE.png", "explain": f"{place} IMAGE.png"}
     system = "" if facts["system"] is None else f" --system {shlex.quote(facts['system'])}"
     lines = [f"jaxrec {command} {arguments.get(command, place)}{system}" for command in facts["commands"]]
     if not record.members and config.get("dataset") != ARRAYS:
