@@ -261,9 +261,12 @@ def test_what_commands_tell_of_an_agent(trained, tmp_path):
     predict.main([str(run), str(tmp_path / "large.png"), "--out", str(tmp_path / "out")])
     row = json.loads((tmp_path / "out" / "predictions.jsonl").read_text())
     # In pixels of the file.
-    assert row["path"][0] == [0, 0, 96, 96]
-    assert row["path"][-1] == [row["y0"], row["x0"], row["y1"], row["x1"]]
-    assert len(row["path"]) == row["moves"] + 1
+    assert row["way"][0] == [0, 0, 96, 96]
+    assert row["way"][-1] == [row["y0"], row["x0"], row["y1"], row["x1"]]
+    assert len(row["way"]) == row["moves"] + 1
+    # What is told of the image says which one it is.
+    assert row["path"] == str(tmp_path / "large.png")
+    assert results.keys() - {"split", "examples", "step", "worst"} <= agent.MEANINGS.keys()
 
 
 def test_only_the_class_to_find_counts():
@@ -283,6 +286,11 @@ def test_only_the_class_to_find_counts():
     whole = jnp.array([0.0, 0.0, 1.0, 1.0])
     each = [float(overlap(whole, *pair)) for pair in zip(examples["boxes"], examples["there"], strict=True)]
     assert each == [1 / 16, 1, 0]
+
+
+def test_an_agent_without_a_view_is_refused():
+    with pytest.raises(UserError, match="--reaches"):
+        agent.init(tiny_agent(reaches=()), KEY, {"image": np.zeros((1, 8, 8, 1), np.uint8)})
 
 
 def test_an_unknown_target_is_refused():

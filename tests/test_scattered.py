@@ -33,6 +33,9 @@ def test_what_an_example_is(name):
     assert open_dataset(name, image_size=24).features["image"].shape == (24, 24, 1)
     with pytest.raises(UserError, match="--image-size"):
         open_dataset(name, image_size="24x20")
+    assert open_dataset(name, image_size=15).features["image"].shape == (15, 15, 1)
+    with pytest.raises(UserError, match=r"--image-size 3 .*15"):
+        open_dataset(name, image_size=3)
 
 
 def test_digits_of_one_split_are_in_no_other():

@@ -9,6 +9,7 @@ from jaxrec.data.bouncing import enlarged
 from jaxrec.data.features import Feature, blank
 from jaxrec.data.reads import Reads, chosen_features
 from jaxrec.data.splits import Source, rows_by_split
+from jaxrec.errors import UserError
 
 DIGITS = tuple("0123456789")
 SEEDS = {"train": 0, "validation": 2, "test": 1}
@@ -18,6 +19,8 @@ HELD_OUT = 12
 """One of so many training digits is for the validation split."""
 SIDE = 28 / 60
 """Side of a digit, as a share of the canvas's side."""
+LEAST = 7
+"""Pixels a side from which a digit can be told."""
 PIECE = 8 / 28
 """Side of a piece of another digit, as a share of that digit's side."""
 
@@ -47,6 +50,8 @@ def open_scattered(
         counts: How many digits there are, ``train`` and ``test``.
         ink: Gives the digits of ``train`` or ``test``; called when examples are read first.
         identity: Names the digits.
+
+    Raises UserError if the canvases are too small for digits that can be told.
     """
     everything = {
         "image": Feature("image", (size, size, 1), "uint8"),
@@ -55,6 +60,11 @@ def open_scattered(
         "box_classes": Feature("box_classes", (1,), "int32", DIGITS),
     }
     chosen, features = chosen_features(name, reads, everything)
+    side = round(SIDE * size)
+    if side < LEAST:
+        raise UserError(
+            f"--image-size {size} leaves {name} digits of {side} pixels a side: give at least {LEAST / SIDE:.0f}"
+        )
     rows = np.arange(counts["train"])
     held_out = rows % HELD_OUT == 0
     digits = {"train": rows[~held_out], "validation": rows[held_out], "test": np.arange(counts["test"])}
@@ -66,7 +76,7 @@ def open_scattered(
         """The digits of a split at the size at which they are drawn."""
         if split not in opened:
             image, label = ink("test" if split == "test" else "train")
-            opened[split] = Ink(enlarged(image[digits[split]], round(SIDE * size)), label[digits[split]])
+            opened[split] = Ink(enlarged(image[digits[split]], side), label[digits[split]])
         return opened[split]
 
     def read(rows: np.ndarray) -> dict[str, np.ndarray]:

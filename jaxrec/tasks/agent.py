@@ -143,7 +143,12 @@ def init(
         optimizer: an optax transformation for both players in place of the configured optimizer, schedule, decay and
             clipping.
         environment: what to act in, in place of the box; no feature of the data is read then.
+
+    Raises:
+        UserError: the network has no view.
     """
+    if not config.reaches:
+        raise UserError("--reaches is empty, and the agent would see nothing; give a number for each view, such as 1.5")
     examples = {} if environment else _blank(config, batch["image"][:1])
 
     def first(key: jax.Array) -> Any:
@@ -659,7 +664,7 @@ def rows(config: Config, inputs: np.ndarray, outputs: Mapping[str, np.ndarray], 
     ):
         y0, x0, y1, x1 = (round(float(each), 2) for each in box[0])
         way = [[round(float(each), 2) for each in one] for one in path[: int(moves) + 1]]
-        row = {"y0": y0, "x0": x0, "y1": y1, "x1": x1, "moves": int(moves), "stopped": bool(stopped), "path": way}
+        row = {"y0": y0, "x0": x0, "y1": y1, "x1": x1, "moves": int(moves), "stopped": bool(stopped), "way": way}
         told.append(row)
     return told
 

@@ -145,7 +145,8 @@ class System:
     """Pictures made from the metrics on the test split, such as a confusion matrix."""
     rows: Callable[..., list[dict[str, Any]]] | None = None
     """``rows(config, inputs, outputs, features)``: what ``predict`` tells of each input, as a dict; inputs and
-    outputs are NumPy arrays. Lists, dicts and arrays go to the JSON file alone. None: the system reads no images."""
+    outputs are NumPy arrays. Lists, dicts and arrays go to the JSON file alone. The names ``path``, ``example``,
+    ``truth`` and ``pictures`` are taken. None: the system reads no images."""
     listed: Callable[..., dict[str, list[Any]]] | None = None
     """``listed(config, rows, features)``: what ``predict`` writes of told images into other JSON files, each one list
     of all images: the records by the file's name without its ending."""
