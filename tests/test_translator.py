@@ -20,6 +20,7 @@ from jaxrec.data import Feature, Split
 from jaxrec.data.splits import from_arrays
 from jaxrec.errors import UserError
 from jaxrec.metrics import Translation, ssim
+from jaxrec.run import answers, reader
 from jaxrec.run.data import open_data
 from jaxrec.run.reader import VOID, Labels, find_labels
 from jaxrec.run.teachers import teacher
@@ -277,3 +278,60 @@ def test_labels_are_few_colors_and_what_lies_between_two_is_void():
     assert (known[:, :, 7] == VOID).all()
     np.testing.assert_array_equal(known[:, :, 8:], numbers[:, :, 8:])
     assert find_labels(data_of(image=photos, target=maps)) is None and find_labels(data_of(image=maps)) is None
+
+
+def split_of(**arrays):
+    """A split of arrays of images and classes."""
+    features = {}
+    for name, values in arrays.items():
+        features[name] = Feature("image" if values.ndim == 4 else "class", values.shape[1:], str(values.dtype))
+    return Split(from_arrays(arrays), np.arange(len(next(iter(arrays.values())))), features)
+
+
+@jax.tree_util.register_static
+class Nothing:
+    """A state without arrays."""
+
+    config = None
+
+
+@pytest.mark.parametrize("answer, accuracy", [("truth", 1.0), ("elsewhere", 0.0)])
+def test_what_a_reader_reads_is_held_against_the_label_maps(monkeypatch, answer, accuracy):
+    """The label of a pixel is told from its brightness; the mean photo is of one brightness, that of one label."""
+    numbers = np.array([0, 1, 2, 1, 1])[:, None, None].repeat(16, 1).repeat(16, 2)
+    maps = np.array([[0, 0, 0], [200, 0, 0], [0, 0, 255]], np.uint8)[numbers]
+    photos = (100 * numbers).astype(np.uint8)[..., None].repeat(3, -1)
+    split = split_of(image=maps, target=photos)
+    data = SimpleNamespace(dataset=SimpleNamespace(features=split.features), train=split, test=split)
+
+    def predict(state, images):
+        red, blue = images[..., 0] > 0, images[..., 2] > 0
+        number = jnp.where(red, 1, jnp.where(blue, 2, 0))
+        number = number if answer == "truth" else (number + 1) % 3
+        return {"image": jnp.broadcast_to(number[..., None] * 100 / 255, images.shape)}
+
+    def told(network, images):
+        # Found labels are in the order of their colors: black, blue, red.
+        order = jnp.array([0, 2, 1])[jnp.round(images[..., 0] / 100).astype(int)]
+        return {"probabilities": jax.nn.one_hot(order, 3)}
+
+    monkeypatch.setattr(reader, "_trained_reader", lambda *_: (Nothing(), "reader"))
+    monkeypatch.setattr(reader, "system_of", lambda _: SimpleNamespace(predict=told))
+    found = reader.read_answers(SimpleNamespace(predict=predict), Nothing(), data)
+    assert (found["reader_miou"], found["reader_pixel_accuracy"]) == (accuracy, accuracy)
+    assert (found["real_reader_miou"], found["real_reader_pixel_accuracy"]) == (1, 1)
+    assert found["mean_reader_pixel_accuracy"] == pytest.approx(3 / 5)
+
+
+def test_a_judge_sees_answers_and_the_inputs_that_they_were_made_of():
+    inputs = RNG.integers(0, 256, (6, 4, 4, 1), np.uint8)
+    split = split_of(image=inputs, target=RNG.integers(0, 256, (6, 4, 4, 3), np.uint8))
+    system = SimpleNamespace(predict=lambda state, images: {"image": 1 - images.repeat(3, -1) / 255})
+
+    def look(images):
+        assert images.dtype == np.uint8 and images.shape[-1] == 3
+        return {"features": images.mean((1, 2)), "probabilities": images.mean((1, 2))}
+
+    made, copies = answers._made(system, Nothing(), split, np.arange(6), look)
+    np.testing.assert_allclose(copies["features"], inputs.mean((1, 2)).repeat(3, -1), atol=0.5)
+    np.testing.assert_allclose(made["features"], 255 - copies["features"], atol=0.5)

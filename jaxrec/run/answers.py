@@ -16,6 +16,7 @@ from jaxrec.data import Feature, Features, Split, at_once, class_names
 from jaxrec.models.translator import with_channels
 from jaxrec.run.data import Data
 from jaxrec.run.judge import IMAGES, MOST, NEAREST, budget, joined, looked, seen, trained_judge, whole
+from jaxrec.tasks.inputs import scaled
 from jaxrec.tasks.state import State
 from jaxrec.tasks.system import System, system_of
 from jaxrec.waiting import tell
@@ -69,9 +70,9 @@ def _made(system: System, state: State, test: Split, places: np.ndarray, look: A
             part = images[start : start + size]
             outputs = jax.device_get(predict(state, part))
             answer = outputs["image"]
-            copy = with_channels(jax.numpy.asarray(outputs.get("input", part)), answer.shape[-1])
+            copy = with_channels(scaled(outputs.get("input", part)), answer.shape[-1])
             answers.append(looked(look, whole(answer)))
-            copies.append(looked(look, np.asarray(copy) if copy.dtype == np.uint8 else whole(copy)))
+            copies.append(looked(look, whole(copy)))
             done += len(part)
             tell("judging answers", done, len(places))
     return joined(answers), joined(copies)
