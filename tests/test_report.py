@@ -453,8 +453,8 @@ def test_a_resumed_run_counts_each_step_once(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("model", "metrics", "headline", "commands"),
     [
-        ("cnn", {"loss": 0.5, "accuracy": 0.75, "f1_macro": 0.7}, "accuracy 0.75", ["evaluate", "predict"]),
-        ("cnn", {"loss": 0.5, "hamming": 0.25}, "loss 0.5", ["evaluate", "predict"]),
+        ("cnn", {"loss": 0.5, "accuracy": 0.75, "f1_macro": 0.7}, "accuracy 0.75", ["evaluate", "predict", "explain"]),
+        ("cnn", {"loss": 0.5, "hamming": 0.25}, "loss 0.5", ["evaluate", "predict", "explain"]),
         ("autoencoder", {"loss": 9.0, "mse": 0.01, "psnr": 20.5}, "psnr 20.5", ["evaluate", "predict"]),
         ("vae", {"elbo": -92.0, "nll": 90.5, "psnr": 1.0}, "nll 90.5", ["evaluate", "predict", "generate"]),
         ("gan", {"loss": 3.0, "class_consistency": 0.96}, "class consistency 0.96", ["evaluate", "generate"]),

@@ -40,6 +40,11 @@ class Evaluate(OpenedModel):
     """Add metrics by each value of a column of the table; for csv: sets."""
     predictions: bool = False
     """Write what is predicted for each example, beside its true class or number."""
+    calibrate: bool = False
+    """Fit a temperature of the probabilities on the validation split, and measure calibration before and after. The
+    report shows it."""
+    weak_spots: bool = False
+    """Find the worst class and slices, near-duplicates and probable label errors. The report lists them."""
     out: str | None = None
     """Folder for predictions.csv and predictions.jsonl. Default: RUN/predictions."""
     json: bool = False
@@ -64,13 +69,34 @@ def main(argv: list[str]) -> None:
         slices[options.column] = trained.evaluate_by(data, options.column)
     if options.predictions:
         _write_predictions(trained, data, options.out)
+    found = _diagnosed(trained, data, options)
     results = trained.evaluate_data(data, options.test_split)
     if options.json:
-        print(json.dumps({**results, "slices": slices} if slices else results))
+        print(json.dumps({**results, **found, "slices": slices} if slices else {**results, **found}))
         return
     _print(trained, results)
+    if found:
+        _print_diagnosis(trained, found)
     for column, metrics in slices.items():
         _print_slices(column, metrics)
+
+
+def _diagnosed(trained: "Trained", data: "Data", options: Evaluate) -> dict[str, Any]:
+    """What --calibrate and --weak-spots find, by these names; the report is written again with it."""
+    if not (options.calibrate or options.weak_spots):
+        return {}
+    from jaxrec.run import diagnosis
+    from jaxrec.run.show.report import write_report
+
+    test = diagnosis.answers_of(trained, data.test)
+    whole = diagnosis.open_splits(trained)
+    found = {}
+    if options.calibrate:
+        found["calibration"] = diagnosis.calibrate(trained, whole.validation, test)
+    if options.weak_spots:
+        found["weak_spots"] = diagnosis.find_weak_spots(trained, whole, data.test, test)
+    write_report(trained.folder)
+    return found
 
 
 def _write_predictions(trained: "Trained", data: "Data", folder: str | None) -> None:
@@ -139,3 +165,20 @@ def _print_slices(column: str, slices: dict[str, dict[str, Any]]) -> None:
         cells = ["undefined" if metrics.get(name) is None else f"{metrics[name]:.5g}" for name in names]
         table.add_row(Text(value or "(empty)"), *cells)
     Console(highlight=False).print(table)
+
+
+def _print_diagnosis(trained: "Trained", found: dict[str, Any]) -> None:
+    if "calibration" in found:
+        known = found["calibration"]
+        before, after = known["before"], known["after"]
+        print(f"temperature {known['temperature']:.4g}, fitted on {known['validation']} validation examples")
+        for name in before:
+            print(f"{name.replace('_', ' ')}: {before[name]:.4g} before, {after[name]:.4g} after")
+    if "weak_spots" in found:
+        known = found["weak_spots"]
+        print(f"worst class: {known['class']}, accuracy {known['class_accuracy']:.4g}")
+        for each in known["slices"][:1]:
+            limits = f"{each['by']} from {each['from']:.3g} to {each['to']:.3g}"
+            print(f"worst slice: {limits}, accuracy {each['accuracy']:.4g} of {each['examples']}")
+        print(f"{known['label_errors']} probable label errors, {known['near_duplicates']} near-duplicates")
+    print(f"read {trained.folder / 'report.html'}")

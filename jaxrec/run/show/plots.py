@@ -50,6 +50,23 @@ def curves_picture(artifact: Mapping[str, Any], class_names: Sequence[str]) -> I
     return _shrunk(picture)
 
 
+def reliability_picture(drawn: Mapping[str, Any]) -> Image.Image:
+    """Draws the accuracy over the confidence of predictions, and the line on which both are equal.
+
+    ``drawn`` holds by name what ``jaxrec.after.calibration.reliability`` gives; the key gives the calibration error.
+    """
+    picture, draw = _canvas(640, 420)
+    place = _frame(draw, (60, 34, 450, 370), (0, 1), (0, 1))
+    _text(draw, (450, 400), "confidence", FAINT, "rs")
+    _text(draw, (60, 22), "accuracy", FAINT, "ms")
+    draw.line([place(0, 0), place(1, 1)], fill=FAINT, width=SHARP)
+    for row, (name, found) in enumerate(drawn.items()):
+        there = found.count > 0
+        _line(draw, place, found.confidence[there], found.accuracy[there], class_ink(row))
+        _key(draw, row, name, found.error, class_ink(row))
+    return _shrunk(picture)
+
+
 def counts_picture(counts: np.ndarray, class_names: Sequence[str]) -> Image.Image:
     """Draws for each class how many boxes images have and how many were detected: the larger a dot, the more images.
 

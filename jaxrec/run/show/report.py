@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from jaxrec.data.datasets import ARRAYS
 from jaxrec.errors import UserError
 from jaxrec.files import write_atomically
+from jaxrec.run.show import trust
 from jaxrec.run.show.curves import curves_of
 from jaxrec.run.show.figures import COUNTS, class_names, class_tables, figures_table, members_table, span
 from jaxrec.run.show.fonts import can_write
@@ -48,6 +49,8 @@ class Record:
         self.manifest: dict[str, Any] = _read(run / "manifest.json", {})
         self.results: dict[str, Any] = _read(run / "results.json", {})
         self.members: list[dict[str, Any]] = _read(run / "members.json", [])
+        self.calibration: dict[str, Any] = _read(run / trust.CALIBRATION, {})
+        self.weak_spots: dict[str, Any] = _read(run / trust.WEAK_SPOTS, {})
         self.facts: dict[str, Any] = {**NO_FACTS, **self.manifest.get("report", {})}
 
     @cached_property
@@ -126,13 +129,16 @@ def write_report(run: Path) -> Path:
     record = Record(run)
     for name in record.facts["evolving"]:
         timeline(run / "pictures", name)
+    captions = {**record.facts["captions"], trust.RELIABILITY: trust.CAPTION}
     body = [
         _header(record),
-        f"<h2>Pictures</h2>\n{gallery(run / 'pictures', record.facts['captions'])}",
+        f"<h2>Pictures</h2>\n{gallery(run / 'pictures', captions)}",
         mistakes(run / "pictures"),
         f"<h2>Training</h2>\n{curves_of(record.metrics, record.facts)}",
         f"<h2>Test results</h2>\n{figures_table(record.best, record.facts, class_names(record.manifest))}",
         class_tables(record.best, class_names(record.manifest)),
+        trust.calibration(record.calibration),
+        trust.weak_spots(run, record.weak_spots),
         f"<h2>Members</h2>\n{members_table(record.members, record.results, record.facts)}" if record.members else "",
         f"<h2>Settings that differ from the defaults</h2>\n{_changes(record)}",
         f"<h2>Use this run</h2>\n{_commands(record)}",
