@@ -17,6 +17,7 @@ from jaxrec.environments import (
     ACTIONS,
     STOP,
     Environment,
+    Episode,
     Rules,
     box_search,
     from_gymnax,
@@ -29,7 +30,7 @@ from jaxrec.errors import UserError
 from jaxrec.models.agent import BoxNetwork, crops, operations, patches
 from jaxrec.parallel import from_all_replicas
 from jaxrec.settings import Agent, Optimizer
-from jaxrec.tasks import agent
+from jaxrec.tasks import agent, replay
 from jaxrec.tasks.system import Facts
 
 KEY = jax.random.key(0)
@@ -184,6 +185,80 @@ def test_operations_are_those_that_are_made():
     assert 2 * counted == pytest.approx(cost["flops"], rel=0.15)
 
 
+# What is kept to learn from
+
+
+def episodes(first):
+    """An episode of two moves with each of two examples, told by numbers from ``first`` on."""
+    seen = jnp.arange(first, first + 6, dtype=jnp.float32).reshape(2, 1, 3, 1)
+    action = jnp.arange(first, first + 4, dtype=jnp.int32).reshape(2, 1, 2)
+    done, there = jnp.zeros((2, 1, 2), bool), jnp.ones((2, 1, 2), bool)
+    return Episode(seen, action, action.astype(jnp.float32), done, there, None)
+
+
+def test_the_oldest_episodes_make_room_and_moves_are_found_by_their_numbers():
+    memory = replay.empty(4, (1, 2), {}, jnp.zeros((1, 1, 1)))
+    for step in range(3):
+        counting = jnp.array([[[True, True]], [[True, False]]])
+        memory = replay.with_episodes(memory, jnp.int32(step), {}, episodes(10 * step), counting, 2)
+    np.testing.assert_array_equal(memory["action"][:, 0], [[20, 21], [22, 23], [10, 11], [12, 13]])
+    # The last move of the second example does not count.
+    weighed = replay.weighed(memory, 0.0)
+    np.testing.assert_array_equal(weighed, [1, 1, 1, 0, 1, 1, 1, 0])
+    moves = replay.recalled(memory, jnp.array([1, 4]))
+    np.testing.assert_array_equal(moves["action"], [21, 10])
+    np.testing.assert_array_equal(moves["before"][:, 0, 0], [21, 10])
+    np.testing.assert_array_equal(moves["after"][:, 0, 0], [22, 11])
+
+
+def test_a_move_has_the_priority_of_its_greatest_surprise():
+    memory = {**replay.empty(2, (1, 2), {}, jnp.zeros((1, 1, 1))), "priority": jnp.array([[[1.0, 1.0]], [[0.0, 1.0]]])}
+    found = replay.reranked(memory, jnp.array([0, 0, 2, 3]), jnp.array([0.5, 0.25, 9.0, 0.0]))["priority"]
+    # What was not drawn keeps its own, what is no move stays none, and nothing is never drawn again.
+    np.testing.assert_allclose(found.ravel(), [0.5, 1.0, 0.0, replay.LEAST])
+
+
+def test_the_mean_side_is_that_of_all_objects_to_be_found():
+    state = SimpleNamespace(extra={"sides": jnp.zeros(2)}, step=jnp.int32(0))
+    boxes = jnp.array([[[0, 0, 0.5, 0.2], [0, 0, 0.9, 0.9]], [[0.1, 0.1, 0.2, 0.7], [0.2, 0.2, 0.4, 0.3]]])
+    examples = {"boxes": boxes, "there": jnp.array([[True, False], [True, True]])}
+    found = agent._sides(state, examples, None)
+    np.testing.assert_allclose(found, [(0.5 + 0.1 + 0.2) / 3, (0.2 + 0.6 + 0.1) / 3], rtol=1e-5)
+    # The second batch counts half, and one without objects nothing.
+    later = SimpleNamespace(extra={"sides": found}, step=jnp.int32(1))
+    one = {"boxes": jnp.array([[[0, 0, 1.0, 1.0]]]), "there": jnp.array([[True]])}
+    np.testing.assert_allclose(agent._sides(later, one, None), (found + 1) / 2, rtol=1e-5)
+    np.testing.assert_array_equal(agent._sides(later, {**one, "there": jnp.array([[False]])}, None), found)
+
+
+def test_moves_with_nothing_to_find_do_not_count():
+    examples = {"there": jnp.array([[True, False], [False, False]])}
+    there = jnp.array([[[True, True, False]], [[True, True, False]]])
+    found = agent._counting(SimpleNamespace(there=there), examples)
+    np.testing.assert_array_equal(found[:, 0], [[True, True, False], [False, False, False]])
+
+
+def test_guided_exploration_makes_rewarded_moves_alone():
+    """From the whole image, smaller and narrower boxes and some shifts are rewarded."""
+    batch = {"image": np.zeros((2, 8, 8, 1), np.uint8), "label": np.zeros((2, 1), np.int32)}
+    batch["boxes"] = np.array([[[2, 2, 4, 5]], [[3, 0, 8, 3]]], np.float32)
+    keys = jax.random.split(KEY, (2, 200))
+    state = jax.jit(partial(agent.init, tiny_agent(cnn=False)))(KEY, batch)
+    examples = agent._examples(state.config, batch)
+
+    @jax.jit
+    def explored(keys):
+        observation, inner = agent._reset(state.config, None, examples)(keys)
+        return agent._exploring(state, examples, jnp.float32(1))(observation, inner, keys)
+
+    moves = np.asarray(explored(keys))
+    for number in range(2):
+        search = box_search(examples["boxes"][number], examples["there"][number], agent._rules(state.config))
+        good = np.flatnonzero(search.promising(search.reset(KEY)[1]))
+        assert 0 < len(good) < len(ACTIONS)
+        assert set(moves[number]) == set(good)
+
+
 # Learning
 
 
@@ -234,6 +309,33 @@ def test_a_strangers_environment_is_learned_in(learning, walk):
         values = agent._values(agent._judged(state, state.player.variables(), {}, places[None]))[0]
         # One move from the end it is worth 1, and two moves from it what is worth 1 a move later.
         np.testing.assert_allclose(values[2:4, 1], [0.9, 1], atol=0.1)
+
+
+def test_a_bonus_for_entropy_lowers_the_loss_of_the_policy():
+    batch = {"index": jnp.arange(8, dtype=jnp.int32)}
+    losses = []
+    for weight in (0.0, 0.5):
+        config = Agent(learning="actor-critic", moves=4, copies=1, width=4, entropy=weight, optimizer=Optimizer("sgd"))
+        state = agent.init(config, KEY, batch, environment=from_gymnax(Walk()))
+        metrics = jax.jit(agent.train_step)(state, batch)[1]
+        losses.append(float(metrics["loss"]))
+    assert losses[1] == pytest.approx(losses[0] - 0.5 * float(metrics["entropy"]), abs=1e-5)
+
+
+def test_the_network_that_learns_chooses_and_its_average_says_what_that_is_worth():
+    state = agent.init(Agent(width=4, average=0.9), KEY, {"index": jnp.arange(2)}, environment=from_gymnax(Walk()))
+    player = state.player.replace(average=jax.tree.map(lambda x: x + 0.1 * jnp.cos(7 * x), state.player.params))
+    state = state.replace(players={"net": player})
+    seen = jax.nn.one_hot(jnp.arange(5), 5, dtype=jnp.float32)[:, None]
+    moves = {"example": {}, "after": seen, "reward": jnp.arange(5.0), "done": jnp.arange(5) == 4}
+    own, average = (
+        agent._values(agent._judged(state, variables, {}, seen))[:, 0]
+        for variables in ({"params": player.params}, {"params": player.average})
+    )
+    assert not np.allclose(own, average)
+    best = np.asarray(average)[np.arange(5), np.asarray(own).argmax(-1)]
+    expected = np.arange(5.0) + 0.9 * np.where(np.arange(5) == 4, 0, best)
+    np.testing.assert_allclose(agent._targets(state, moves)[0], expected, rtol=1e-5)
 
 
 def test_an_environment_without_the_interface_is_refused():

@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from numpy.testing import assert_allclose, assert_array_equal
 from systems import SGD
 
 from jaxrec.errors import UserError
 from jaxrec.models.cnn import CNN
 from jaxrec.models.cnn import operations as cnn_operations
-from jaxrec.models.glimpse import GlimpseNetwork, Sensor, averaging, operations
+from jaxrec.models.glimpse import GlimpseNetwork, Looks, Sensor, averaging, operations
 from jaxrec.settings import Optimizer
 from jaxrec.settings.glimpse import Glimpse
 from jaxrec.tasks import glimpse
@@ -89,6 +90,48 @@ def test_rewards():
     assert_allclose(np.cumsum(gains, 0), known + np.log(4), rtol=1e-5, atol=1e-6)
 
 
+def looks_of(steps, count, **given):
+    """Looks with random numbers in every field."""
+    shapes = {"action": (steps, count, 2), "value": (steps, count), "logits": (steps, count, 4), "features": (count, 3)}
+    shapes |= {"mean": shapes["action"], "deviation": shapes["action"]}
+    numbers = {name: jnp.asarray(RNG.uniform(0.1, 1, shape), jnp.float32) for name, shape in shapes.items()}
+    return Looks(**{**numbers, **given})
+
+
+def test_advantages_are_discounted_and_the_values_targets_follow_from_them():
+    config = replace(TINY, classes=4, reward="gain", head="every", discount=0.6, decay=0.5)
+    looks, label = looks_of(3, 5), jnp.array([0, 1, 2, 3, 0])
+    rewards, values = np.asarray(glimpse.rewards(config, looks.logits, label)), np.asarray(looks.value)
+    expected, after = np.zeros((3, 5)), np.zeros(5)
+    for step in (2, 1, 0):
+        following = values[step + 1] if step < 2 else 0
+        after = rewards[step] + 0.6 * following - values[step] + 0.6 * 0.5 * after
+        expected[step] = after
+    gained, advantages, targets = glimpse.estimates(config, looks, label)
+    assert_array_equal(gained, rewards)
+    assert_allclose(advantages, expected, rtol=1e-5, atol=1e-6)
+    assert_allclose(targets, expected + values, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("start", "first"), [("center", 1), ("random", 1), ("context", 0)])
+def test_looks_count_that_the_policy_chose(start, first):
+    looks = looks_of(3, 2)
+    normal = scipy.stats.norm(np.asarray(looks.mean), np.asarray(looks.deviation))
+    expected = normal.logpdf(np.asarray(looks.action)).sum(-1)[first:]
+    assert_allclose(glimpse.log_probs(replace(TINY, start=start), looks), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_bonus_for_entropy_makes_the_deviation_larger():
+    state = glimpse.init(replace(TINY, learned_deviation=True, entropy=1.0), jax.random.key(0), BATCH)
+    step = jax.jit(glimpse.train_step)
+    # The last two outputs are the logarithms of the factors of the deviation.
+    found = []
+    for weight in (1, 0):
+        after, _ = step(state.replace(hyper={**state.hyper, "entropy": jnp.float32(weight)}), BATCH)
+        found.append(after.player.params["aim"]["bias"][2:])
+    assert (found[0] > found[1]).all()
+
+
 def update(config, **changes):
     """The parameters of the network after one step, by path, less those before it."""
     config = replace(config, **changes)
@@ -105,6 +148,11 @@ def test_one_update_by_ppo_is_one_by_the_policy_gradient():
     for name, change in one.items():
         assert_allclose(other[name], change, atol=1e-6, err_msg=name)
     assert abs(one["['aim']['kernel']"]).max() > 0
+    # The second of two goes on, and gains nothing from what has moved further than the clip.
+    clipped, _ = update(TINY, policy="ppo", updates=2, clip_ratio=1e-6)
+    free, _ = update(TINY, policy="ppo", updates=2, clip_ratio=100.0)
+    assert abs(free["['head']['bias']"] - one["['head']['bias']"]).max() > 1e-4
+    assert abs(free["['aim']['kernel']"] - clipped["['aim']['kernel']"]).max() > 1e-5
 
 
 def test_the_policy_learns_from_rewards_and_the_core_from_the_class():

@@ -20,6 +20,7 @@ from jaxrec.data import Feature, Split
 from jaxrec.data.splits import from_arrays
 from jaxrec.errors import UserError
 from jaxrec.metrics import Translation, ssim
+from jaxrec.models.translator import Generator
 from jaxrec.run import answers, reader
 from jaxrec.run.data import open_data
 from jaxrec.run.reader import VOID, Labels, find_labels
@@ -136,7 +137,9 @@ def test_a_pool_fills_then_gives_back_about_half_of_what_it_gets():
 
 
 def test_terms_of_the_loss_add_up_by_their_weights():
-    config = tiny_translator(pairs="grey", pixel=3.0, adversarial=2.0, matching=0.5, perceptual=4.0)
+    config = tiny_translator(
+        pairs="grey", pixel=3.0, adversarial=2.0, matching=0.5, perceptual=4.0, discriminator_lr=0.0
+    )
     model = (lambda key, images: {"scale": jnp.ones(3)}, lambda params, images: (images @ params["scale"]).mean((1, 2)))
     init = jax.jit(partial(translator.init, config, judge=(model, {"params": {"scale": jnp.ones(3)}})))
     state = init(KEY, {"image": COLORS})
@@ -147,6 +150,52 @@ def test_terms_of_the_loss_add_up_by_their_weights():
     assert float(metrics["loss"]) == pytest.approx(total, rel=1e-5)
     assert all(float(metrics[name]) > 0 for name in names.values())
     np.testing.assert_array_equal(after.extra["judge"].params["scale"], np.ones(3))
+    before = state.players["discriminator"].params
+    jax.tree.map(np.testing.assert_array_equal, after.players["discriminator"].params, before)
+
+
+def test_cycles_lead_back_and_images_of_the_target_stay(monkeypatch):
+    """One way adds 3, the other halves; each discriminator is asked of what it has to judge."""
+    asked = []
+
+    def judged(state, way, images, given):
+        asked.append((way, float(images.mean())))
+        return images.mean((1, 2, 3)), []
+
+    def run(model, way, params, stats, images):
+        return (images + 3 if way == "there" else images / 2), stats
+
+    monkeypatch.setattr(translator, "_judged", judged)
+    state = SimpleNamespace(config=tiny_translator(unpaired=True, game="wasserstein"))
+    examples = {"input": jnp.full((1, 2, 2, 1), 5.0), "target": jnp.full((1, 2, 2, 1), 20.0)}
+    terms, _ = translator._cycle_terms(state, run, translator.Ways(None, None), None, None, examples)
+    # There 5 becomes 8, and back again 4; back 20 becomes 10, and there again 13.
+    assert terms["cycle"] == ("cycle_error", abs(4 - 5) + abs(13 - 20))
+    assert terms["identity"] == ("identity_error", 3 + 2.5)
+    assert terms["adversarial"] == ("generator_loss", -8 - 10)
+    assert sorted(asked) == [("back", 5.0), ("back", 10.0), ("there", 8.0), ("there", 20.0)]
+
+
+def test_penalties_are_on_the_gradient_of_the_mean_patch():
+    """A linear score has one gradient everywhere: 2 at each of 16 pixels, over 4 patches."""
+    real, fake = jnp.zeros((3, 4, 4, 1)), jnp.ones((3, 4, 4, 1))
+
+    def run(images, given):
+        return (2 * images.reshape(3, 2, 2, 2, 2).sum((2, 4)), []), None
+
+    gradient = 16 * (2 / 4) ** 2
+    found = translator._penalty({"r1": jnp.float32(3)}, run, real, fake, None, KEY)
+    assert float(found) == pytest.approx(3 / 2 * gradient)
+    found = translator._penalty({"gradient_penalty": jnp.float32(5)}, run, real, fake, None, KEY)
+    assert float(found) == pytest.approx(5 * (np.sqrt(gradient) - 1) ** 2)
+
+
+def test_an_added_input_is_what_an_empty_generator_answers():
+    images = jnp.asarray(RNG.uniform(size=(2, 4, 4, 1)), jnp.float32)
+    model = Generator(3, width=2, depth=1, norm="group", add=True)
+    shapes = jax.eval_shape(model.init, KEY, images)
+    variables = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    np.testing.assert_allclose(jax.jit(model.apply)(variables, images), images.repeat(3, -1), atol=1e-6)
 
 
 def test_unpaired_images_are_learned_from_in_any_order():
