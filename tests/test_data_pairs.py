@@ -133,6 +133,12 @@ def test_what_is_left_out_beside_unpaired_images_is_named(kinds):
     assert sorted(each.path.name for each in left_out) == ["1.png", "notes.txt"]
 
 
+def test_images_that_are_repeated_are_counted(kinds):
+    remarks = open_dataset(f"folder:{kinds}", reads=UNPAIRED).remarks
+    for line, split in zip(remarks, ("train", "test"), strict=True):
+        assert line.startswith(f"split {split} has 2 images of kind A") and "3 of kind B" in line
+
+
 def test_names_do_not_matter_if_no_pairs_are_read(kinds):
     for name in ("trainA", "trainB", "testA", "testB"):
         split, kind = name[:-1], name[-1]

@@ -423,6 +423,9 @@ def _named_again(files: Sequence[File]) -> tuple[str, ...]:
     """The sentence that says how many images several rows of a table name; none if none is."""
     rows: dict[Path, list[str]] = defaultdict(list)
     for file in files:
+        # How often an image of a pair is taken is said where pairs are made.
+        if file.partner is not None:
+            continue
         rows[file.image].append(repr(sorted((name, np.asarray(each).tolist()) for name, each in file.values.items())))
     again = [values for values in rows.values() if len(values) > 1]
     if not again:

@@ -66,6 +66,7 @@ def open_folder_pairs(root: Path, reads: Reads, options: Options) -> Source | No
     if places:
         found = _matched(places)
         left_out = _beside(root, found)
+        remarks = _repeated(found)
     elif _holds_both(root):
         found = _named_alike(root)
         left_out = _beside(root, found)
@@ -145,6 +146,21 @@ def _matched(places: Sequence[Place]) -> list[File]:
         for one, other in partners(len(first), len(second)).tolist():
             found.append(File(first[one], split, partner=second[other]))
     return found
+
+
+def _repeated(found: Sequence[File]) -> tuple[str, ...]:
+    """The sentences that say in which splits images are repeated, as there are more of the other kind."""
+    told = []
+    for split in dict.fromkeys(file.split for file in found):
+        examples = [file for file in found if file.split == split]
+        counts = {A: len({file.image for file in examples}), B: len({file.partner for file in examples})}
+        fewer, more = sorted(counts, key=lambda kind: counts[kind])
+        if counts[fewer] < counts[more]:
+            told.append(
+                f"split {split} has {counts[fewer]} images of kind {fewer}, which are repeated, and {counts[more]} of "
+                f"kind {more}"
+            )
+    return tuple(told)
 
 
 def _check_unpaired(root: Path, reads: Reads) -> None:
