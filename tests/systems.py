@@ -82,6 +82,7 @@ ROWS = {
     "resnet18": Row(tiny_classifier(model="resnet18")),
     "speednet": Row(tiny_classifier(model="speednet", activation="gelu")),
     "vit": Row(tiny_classifier(model="vit", label_smoothing=0.1)),
+    "vit with class token": Row(tiny_classifier(model="vit", class_token=True, qkv_bias=False, depth=1)),
     "conv autoencoder": Row(tiny_autoencoder(accumulate=2)),
     "dense autoencoder": Row(tiny_autoencoder(architecture="dense", optimizer=FROZEN)),
     "unet": Row(tiny_segmenter(loss="cross-entropy+dice", average=0.9)),

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "jaxrec"
 FLOORS = (
     ("errors", "files", "waiting"),
     ("settings",),
-    ("data",),
+    ("data", "weights"),
     ("augment", "boxes", "environments", "losses", "metrics", "models", "optimizers", "parallel"),
     ("tasks", "host"),
     ("after",),

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrec.data.sizes import RESIZES
+from jaxrec.data.sizes import check_resize
 from jaxrec.errors import UserError
 
 KINDS = ("image", "clip", "length", "class", "classes", "mask", "boxes", "box_classes", "number")
@@ -174,8 +174,10 @@ def _feature(name: str, fields: Any) -> Feature:
         of_kind = all(isinstance(each, kind) for each in fields[field])
         if not of_kind or len(fields[field]) not in (0, counts[field]):
             raise ValueError(f"{field} of feature '{name}' are {fields[field]!r}")
-    if fields["resize"] not in RESIZES:
-        raise ValueError(f"resize of feature '{name}' is {fields['resize']!r}")
+    try:
+        check_resize(fields["resize"])
+    except UserError as error:
+        raise ValueError(f"resize of feature '{name}' is {fields['resize']!r}") from error
     if fields["dtype"] not in ("uint8", "uint16", "int32", "float32"):
         raise ValueError(f"dtype of feature '{name}' is {fields['dtype']!r}")
     tuples = {each: tuple(fields[each]) for each in ("shape", "names", "levels", "values")}

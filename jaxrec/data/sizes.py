@@ -47,20 +47,40 @@ def parse_size(given: int | str | Sequence[int] | None) -> Size | None:
 
 def check_resize(resize: str) -> None:
     """Raises UserError for a way of resizing that does not exist."""
-    if resize not in RESIZES:
-        raise UserError(f"--resize cannot be '{resize}'; expected one of {', '.join(RESIZES)}")
+    if resize not in RESIZES and not 0 < _share(resize) < 1:
+        raise UserError(
+            f"--resize cannot be '{resize}'; expected one of {', '.join(RESIZES)}, or crop:SHARE with a share below 1, "
+            "such as crop:0.875"
+        )
+
+
+def _share(resize: str) -> float:
+    """The share that ``crop:SHARE`` keeps; 0 for anything else."""
+    kind, _, share = resize.partition(":")
+    try:
+        return float(share) if kind == "crop" else 0.0
+    except ValueError:
+        return 0.0
 
 
 class Resizing(NamedTuple):
     """How an image is brought from its own size to another.
 
-    ========  ==============================================================================
-    mode      what happens to an image of another shape
-    ========  ==============================================================================
-    crop      it is scaled until it covers the new size, and cut about its center
-    pad       it is scaled until it fits into the new size, and gets borders on two sides
-    stretch   its height and its width are scaled each by its own factor
-    ========  ==============================================================================
+        mode      what happens to an image of another shape
+        ========  ==============================================================================
+        crop      it is scaled until it covers the new size, and cut about its center
+        pad       it is scaled until it fits into the new size, and gets borders on two sides
+        stretch   its height and its width are scaled each by its own factor
+        ========  ==============================================================================
+    =======
+        ==========  ==============================================================================
+        mode        what happens to an image of another shape
+        ==========  ==============================================================================
+        crop        it is scaled until it covers the new size, and cut about its center
+        crop:SHARE  likewise, and of that only the middle is kept, by this share of both sides
+        pad         it is scaled until it fits into the new size, and gets borders on two sides
+        stretch     its height and its width are scaled each by its own factor
+        ==========  ==============================================================================
     """
 
     original: Size
@@ -71,7 +91,7 @@ class Resizing(NamedTuple):
     def part(self) -> Box:
         """What is seen of the original; the rest is cut off."""
         height, width = self.original
-        if self.mode != "crop":
+        if not self.mode.startswith("crop"):
             return (0, 0, width, height)
         seen_width, seen_height = float(width), float(height)
         ratio = self.size[1] / self.size[0]
@@ -79,6 +99,8 @@ class Resizing(NamedTuple):
             seen_width = ratio * height
         elif width / height < ratio:
             seen_height = width / ratio
+        share = _share(self.mode) or 1.0
+        seen_width, seen_height = share * seen_width, share * seen_height
         left, top = (width - seen_width) / 2, (height - seen_height) / 2
         return (left, top, left + seen_width, top + seen_height)
 
@@ -118,14 +140,15 @@ class Resizing(NamedTuple):
         if image.size != self.original[::-1]:
             # Pillow has decoded the image at a fraction of its size.
             box = Resizing((image.height, image.width), self.size, self.mode).part
-        if image.size != (right - left, bottom - top):
+        whole = (0.0, 0.0, float(image.width), float(image.height))
+        if image.size != (right - left, bottom - top) or box != whole:
             image = image.resize((right - left, bottom - top), filter, box=box)
         values = np.asarray(image)
         if values.shape[:2] == self.size:
             return values
-        whole = np.full((*self.size, *values.shape[2:]), fill, np.result_type(values, np.min_scalar_type(fill)))
-        whole[top:bottom, left:right] = values
-        return whole
+        bordered = np.full((*self.size, *values.shape[2:]), fill, np.result_type(values, np.min_scalar_type(fill)))
+        bordered[top:bottom, left:right] = values
+        return bordered
 
     def move_boxes(self, boxes: np.ndarray) -> np.ndarray:
         """Boxes of the original, float32 [N, 4] of y0, x0, y1, x1 in pixels, in the new image.
@@ -185,8 +208,9 @@ def told(sizes: Sequence[Size], size: Size, mode: str, which: str = "") -> tuple
         return ()
     changed = sum(Resizing(each, size, mode).changes_shape for each in other)
     line = f"{len(other)} of {which}{len(sizes)} images have another size than {size[0]}x{size[1]} and are "
+    change = CHANGES[mode.partition(":")[0]]
     if changed == len(other):
-        return (f"{line}{CHANGES[mode]}; see --resize",)
+        return (f"{line}{change}; see --resize",)
     if changed:
-        return (f"{line}resized, {changed} of them {CHANGES[mode]}; see --resize",)
+        return (f"{line}resized, {changed} of them {change}; see --resize",)
     return (f"{line}resized",)

@@ -21,6 +21,7 @@ from jax import lax
 from jaxrec.errors import UserError
 
 from .cpu import convolutions, parts, pooling, products
+from .cpu.depthwise import depthwise as own_depthwise
 from .cpu.forms import own_forms
 from .cpu.operands import widened
 
@@ -108,6 +109,15 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, strides: int, padding: str =
     if own_forms(x):
         return convolutions.conv_transpose(x, kernel, strides, padding)
     return lax.conv_transpose(x, kernel, (strides, strides), padding, dimension_numbers=NUMBERS)
+
+
+def depthwise(x: jax.Array, kernel: jax.Array, strides: int = 1) -> jax.Array:
+    """`lax.conv_general_dilated` of each channel of x [B,H,W,C] by its own part of a kernel [K,K,1,C], padding SAME."""
+    if own_forms(x):
+        return own_depthwise(x, kernel, strides)
+    return lax.conv_general_dilated(
+        x, kernel, (strides, strides), "SAME", dimension_numbers=NUMBERS, feature_group_count=x.shape[-1]
+    )
 
 
 def product(order: str, a: jax.Array, b: jax.Array) -> jax.Array:
@@ -311,6 +321,24 @@ def _windows(x: jax.Array, window: int) -> jax.Array:
     rows, columns = height // window, width // window
     x = x[:, : rows * window, : columns * window]
     return x.reshape(batch, rows, window, columns, window, channels)
+
+
+class Depthwise(nn.Module):
+    """Square convolution of each channel of [B,H,W,C] by itself, padding SAME, without a bias.
+
+    The kernel is [K,K,1,C], as that of `flax.linen.Conv` with as many groups as channels.
+    """
+
+    size: int = 3
+    strides: int = 1
+    dtype: Any = jnp.float32
+    kernel_init: Callable[..., jax.Array] = nn.initializers.he_normal()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B,H,W,C] to [B,ceil(H/strides),ceil(W/strides),C]."""
+        kernel = self.param("kernel", self.kernel_init, (self.size, self.size, 1, x.shape[-1]))
+        return depthwise(x.astype(self.dtype), kernel.astype(self.dtype), self.strides)
 
 
 class ConvTranspose(nn.Module):

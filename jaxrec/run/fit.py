@@ -112,9 +112,7 @@ def _initial(session: Session) -> Any:
     config, data = session.config, session.data
     judge = teacher(config.task, session.system, data)
     state = initial_state(config.task, session.system, session.devices, config.seed, data.train, judge)
-    if session.checkpoints.steps():
-        return state  # A checkpoint takes its place: what it started from need not be there any more.
-    state, session.start_notes = started(state, config)
+    state, session.start_notes = started(state, config, session.system, session.weights)
     return state
 
 

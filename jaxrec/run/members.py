@@ -76,7 +76,7 @@ class Members:
         examples = first_examples(session.data.train)
         for members in self.groups():
             state = make(jnp.stack([jax.random.key(member.seed) for member in members]), examples)
-            state, session.start_notes = started(state, session.config, members=True)
+            state, session.start_notes = started(state, session.config, system, session.weights, members=True)
             own = {}
             for option in members[0].values:
                 name = option.rpartition(".")[2].replace("-", "_")

@@ -15,7 +15,7 @@ from jaxrec.run.fit import prepare
 from jaxrec.run.initial import initial_state
 from jaxrec.run.known import check_there
 from jaxrec.run.show.log import read_metrics
-from jaxrec.run.start import started
+from jaxrec.run.start import read_weights, started
 from jaxrec.run.steps import CompiledStep, run_steps, unharmed
 from jaxrec.run.store import folder
 from jaxrec.run.store.checkpoints import Checkpoints
@@ -78,7 +78,7 @@ class Replay:
     def _initial(self, task: Task) -> State:
         judge = teacher(task, self.system, self.data)
         state = initial_state(task, self.system, self.devices, self.config.seed, self.data.train, judge)
-        state, _ = started(state, self.config)
+        state, _ = started(state, self.config, self.system, read_weights(self.config, self.system))
         return state
 
     def missing(self, checkpoints: Checkpoints) -> list[Difference]:

@@ -23,7 +23,7 @@ from jaxrec.run.known import known_data
 from jaxrec.run.show.report import Record
 from jaxrec.run.show.screen import Waiting
 from jaxrec.run.show.trackers import check_trackers
-from jaxrec.run.start import statistics_of
+from jaxrec.run.start import Weights, add_statistics, for_weights, read_weights
 from jaxrec.run.store import folder
 from jaxrec.run.store.checkpoints import Checkpoints
 from jaxrec.run.world import processes
@@ -82,8 +82,10 @@ class Session:
     checkpoints: Checkpoints
     stop: Stop
     progress: Progress = field(default_factory=Progress)
+    weights: Weights | None = None
+    """What the run starts from, if it is not drawn and there is no checkpoint yet."""
     start_notes: list[str] = field(default_factory=list)
-    """What a user should know of the weights that the run starts from."""
+    """What a user should know of those weights."""
 
     def restored(self, state: Any) -> Any:
         """The state of the newest whole checkpoint, whose progress is taken too; ``state`` if there is none."""
@@ -130,12 +132,16 @@ def _session(config: Train, dataset: Any, began: float) -> Iterator[Session]:
     devices.check_batch(config.batch_size)
     system = system_of(config.task)
     config = replace(config, dataset=_dataset_name(config, system, dataset), init_from=_source(config))
+    # A checkpoint takes the place of what the run started from, which need not be there any more.
+    begun = resumed is not None and processes.by_first(lambda: _begun(resumed))
+    weights = None if begun else read_weights(config, system)
+    config = for_weights(config, weights, dataset)
     known = None
     if resumed is not None and (resumed / "manifest.json").exists():  # else it was killed before it wrote any
         known = known_data(resumed)
     data = open_data(config, system, dataset, trains=True, known=known)
-    if config.init_from is not None and known is None:
-        data.facts.update(statistics_of(config.init_from, data.dataset.features))
+    if known is None:
+        add_statistics(data.facts, weights, data.dataset.features)
     config = replace(complete(config, data, system), resume=False, coordinator=None, processes=None, process=None)
     _check_agreement(config, data)
     if resumed is not None:
@@ -146,7 +152,9 @@ def _session(config: Train, dataset: Any, began: float) -> Iterator[Session]:
     stop = Stop()
     try:
         with _failures(config, run, resumed is not None), Checkpoints(run) as checkpoints:
-            yield Session(config, system, data, devices, began, run, resumed is not None, checkpoints, stop)
+            session = Session(config, system, data, devices, began, run, resumed is not None, checkpoints, stop)
+            session.weights = weights
+            yield session
     finally:
         stop.restore()
         if processes.first():
@@ -167,6 +175,11 @@ def _source(config: Train) -> str | None:
     if given is None or not processes.by_first(Path(given).exists):
         return given
     return str(Path(given).absolute())
+
+
+def _begun(run: Path) -> bool:
+    """Whether a run has a checkpoint."""
+    return any(path.name.isdigit() for path in (run / "checkpoints").glob("*"))
 
 
 def _resumed_folder(config: Train) -> Path | None:
@@ -207,7 +220,7 @@ def _failures(config: Train, run: Path, resumed: bool) -> Iterator[None]:
     except (UserError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in DISK:
             raise  # It says itself what failed, such as a connection of an observer's.
-        begun = any(path.name.isdigit() for path in (run / "checkpoints").glob("*"))
+        begun = _begun(run)
         if not begun and not resumed and processes.first():
             shutil.rmtree(run, ignore_errors=True)
         if isinstance(error, UserError):

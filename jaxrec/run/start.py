@@ -1,7 +1,7 @@
 """The weights that a run starts from, in place of drawn ones: read, matched to the model's arrays, and put in."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,11 @@ from jaxrec.run.world.devices import place
 from jaxrec.run.world.processes import arrays_by_first, by_first
 from jaxrec.settings import Train
 from jaxrec.tasks.state import State
+from jaxrec.tasks.system import System
+from jaxrec.weights.files import read_file
+from jaxrec.weights.places import located
+from jaxrec.weights.preprocessing import beside
+from jaxrec.weights.tables import is_own
 
 NAMED = 6
 """Arrays that a sentence names."""
@@ -33,7 +38,14 @@ class Weights:
 
     name: str
     arrays: dict[str, np.ndarray]
-    """By path in a state's model: ``net/params/conv1/kernel``."""
+    """By path in a state's model, ``net/params/conv1/kernel``, or as a published file names them; of several processes
+    only the first has them."""
+    statistics: dict[str, Any] = field(default_factory=dict)
+    """How images were standardized: mean and deviation of each channel, by the name of the fact."""
+    size: tuple[int, int] | None = None
+    """Height and width of the images; None if any will do."""
+    resize: str | None = None
+    """How images are brought to that size; None if the weights do not say."""
 
 
 @dataclass
@@ -61,38 +73,64 @@ def _named(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def started(state: State, config: Train, *, members: bool = False) -> tuple[State, list[str]]:
-    """A state at step 0 with the weights that ``--init-from`` names, and what a user should know of it.
+def started(
+    state: State, config: Train, system: System, weights: Weights | None, *, members: bool = False
+) -> tuple[State, list[str]]:
+    """A state at step 0 with the weights that a run starts from, and what a user should know of it.
 
     Args:
         state: the state with drawn weights.
         config: the run's settings.
+        system: the run's system.
+        weights: what ``read_weights`` gave; None to keep the drawn ones.
         members: whether each array of the state holds those of several members; all start from the same weights.
 
     Raises:
-        UserError: the weights cannot be read, or none of them fits the model.
+        UserError: none of the weights fits the model.
     """
-    if config.init_from is None:
-        if config.reinit:
-            raise UserError("--reinit draws arrays anew that --init-from has; give --init-from, or remove --reinit")
+    if weights is None:
         return state, []
     places = leaves_by_path(model_of(state))
     shapes = {path: place.shape[1:] if members else place.shape for path, place in places.items()}
-    # Only the first process reads the file; the others learn from it what is taken, and then the numbers.
+    # The first process says what is taken, and then gives the others the numbers.
     read: dict[str, np.ndarray] = {}
 
     def matched_by_first() -> dict[str, list[str]]:
-        weights = read_weights(str(config.init_from))
-        read.update(weights.arrays)
-        found = match(shapes, weights.arrays, config.reinit)
-        _check(found, config, shapes, weights.arrays)
+        read.update(_by_path(weights, config, system, shapes))
+        found = match(shapes, read, config.reinit)
+        _check(found, config, shapes, read)
         return vars(found)
 
     found = Taken(**by_first(matched_by_first))
     arrays = {}
     for path in found.taken:
         arrays[path] = np.asarray(read.get(path, np.zeros(shapes[path])), places[path].dtype)
-    return put(state, arrays_by_first(arrays)), found.said(str(config.init_from))
+    return put(state, arrays_by_first(arrays)), [*found.said(weights.name), *_preprocessing(config, weights)]
+
+
+def _by_path(
+    weights: Weights, config: Train, system: System, shapes: Mapping[str, tuple[int, ...]]
+) -> Mapping[str, np.ndarray]:
+    """The weights by path in a state's model."""
+    if is_own(weights.arrays):
+        return weights.arrays
+    if system.translated is None:
+        raise UserError(
+            f"--init-from '{weights.name}' has arrays such as '{next(iter(weights.arrays))}', and no published weights "
+            f"are known for the {system.name}; give the folder of a run"
+        )
+    return system.translated(config.task, weights.arrays, shapes)
+
+
+def _preprocessing(config: Train, weights: Weights) -> list[str]:
+    """The line that says what is done to images because of the weights; none if nothing is."""
+    said = []
+    if weights.size is not None:
+        said.append(f"brought to --image-size {config.image_size} by --resize {config.resize or 'crop'}")
+    for mean, std in weights.statistics.values():
+        shown = [" ".join(f"{value:.3g}" for value in values) for values in (mean, std)]
+        said.append(f"standardized by mean {shown[0]} and deviation {shown[1]}")
+    return [f"as for the weights, images are {' and '.join(said)}"] if said else []
 
 
 def match(shapes: Mapping[str, tuple[int, ...]], arrays: Mapping[str, np.ndarray], reinit: str = "") -> Taken:
@@ -155,13 +193,42 @@ def put(state: State, arrays: Mapping[str, np.ndarray]) -> State:
     return join_state(state, jax.tree.unflatten(structure, changed))
 
 
-def read_weights(name: str) -> Weights:
-    """The weights that ``--init-from`` names; raises UserError if they cannot be read."""
-    return Weights(name, _of_run(Path(name)))
+def read_weights(config: Train, system: System) -> Weights | None:
+    """The weights that ``--init-from`` names; None if it names none.
+
+    Raises UserError if they cannot be read.
+    """
+    if config.init_from is None:
+        if config.reinit:
+            raise UserError("--reinit draws arrays anew that --init-from has; give --init-from, or remove --reinit")
+        return None
+    name, arrays = config.init_from, {}
+
+    def told_by_first() -> dict[str, Any]:
+        read = _of_run(Path(name)) if Path(name).is_dir() else _of_file(name, config, system)
+        arrays.update(read.arrays)
+        return {"statistics": read.statistics, "size": read.size, "resize": read.resize}
+
+    told = by_first(told_by_first)
+    size = None if told["size"] is None else tuple(told["size"])
+    return Weights(name, arrays, told["statistics"], size, told["resize"])
 
 
-def _of_run(path: Path) -> dict[str, np.ndarray]:
-    """The model's arrays of a run, by path: those that it predicts with, so averages stand for parameters."""
+def _of_file(name: str, config: Train, system: System) -> Weights:
+    """The weights of a file. How images are brought to them, it says itself, or it is what is usual for the network."""
+    path = located(name)
+    arrays = read_file(path)
+    if is_own(arrays):
+        return Weights(name, arrays)
+    seen = beside(path) or system.preprocessing(config.task)
+    if seen is None:
+        return Weights(name, arrays)
+    resize = "crop" if seen.crop >= 1 else f"crop:{seen.crop:g}"
+    return Weights(name, arrays, {f"{STATISTICS}image": [list(seen.mean), list(seen.std)]}, seen.size, resize)
+
+
+def _of_run(path: Path) -> Weights:
+    """The weights that a run predicts with, so averages stand for parameters."""
     run = folder.find(path)
     patience = folder.read_config(run).patience
     with Checkpoints(run, read_only=True) as checkpoints:
@@ -170,18 +237,26 @@ def _of_run(path: Path) -> dict[str, np.ndarray]:
     for name, array in arrays.items():
         if _is_average(name):
             found[name.replace("/average/", "/params/", 1)] = array
-    return found
+    facts = read_dataset(run).get("facts", {})
+    return Weights(str(path), found, {name: fact for name, fact in facts.items() if name.startswith(STATISTICS)})
 
 
-def statistics_of(name: str, features: Features) -> dict[str, Any]:
-    """What comes with the weights and completes the settings: how their images were standardized, by name.
+def for_weights(config: Train, weights: Weights | None, dataset: Any = None) -> Train:
+    """The settings with the size of images that the weights expect, unless the user gives another.
 
-    Statistics of images with other channels than ``features`` have are left out.
+    Arrays in Python, and those of npz:FILE, keep their size.
     """
-    known = by_first(lambda: read_dataset(folder.find(name)).get("facts", {}))
-    found = {}
-    for key, value in known.items():
+    named = config.dataset if dataset is None else dataset
+    if weights is None or weights.size is None or not isinstance(named, str | None) or str(named).startswith("npz:"):
+        return config
+    height, width = weights.size
+    size = config.image_size or (height if height == width else f"{height}x{width}")
+    return replace(config, image_size=size, resize=config.resize or weights.resize)
+
+
+def add_statistics(facts: dict[str, Any], weights: Weights | None, features: Features) -> None:
+    """Adds to a run's facts how the weights' images were standardized, if they had as many channels as ``features``."""
+    for key, value in ({} if weights is None else weights.statistics).items():
         feature = features.get(key.removeprefix(STATISTICS))
-        if key.startswith(STATISTICS) and feature is not None and len(value[0]) == feature.shape[-1]:
-            found[key] = value
-    return found
+        if feature is not None and len(value[0]) == feature.shape[-1]:
+            facts[key] = value

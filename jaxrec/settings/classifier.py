@@ -6,14 +6,25 @@ from typing import Annotated, Literal
 import tyro
 
 from jaxrec.settings.common import OPTIMIZER_HYPER, ClassWeights, Task
-from jaxrec.settings.ranges import AT_LEAST_ONE, NOT_NEGATIVE, SHARE, SHARE_BELOW_ONE, Range
+from jaxrec.settings.ranges import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, SHARE, SHARE_BELOW_ONE, Range
 
 
 @dataclass(frozen=True)
 class Classifier(Task):
     """Image classification."""
 
-    model: Literal["cnn", "cnn-deep", "resnet18", "resnet34", "resnet50", "vit", "speednet"] = "cnn"
+    model: Literal[
+        "cnn",
+        "cnn-deep",
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        "efficientnet-lite0",
+        "vit",
+        "vit-s16",
+        "vit-b16",
+        "speednet",
+    ] = "cnn"
     """The model to train."""
     width: Annotated[float, Range(0, 65536, open_start=True)] = 1.0
     """Multiplies the number of channels."""
@@ -25,7 +36,17 @@ class Classifier(Task):
     """First layers of a resnet. small: a 3x3 convolution. large: a 7x7 convolution and pooling. auto: small up to 64
     pixels. With speednet, large halves the image first, which is faster and slightly less accurate."""
     patch: Annotated[int, AT_LEAST_ONE] = 4
-    """Side of the patches in pixels (vit)."""
+    """Side of the patches in pixels (vits)."""
+    depth: Annotated[int, AT_LEAST_ONE] = 4
+    """Blocks (vits)."""
+    heads: Annotated[int, AT_LEAST_ONE] = 4
+    """Heads of attention in each block (vits)."""
+    mlp_ratio: Annotated[float, POSITIVE] = 2.0
+    """Width of the hidden layer of each block as a multiple of the features (vits)."""
+    class_token: bool = False
+    """Read the features from a token of their own; otherwise from the mean over the patches (vits)."""
+    qkv_bias: bool = True
+    """Add a bias to queries, keys and values (vits)."""
     head: Literal["softmax", "sigmoid"] = "softmax"
     """softmax: one class per image. sigmoid: an independent probability for each class."""
     loss: Literal["cross-entropy", "mse", "focal"] = "cross-entropy"
@@ -64,6 +85,9 @@ PRESETS = {
     "resnet18": Classifier(model="resnet18"),
     "resnet34": Classifier(model="resnet34"),
     "resnet50": Classifier(model="resnet50"),
+    "efficientnet-lite0": Classifier(model="efficientnet-lite0"),
     "vit": Classifier(model="vit"),
+    "vit-s16": Classifier(model="vit-s16", patch=16, depth=12, heads=6, mlp_ratio=4.0, class_token=True),
+    "vit-b16": Classifier(model="vit-b16", patch=16, depth=12, heads=12, mlp_ratio=4.0, class_token=True),
     "speednet": Classifier(model="speednet", activation="gelu"),
 }

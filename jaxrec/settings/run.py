@@ -36,9 +36,10 @@ class Train:
     image_size: Annotated[int | str | None, DATA, AT_LEAST_ONE, tyro.conf.arg(metavar="SIZE")] = None
     """Size in pixels to which images are resized: 64 for a square, or height x width, such as 224x160. Default: the
     images' own size or, if they differ, that of the first one."""
-    resize: Annotated[Literal["crop", "pad", "stretch"] | None, DATA] = None
-    """How images of another shape are brought to that size. crop: cut off the overhang. pad: add black
-    borders on two sides. stretch: distort them. Default: pad if the system reads boxes, crop otherwise."""
+    resize: Annotated[str | None, DATA, tyro.conf.arg(metavar="NAME")] = None
+    """How images of another shape are brought to that size. crop: cut off the overhang. crop:0.875: and keep only this
+    share of the sides, the middle. pad: add black borders on two sides. stretch: distort them. Default: pad if the
+    system reads boxes, crop otherwise."""
     image_key: Annotated[str | None, DATA] = None
     """The feature of a prepared data set that is the image, if it has several. Of pairs: the one that is translated, of
     a folder A or B."""
@@ -57,9 +58,10 @@ class Train:
     sampler: Annotated[Literal["shuffle", "balanced"], DATA] = "shuffle"
     """Order of the training examples. shuffle: each example once per epoch. balanced: each class equally often, for
     sets in which some classes are rare; examples of rare classes are then seen more often."""
-    init_from: Annotated[str | None, START, tyro.conf.arg(metavar="RUN")] = None
-    """Weights to start from: the folder of a run. Every array is taken that has the path and the shape of one of the
-    model's; the screen names the others. How images are standardized comes with the weights."""
+    init_from: Annotated[str | None, START, tyro.conf.arg(metavar="RUN|FILE|NAME")] = None
+    """Weights to start from: the folder of a run, a .safetensors file or one of PyTorch's, hf:OWNER/REPOSITORY, or
+    efficientnet-lite0. Every array is taken that has the path and the shape of one of the model's; the screen names the
+    others. How images are standardized, and --image-size and --resize unless given, come with the weights."""
     reinit: Annotated[str, START, tyro.conf.arg(metavar="REGEX")] = ""
     """Draw arrays anew whose path, such as head/kernel, contains a match of this regular expression, although
     --init-from has them."""

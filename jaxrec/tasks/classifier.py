@@ -27,10 +27,11 @@ from jaxrec.metrics.classification import CONFUSION
 from jaxrec.metrics.classification import MEANINGS as MEANINGS
 from jaxrec.metrics.classification import summary_pictures as summary_pictures
 from jaxrec.models.cnn import CNN
+from jaxrec.models.efficientnet import EfficientNet
 from jaxrec.models.layers import scaled
 from jaxrec.models.resnet import LAYOUTS, ResNet
 from jaxrec.models.speednet import SpeedNet
-from jaxrec.models.vit import ViT
+from jaxrec.models.vit import ViT, resized_positions
 from jaxrec.parallel import stream
 from jaxrec.settings.classifier import Classifier as Config
 from jaxrec.tasks.answers import class_row, class_targets, exactly, log_odds
@@ -39,7 +40,10 @@ from jaxrec.tasks.learning import learn
 from jaxrec.tasks.model import as_model, compute_dtype, for_replicas
 from jaxrec.tasks.state import Batch, Metrics, Player, State, new_player, new_state
 from jaxrec.tasks.system import Facts
+from jaxrec.weights import tables
+from jaxrec.weights.preprocessing import HALF, IMAGENET, LITE, Preprocessing
 
+Network = CNN | ResNet | SpeedNet | ViT | EfficientNet
 READS = {"image": "image", "label": "class|classes"}
 HEADLINE = ("accuracy", "f1_macro", "loss")
 """A sigmoid head has no accuracy: a model that finds nothing would have a high one if labels are rare."""
@@ -51,6 +55,18 @@ CAPTIONS = {
 }
 SMALL = 64
 """Pixels a side up to which a resnet has a small stem, unless told otherwise."""
+FEATURES = {"vit": 128, "vit-s16": 384, "vit-b16": 768}
+"""Features of each token of a vit at width 1."""
+PUBLISHED = {
+    "resnet18": (tables.resnet, IMAGENET),
+    "resnet34": (tables.resnet, IMAGENET),
+    "resnet50": (tables.resnet, IMAGENET),
+    "efficientnet-lite0": (tables.efficientnet, LITE),
+    "vit": (tables.vit, HALF),
+    "vit-s16": (tables.vit, HALF),
+    "vit-b16": (tables.vit, HALF),
+}
+"""The table of names for the published weights of a model, and how they expect images if a file does not say."""
 SHOWN = 32
 """Images in the picture of predictions."""
 
@@ -114,7 +130,7 @@ def init(
     return new_state(config, key, {"net": new_player(config, model, variables, optimizer)}, loss)
 
 
-def build(config: Config, shape: tuple[int, int, int], axis_name: str | None = None) -> CNN | ResNet | SpeedNet | ViT:
+def build(config: Config, shape: tuple[int, int, int], axis_name: str | None = None) -> Network:
     """The configured network, from standardized images ``[B, *shape]`` to logits and features, both float32.
 
     Logits are [B, classes], features [B, D]. ``axis_name`` is the mapped axis over which batch statistics are taken.
@@ -129,8 +145,20 @@ def build(config: Config, shape: tuple[int, int, int], axis_name: str | None = N
         return CNN(activation=config.activation, width=width, **common)
     if name == "cnn-deep":
         return CNN(channels=(32, 64, 128, 128), dense=512, activation=config.activation, width=width, **common)
-    if name == "vit":
-        return ViT(patch=config.patch, dim=4 * scaled(32, width), **common)
+    if name in FEATURES:
+        return ViT(
+            patch=config.patch,
+            dim=config.heads * scaled(FEATURES[name] // config.heads, width),
+            depth=config.depth,
+            heads=config.heads,
+            mlp_ratio=config.mlp_ratio,
+            class_token=config.class_token,
+            qkv_bias=config.qkv_bias,
+            exact_gelu=name != "vit",
+            **common,
+        )
+    if name == "efficientnet-lite0":
+        return EfficientNet(width=width, axis_name=axis_name, **common)
     if name == "speednet":
         widths = scaled(64, width), scaled(256, width), scaled(256, width)
         return SpeedNet(widths=widths, pooled_stem=config.stem == "large", axis_name=axis_name, **common)
@@ -147,6 +175,31 @@ def build(config: Config, shape: tuple[int, int, int], axis_name: str | None = N
         axis_name=axis_name,
         **common,
     )
+
+
+def preprocessing(config: Config) -> Preprocessing | None:
+    """How published weights of the configured network expect images; None if there are none."""
+    return PUBLISHED[config.model][1] if config.model in PUBLISHED else None
+
+
+def translated(
+    config: Config, arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
+    """Published weights by this library's paths; a vit's positions are interpolated for images of another size.
+
+    Raises UserError if the configured network has no published weights.
+    """
+    if config.model not in PUBLISHED:
+        raise UserError(
+            f"published weights of {config.model} are not known; expected --model {', '.join(PUBLISHED)}, or a run of "
+            f"{config.model} for --init-from"
+        )
+    found = PUBLISHED[config.model][0](arrays)
+    place = "net/params/positions"
+    if place in found and place in shapes and found[place].shape[1] != shapes[place][1]:
+        positions = resized_positions(jnp.asarray(found[place]), shapes[place][1], config.class_token)
+        found[place] = np.asarray(positions)
+    return found
 
 
 def _inputs(config: Config, images: jax.Array) -> jax.Array:

@@ -28,6 +28,7 @@ from jaxrec.errors import UserError
 from jaxrec.metrics.meanings import Meaning
 from jaxrec.settings import registry
 from jaxrec.settings.common import Task
+from jaxrec.weights.preprocessing import Preprocessing
 
 REQUIRED = ("READS", "init", "train_step", "eval_step", "predict", "artifacts")
 
@@ -75,6 +76,10 @@ def same_size(config: Task, size: int) -> int:
 def nothing(config: Task) -> Mapping[str, Any]:
     """No outputs."""
     return {}
+
+
+def unknown(config: Task) -> None:
+    """None."""
 
 
 def never(config: Task) -> bool:
@@ -171,6 +176,11 @@ class System:
     systems that draw images. Many are drawn in parts: ``first`` is the number of the part's first image.
     It may also take ``label``, the number of the class to draw (``--class``), and ``truncation``, a factor of the
     latents (``--truncation``)."""
+    preprocessing: Callable[[Task], Preprocessing | None] = unknown
+    """How published weights of the configured model expect images; None if there are none."""
+    translated: Callable[..., dict[str, np.ndarray]] | None = None
+    """``translated(config, arrays, shapes)``: published weights, by the names of their file, as arrays by path of this
+    model, such as ``net/params/conv1/kernel``; ``shapes`` are the model's own by path. None: there are none."""
     generates: Callable[[Task], bool] | None = None
     """Whether ``generate`` works with these settings; default: if it is defined."""
 
@@ -201,6 +211,8 @@ FUNCTIONS = (
     "unseen",
     "targets",
     "explained",
+    "preprocessing",
+    "translated",
     "generate",
     "generates",
 )
