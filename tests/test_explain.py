@@ -2,12 +2,14 @@
 
 import itertools
 import math
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 from sklearn.linear_model import Ridge
 
 from jaxrec.after.explain import (
@@ -30,6 +32,15 @@ from jaxrec.after.explain import (
 )
 from jaxrec.after.explain.cam import map_layer
 from jaxrec.after.explain.shares import every_coalition, nearness
+from jaxrec.after.explain.truth import (
+    deletion,
+    insertion,
+    pointing,
+    randomized,
+    rank_correlation,
+    relevance_mass,
+    with_shortcut,
+)
 from jaxrec.errors import UserError
 from jaxrec.models.layers import Maps
 
@@ -263,3 +274,86 @@ def test_every_method_explains_stacks_of_images_and_clips(method):
     np.testing.assert_allclose(both[1], jax.jit(explained)(BASELINE), rtol=1e-3, atol=1e-4)
     assert jax.eval_shape(explained, CLIP).shape == CLIP.shape[:-1]
     assert np.isfinite(both).all() and np.ptp(both[0]) > 0
+
+
+def test_pointing_and_mass_look_at_the_region():
+    region = jnp.zeros((4, 5), bool).at[1:3, 1:3].set(True)
+    values = jnp.zeros((4, 5)).at[2, 2].set(3.0).at[0, 4].set(1.0).at[3, 0].set(-9.0)
+    assert pointing(values, region) and not pointing(-values, region)
+    assert relevance_mass(values, region) == 0.75
+    assert relevance_mass(-jnp.ones((4, 5)), region) == 0
+
+
+def test_insertion_shows_and_deletion_covers_the_highest_first():
+    added = jnp.abs(ADDED.sum(-1))
+    score = partial(jnp.tensordot, b=jnp.ones(SHAPE) / SHAPE[-1], axes=3)
+    image = jnp.broadcast_to(added[..., None], SHAPE)
+    ordered = np.sort(np.asarray(added).ravel())
+    shown = np.append(0, ordered[::-1].cumsum())
+    np.testing.assert_allclose(compiled(insertion, score, image, added, steps=added.size), shown, rtol=1e-4, atol=1e-4)
+    covered = ordered.sum() - shown
+    np.testing.assert_allclose(compiled(deletion, score, image, added, steps=added.size), covered, atol=1e-3)
+
+
+def test_rank_correlation_is_spearmans():
+    random = np.random.default_rng(0)
+    one, other = random.integers(0, 5, (2, 6, 7)).astype(np.float32)
+    np.testing.assert_allclose(rank_correlation(one, other), spearmanr(one.ravel(), other.ravel())[0], rtol=1e-4)
+    assert rank_correlation(one, jnp.ones((6, 7))) == 0
+
+
+def test_the_last_layers_are_replaced_first():
+    params, fresh = ({name: value for name in ("conv", "dense", "head")} for value in (0, 1))
+    assert randomized(params, fresh, 2) == {"conv": 0, "dense": 1, "head": 1}
+    assert randomized(params, fresh, 0) == params and randomized(params, fresh, 3) == fresh
+
+
+def test_a_shortcut_tells_the_class_and_leaves_the_rest():
+    images = jnp.full((3, 6, 6, 1), 0.3)
+    found = with_shortcut(images, jnp.arange(3), 3)
+    np.testing.assert_allclose(found[:, 0, 1, 0], [1 / 3, 2 / 3, 1], rtol=1e-6)
+    assert (found[:, 2:] == images[:, 2:]).all() and (found[:, :, 2:] == images[:, :, 2:]).all()
+
+
+def coalition_scores(segments):
+    """``curved`` of coalitions [N, count] in NumPy, as packages for tables take it."""
+
+    def values(coalitions):
+        shown = jnp.asarray(np.asarray(coalitions)[:, np.asarray(segments)], jnp.float32)[..., None]
+        return np.asarray(curved(shown * IMAGE + (1 - shown) * BASELINE))
+
+    return values
+
+
+def test_shapley_values_are_those_of_shap():
+    shap = pytest.importorskip("shap")
+    segments, count = grid(SHAPE[:2], 3)
+    explainer = shap.KernelExplainer(coalition_scores(segments), np.zeros((1, count)))
+    expected = explainer.shap_values(np.ones((1, count)), nsamples=2**count, silent=True)[0]
+    np.testing.assert_allclose(compiled(shapley, curved, IMAGE, segments, count, BASELINE), expected, atol=1e-3)
+
+
+def test_lime_agrees_with_its_authors_package():
+    lime_image = pytest.importorskip("lime.lime_image")
+    segments, count = grid(SHAPE[:2], 3)
+    image = np.asarray(IMAGE[..., :1].repeat(3, -1), float)
+
+    def score(images):
+        return curved(jnp.asarray(images, jnp.float32)[..., :2])
+
+    def both_classes(images):
+        values = np.asarray(score(np.array(images)))
+        return np.stack([values, -values], 1)
+
+    found = lime_image.LimeImageExplainer(random_state=0).explain_instance(
+        image,
+        both_classes,
+        top_labels=2,
+        hide_color=0,
+        num_samples=4000,
+        segmentation_fn=lambda _: np.asarray(segments),
+        progress_bar=False,
+    )
+    expected = dict(found.local_exp[0])
+    ours = compiled(lime, score, jnp.asarray(image, jnp.float32), segments, count, KEY, samples=4000)
+    np.testing.assert_allclose(ours, [expected[number] for number in range(count)], atol=0.02)

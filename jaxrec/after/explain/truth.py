@@ -77,8 +77,8 @@ def rank_correlation(one: jax.Array, other: jax.Array) -> jax.Array:
 
 
 def _mean_ranks(values: jax.Array) -> jax.Array:
-    flat = values.reshape(-1)
-    ordered = flat.sort()
+    flat = jnp.asarray(values).reshape(-1)
+    ordered = jnp.sort(flat)
     below = jnp.searchsorted(ordered, flat, side="left")
     up_to = jnp.searchsorted(ordered, flat, side="right")
     return (below + up_to).astype(jnp.float32) / 2
