@@ -11,6 +11,8 @@ COMMANDS = {
     "predict": "predict for images from disk with a trained run",
     "explain": "show which parts of images the answers of a run come from",
     "generate": "draw images from a trained generative model",
+    "export": "write a trained run as a file that is used without jaxrec",
+    "serve": "answer for a trained run on a web page and as JSON",
     "sweep": "search hyper-parameters by training many runs at once",
     "inspect": "show the settings, parameters and checkpoints of a run",
     "compare": "show runs side by side",

@@ -9,7 +9,7 @@ import tyro
 
 from jaxrec.cli.evaluate import tell
 from jaxrec.cli.opened_run import OpenedModel, read_options
-from jaxrec.cli.predict import find_clips, find_images, free_label, named_paths, read_images, without_videos
+from jaxrec.cli.predict import find_clips, find_images, named_paths, read_images, without_videos
 from jaxrec.cli.prediction_files import unwritable
 from jaxrec.data.walk import LeftOut, counted
 from jaxrec.errors import UserError, nearest
@@ -186,6 +186,7 @@ def _draw(explainer: "Explainer", part: Part, found: "Explained", out: Path, lab
 
     from jaxrec.data import class_names
     from jaxrec.run.show.overlays import sheet
+    from jaxrec.run.show.predicted import free_label
     from jaxrec.tasks.inputs import frames
 
     names = class_names(explainer.trained.features)

@@ -83,7 +83,7 @@ class Trained:
         Raises:
             UserError: the system reads no images, or a file cannot be read.
         """
-        self._check_reads_images()
+        self.check_reads_images()
         shown = self._shown(inputs)
         if length is not None:
             shown = [shown[0], np.asarray(length, np.int32)]
@@ -93,7 +93,8 @@ class Trained:
             parts.append(self._outputs([values[start : start + size] for values in shown], size))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _check_reads_images(self) -> None:
+    def check_reads_images(self) -> None:
+        """Raises UserError if the system reads no images."""
         if self.system.rows is None:
             raise UserError(
                 f"'{self.folder.name}' is a {self.system.name}, which draws images and reads none; use generate"
@@ -106,7 +107,7 @@ class Trained:
         classes or its number, if it has any; and what the system says of it. Raises UserError if the system reads
         no images.
         """
-        self._check_reads_images()
+        self.check_reads_images()
         places = np.arange(len(split))
         parts = (places[start : start + self.at_once] for start in range(0, len(split), self.at_once))
         return (self._told(split, index) for index in parts)

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrec import losses
 from jaxrec.augment.diffaugment import KINDS, diffaugment
@@ -359,6 +360,14 @@ def predict(state: State, inputs: dict[str, jax.Array | None]) -> dict[str, jax.
     label = inputs["label"] if state.config.conditional else None
     images = generator.model.apply(generator.variables(), inputs["latents"], label, train=False)
     return {"image": (images + 1) / 2}
+
+
+def drawn_from(config: Config) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """What ``predict`` is given: of each image its latents and, if conditional, its class."""
+    found: dict[str, tuple[tuple[int, ...], Any]] = {"latents": ((config.latents,), np.dtype(np.float32))}
+    if config.conditional:
+        found["label"] = (), np.dtype(np.int32)
+    return found
 
 
 def generate(

@@ -181,6 +181,9 @@ class System:
     translated: Callable[..., dict[str, np.ndarray]] | None = None
     """``translated(config, arrays, shapes)``: published weights, by the names of their file, as arrays by path of this
     model, such as ``net/params/conv1/kernel``; ``shapes`` are the model's own by path. None: there are none."""
+    drawn_from: Callable[[Task], Mapping[str, tuple[tuple[int, ...], Any]]] | None = None
+    """What ``predict`` is given in place of images, of systems that read none: arrays by name, the shape of one example
+    and the dtype."""
     generates: Callable[[Task], bool] | None = None
     """Whether ``generate`` works with these settings; default: if it is defined."""
 
@@ -215,6 +218,7 @@ FUNCTIONS = (
     "translated",
     "generate",
     "generates",
+    "drawn_from",
 )
 
 

@@ -1,0 +1,284 @@
+"""A traced function as an ONNX model: each equation of its jaxpr becomes nodes; what is known is computed now."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnx
+from jax.extend import core
+from onnx import helper
+
+from jaxrec.errors import UserError
+
+from .onnx_graph import OPSET, Graph, Missing, Value, constant, element_type, is_number
+from .onnx_nodes import NODES
+
+UNROLLED = 512
+"""Most passes of a loop that are written one after another."""
+
+
+def onnx_model(
+    function: Callable[..., Mapping[str, jax.Array]],
+    inputs: Mapping[str, jax.ShapeDtypeStruct],
+    metadata: Mapping[str, str],
+) -> bytes:
+    """An ONNX model of a function of arrays.
+
+    Constants, such as parameters, are written into the model, and what follows from them alone is computed now: the
+    scale of a batch normalization is one constant.
+
+    Args:
+        function: of arrays, in the order of ``inputs``; gives arrays by name.
+        inputs: shape and dtype of each array by name. The first axis of the first may be any batch: the symbol
+            ``batch`` of ``jax.export.symbolic_shape("batch")``.
+        metadata: texts that the model carries.
+
+    Returns:
+        The model as the bytes of an ONNX file.
+
+    Raises:
+        UserError: the function has an operation that is not written here.
+    """
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(*inputs.values())
+    graph = Graph(next(iter(inputs)))
+    arrays = []
+    for name, spec in inputs.items():
+        arrays.append(Value(name, tuple(spec.shape), tuple(spec.shape), np.dtype(spec.dtype)))
+    found = _walk(graph, closed.jaxpr, [_known(each) for each in closed.consts], arrays)
+    for name, value in zip(shapes, found, strict=True):
+        graph.nodes.append(helper.make_node("Identity", [graph.full(value)], [name]))
+    model = helper.make_model(
+        helper.make_graph(
+            _needed(graph.nodes, set(shapes)),
+            "jaxrec",
+            [_described(name, spec) for name, spec in inputs.items()],
+            [_described(name, spec) for name, spec in shapes.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        producer_name="jaxrec",
+        ir_version=9,
+    )
+    used = {name for node in model.graph.node for name in _read_by(node)}
+    model.graph.initializer.extend(each for each in graph.constants if each.name in used)
+    helper.set_model_props(model, dict(metadata))
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def _described(name: str, spec: Any) -> onnx.ValueInfoProto:
+    sizes = [int(size) if is_number(size) else str(size) for size in spec.shape]
+    return helper.make_tensor_value_info(name, element_type(spec.dtype), sizes)
+
+
+def _needed(nodes: Sequence[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:
+    """The nodes that the wanted tensors follow from, in their order."""
+    kept = []
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            kept.append(node)
+            wanted = wanted.union(_read_by(node))
+    return kept[::-1]
+
+
+def _read_by(node: onnx.NodeProto) -> set[str]:
+    """The tensors that a node takes, a loop also those that its body does."""
+    names = set(node.input)
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            names |= _read_by(inner)
+    return names
+
+
+def _known(value: Any) -> Value:
+    """A constant; random keys, which NumPy does not know, stay as they are."""
+    if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        held = np.empty((), object)
+        held[()] = value
+        return Value(held, value.shape, value.shape, held.dtype)
+    return constant(value)
+
+
+def _array(value: Value) -> Any:
+    """A constant as JAX takes it."""
+    if value.dtype == object:
+        return value.stored.item()  # type: ignore[union-attr]
+    return jnp.asarray(np.broadcast_to(value.stored, value.shape))
+
+
+def _walk(graph: Graph, jaxpr: Any, constants: Sequence[Value], inputs: Sequence[Value]) -> list[Value]:
+    """Writes the equations; returns the outputs."""
+    values: dict[Any, Value] = {}
+
+    def read(variable: Any) -> Value:
+        if isinstance(variable, core.Literal):
+            return constant(np.asarray(variable.val, cast(Any, variable.aval).dtype))
+        return values[variable]
+
+    values.update(zip(jaxpr.constvars, constants, strict=True))
+    values.update(zip(jaxpr.invars, inputs, strict=True))
+    for equation in jaxpr.eqns:
+        found = _equation(graph, equation, [read(variable) for variable in equation.invars])
+        values.update(zip(equation.outvars, found, strict=True))
+    return [read(variable) for variable in jaxpr.outvars]
+
+
+def _equation(graph: Graph, equation: Any, given: list[Value]) -> list[Value]:
+    sizes = [size for variable in equation.outvars for size in variable.aval.shape]
+    name = equation.primitive.name
+    # A size as a number is given nothing, and is not known for all that.
+    if all(value.known for value in given) and all(map(is_number, sizes)) and name != "dim_as_value":
+        return _computed(equation, given)
+    if name == "scan":
+        return _unrolled(graph, equation.params, given)
+    if name == "cond":
+        return _chosen(graph, equation.params["branches"], given)
+    inner = _inner(equation)
+    if inner is not None:
+        return _walk(graph, inner.jaxpr, [_known(each) for each in inner.consts], given)
+    avals = [variable.aval for variable in equation.outvars]
+    missing = next((value.stored for value in given if isinstance(value.stored, Missing)), None)
+    if name not in NODES and name != "while":
+        missing = missing or Missing(name)
+    if missing is not None:
+        return [Value(missing, tuple(aval.shape), tuple(aval.shape), aval.dtype) for aval in avals]
+    if name == "while":
+        return _looped(graph, equation.params, given)
+    return NODES[name](graph, equation.params, given, avals)
+
+
+def _computed(equation: Any, given: list[Value]) -> list[Value]:
+    """What an equation gives if all that it is given is known."""
+    found = equation.primitive.bind(*map(_array, given), **equation.primitive.get_bind_params(equation.params))
+    return [_known(each) for each in (found if equation.primitive.multiple_results else [found])]
+
+
+def _inner(equation: Any) -> Any:
+    """The closed jaxpr that an equation does nothing but call; None if it is not of that kind."""
+    for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+        found = equation.params.get(name)
+        if isinstance(found, core.ClosedJaxpr):
+            return found
+        if isinstance(found, core.Jaxpr):
+            return core.ClosedJaxpr(found, ())
+    return None
+
+
+def _unrolled(graph: Graph, params: Mapping[str, Any], given: list[Value]) -> list[Value]:
+    """A loop, its passes one after another."""
+    length, consts, carried = params["length"], params["num_consts"], params["num_carry"]
+    if not is_number(length) or length > UNROLLED:
+        raise UserError(
+            f"the model has a loop of {length} passes, and the ONNX writer writes at most {UNROLLED}; export it with "
+            "--format stablehlo"
+        )
+    body = params["jaxpr"]
+    inner = [_known(each) for each in body.consts]
+    fixed, carry, sequences = given[:consts], given[consts : consts + carried], given[consts + carried :]
+    outputs: list[list[Value]] = []
+    order = range(length - 1, -1, -1) if params["reverse"] else range(length)
+    for place in order:
+        parts = [_at(graph, each, place) for each in sequences]
+        found = _walk(graph, body.jaxpr, inner, [*fixed, *carry, *parts])
+        carry = found[:carried]
+        outputs.append(found[carried:])
+    if params["reverse"]:
+        outputs.reverse()
+    return [*carry, *(_stacked(graph, each) for each in zip(*outputs, strict=True))]
+
+
+def _looped(graph: Graph, params: Mapping[str, Any], given: list[Value]) -> list[Value]:
+    """A loop that ends when its condition says so, as ONNX's own."""
+    of_condition, of_body = params["cond_nconsts"], params["body_nconsts"]
+    condition_fixed, rest = given[:of_condition], given[of_condition:]
+    body_fixed, first = rest[:of_body], rest[of_body:]
+    condition, body = params["cond_jaxpr"], params["body_jaxpr"]
+
+    def goes_on(graph: Graph, carry: list[Value]) -> Value:
+        consts = [_known(each) for each in condition.consts]
+        return _walk(graph, condition.jaxpr, consts, [*condition_fixed, *carry])[0]
+
+    inner = graph.inside()
+    names = [graph.fresh("carried") for _ in first]
+    carry = [Value(name, each.shape, each.shape, each.dtype) for name, each in zip(names, first, strict=True)]
+    going = goes_on(inner, carry)
+    found = _walk(inner, body.jaxpr, [_known(each) for each in body.consts], [*body_fixed, *carry])
+    # Of a batch of loops, those that have ended stay as they are.
+    found = [_where(inner, going, new, old) for new, old in zip(found, carry, strict=True)]
+    outputs = [inner.one("Identity", each) for each in (_any(inner, goes_on(inner, found)), *map(inner.full, found))]
+    number, again = graph.fresh("pass"), graph.fresh("again")
+    state = [jax.ShapeDtypeStruct(each.shape, each.dtype) for each in first]
+    truth, count = jax.ShapeDtypeStruct((), np.bool_), jax.ShapeDtypeStruct((), np.int64)
+    loop = helper.make_graph(
+        inner.nodes,
+        "loop",
+        [_described(number, count), _described(again, truth), *map(_described, names, state)],
+        [_described(name, spec) for name, spec in zip(outputs, [truth, *state], strict=True)],
+    )
+    start = [graph.full(each) for each in first]
+    last = graph.add("Loop", "", _any(graph, goes_on(graph, list(first))), *start, outputs=len(first), body=loop)
+    return [Value(name, each.shape, each.shape, each.dtype) for name, each in zip(last, first, strict=True)]
+
+
+def _where(graph: Graph, going: Value, new: Value, old: Value) -> Value:
+    """``new`` for the loops of a batch that go on, ``old`` for the others."""
+    if not going.shape:
+        return new
+    ones = graph.integers(*range(len(going.shape), len(new.shape)))
+    which = graph.one("Unsqueeze", graph.full(going), ones) if len(new.shape) > len(going.shape) else graph.full(going)
+    return Value(graph.where(which, graph.full(new), graph.full(old), new.dtype), new.shape, new.shape, new.dtype)
+
+
+def _any(graph: Graph, truths: Value) -> str:
+    """Whether any is true, a tensor without axes."""
+    if not truths.shape:
+        return graph.full(truths)
+    numbers = graph.one("Cast", graph.full(truths), to=element_type(np.int32))
+    return graph.one("Cast", graph.one("ReduceMax", numbers, keepdims=0), to=element_type(np.bool_))
+
+
+def _at(graph: Graph, value: Value, place: int) -> Value:
+    """``value[place]``."""
+    shape, sizes = value.shape[1:], value.sizes[1:]
+    place = min(place, value.sizes[0] - 1)
+    if isinstance(value.stored, np.ndarray):
+        return Value(value.stored[place], shape, sizes, value.dtype)
+    if isinstance(value.stored, Missing):
+        return Value(value.stored, shape, sizes, value.dtype)
+    index = graph.weight(np.array(place, np.int64))
+    return Value(graph.one("Gather", value.stored, index, axis=0), shape, sizes, value.dtype)
+
+
+def _stacked(graph: Graph, values: Sequence[Value]) -> Value:
+    """Arrays of one shape along a new first axis."""
+    shape, dtype = (len(values), *values[0].shape), values[0].dtype
+    missing = next((each.stored for each in values if isinstance(each.stored, Missing)), None)
+    if missing is not None:
+        return Value(missing, shape, shape, dtype)
+    axis = graph.integers(0)
+    parts = [graph.one("Unsqueeze", graph.full(each), axis) for each in values]
+    return Value(graph.one("Concat", *parts, axis=0), shape, shape, dtype)
+
+
+def _chosen(graph: Graph, branches: Sequence[Any], given: list[Value]) -> list[Value]:
+    """A branch by its number; if that is not known, both of two branches are computed."""
+    number, *operands = given
+
+    def taken(place: int) -> list[Value]:
+        branch = branches[place]
+        return _walk(graph, branch.jaxpr, [_known(each) for each in branch.consts], operands)
+
+    if isinstance(number.stored, Missing):
+        return [Value(number.stored, each.shape, each.shape, each.dtype) for each in taken(0)]
+    if isinstance(number.stored, np.ndarray):
+        return taken(int(np.clip(number.stored, 0, len(branches) - 1)))
+    if len(branches) != 2:
+        raise UserError("the model chooses among several branches, which the ONNX writer cannot write")
+    second = graph.one("Cast", number.stored, to=element_type(np.bool_))
+    found = []
+    for no, yes in zip(taken(0), taken(1), strict=True):
+        found.append(
+            Value(graph.where(second, graph.full(yes), graph.full(no), no.dtype), no.shape, no.shape, no.dtype)
+        )
+    return found
