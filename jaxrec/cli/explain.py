@@ -182,28 +182,14 @@ def _write(explainer: "Explainer", parts: Iterator[Part], out: Path) -> None:
 
 def _draw(explainer: "Explainer", part: Part, found: "Explained", out: Path, labels: set[str]) -> list[dict[str, Any]]:
     """Writes a picture of each image, and gives a row of each."""
-    import numpy as np
-
-    from jaxrec.data import class_names
-    from jaxrec.run.show.overlays import sheet
+    from jaxrec.run.show.overlays import draw_explained
     from jaxrec.run.show.predicted import free_label
-    from jaxrec.tasks.inputs import frames
 
-    names = class_names(explainer.trained.features)
-    images = np.asarray(frames(part.shown[0]))
     rows = []
     for place, path in enumerate(part.names):
-        target = {name: values[place] for name, values in found.target.items()}
-        number = int(target["class"])
-        label = free_label(Path(path), labels)
-        row = {"path": path, "class": "nothing found", "picture": f"{label}-explained.png"}
-        if number >= 0:
-            row |= {"class": names[number] if names else str(number), "score": f"{found.score[place]:.4g}"}
-        maps = {method: values[place] * (number >= 0) for method, values in found.maps.items()}
-        length = part.shown[1][place] if len(part.shown) > 1 else None
-        image = images[place][:length] if length is not None else images[place]
-        sheet(image, target, maps, row["class"]).save(out / row["picture"])
-        rows.append(row)
+        picture = f"{free_label(Path(path), labels)}-explained.png"
+        told = draw_explained(explainer, part.shown, found, place, out / picture)
+        rows.append({"path": path, **told, "picture": picture})
     return rows
 
 

@@ -47,6 +47,8 @@ def main(argv: list[str]) -> None:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((options.host, options.port))
+            # From here whoever asks waits for the server, which is not there yet.
+            listening.listen(128)
         except OSError as error:
             raise UserError(
                 f"port {options.port} of {options.host} cannot be listened on ({error.strerror}); choose another one "

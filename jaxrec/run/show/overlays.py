@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from jaxrec.data import class_names
+from jaxrec.run.explained import Explained, Explainer
 from jaxrec.run.show.gallery import embedded
 from jaxrec.run.show.page import page, table
 from jaxrec.run.show.pictures import grid
+from jaxrec.tasks.inputs import frames
 
 FOR, AGAINST = np.array([0.85, 0.2, 0.1]), np.array([0.1, 0.4, 0.75])
 """The colors of what speaks for a score and against it."""
@@ -63,17 +66,43 @@ def sheet(
         maps: float [H, W] or [T, H, W] by method.
         caption: what is written under the image.
     """
-    frames = image if image.ndim == 4 else image[None]
-    chosen = np.linspace(0, len(frames) - 1, min(len(frames), FRAMES)).round().astype(int)
+    moments = image if image.ndim == 4 else image[None]
+    chosen = np.linspace(0, len(moments) - 1, min(len(moments), FRAMES)).round().astype(int)
     region = region_of(target, image.shape[-3:-1])
     rows = []
     for number in chosen.tolist():
-        shown = np.broadcast_to(frames[number][..., :3], (*frames.shape[1:3], 3))
+        shown = np.broadcast_to(moments[number][..., :3], (*moments.shape[1:3], 3))
         first = shown if region is None else outlined(shown, region)
         layers = [values if image.ndim == 3 else values[number] for values in maps.values()]
         rows.append([first, *(overlay(shown, layer) for layer in layers)])
     captions = [[caption, *maps]] + [[""] * (1 + len(maps))] * (len(rows) - 1)
     return grid(np.array(rows), captions)
+
+
+def draw_explained(
+    explainer: Explainer, shown: Sequence[np.ndarray], found: Explained, place: int, path: Path
+) -> dict[str, str]:
+    """Writes the picture of one explained image or clip; returns the ``class`` that it is about, and its ``score``.
+
+    Args:
+        explainer: that explained it.
+        shown: images [N, H, W, C], or clips [N, T, H, W, C] and their lengths [N].
+        found: what the explainer gave for them.
+        place: the number of the one among the N.
+        path: of the picture.
+    """
+    names = class_names(explainer.trained.features)
+    target = {name: values[place] for name, values in found.target.items()}
+    number = int(target["class"])
+    told = {"class": "nothing found"}
+    if number >= 0:
+        told = {"class": names[number] if names else str(number), "score": f"{found.score[place]:.4g}"}
+    maps = {method: values[place] * (number >= 0) for method, values in found.maps.items()}
+    image = np.asarray(frames(shown[0][place : place + 1]))[0]
+    if len(shown) > 1:
+        image = image[: shown[1][place]]
+    sheet(image, target, maps, told["class"]).save(path)
+    return told
 
 
 def write_page(path: Path, title: str, rows: Sequence[Mapping[str, Any]], summary: Sequence[Sequence[Any]]) -> None:
