@@ -20,13 +20,13 @@ from conftest import small
 from PIL import Image
 
 from jaxrec.cli import evaluate, generate, predict, show, train, verify
-from jaxrec.cli.predict import free_label
 from jaxrec.cli.running import run_command
 from jaxrec.cli.training_arguments import read_arguments
 from jaxrec.data import cache_dir
 from jaxrec.errors import UserError
 from jaxrec.run import ending, session
 from jaxrec.run.feed import Resident
+from jaxrec.run.show.predicted import free_label
 from jaxrec.run.show.report import write_report
 from jaxrec.run.store.checkpoints import Checkpoints
 from jaxrec.run.store.folder import create
