@@ -1,1 +1,1 @@
-"""A trained function as a program that runs without jaxrec: StableHLO for JAX, ONNX for other runtimes."""
+"""A traced function as an ONNX model."""

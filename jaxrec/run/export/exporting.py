@@ -1,10 +1,12 @@
 """A trained run written as a file for another runtime, and that file run by its own runtime on real examples."""
 
+import io
 import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -14,7 +16,6 @@ import jax
 import numpy as np
 
 import jaxrec
-from jaxrec.after.export.program import Named, stablehlo
 from jaxrec.data import class_names, image_shape, pictured
 from jaxrec.errors import UserError
 from jaxrec.files import write_atomically
@@ -22,6 +23,10 @@ from jaxrec.models.cpu.forms import plain_forms
 from jaxrec.run.trained import Trained
 from jaxrec.settings import to_dict
 
+Named = Callable[..., Mapping[str, jax.Array]]
+"""A function of arrays that gives arrays by name."""
+PLATFORMS = ("cpu", "cuda", "tpu")
+"""Those that a StableHLO program can run on."""
 CHECKED = 64
 """Examples that an exported file is checked with."""
 TOLERANCE = 1e-4
@@ -85,12 +90,22 @@ def write(trained: Trained, kind: str, folder: Path) -> Path:
             texts = {name: json.dumps(value) for name, value in about.items()}
             content = onnx_model(function_of(trained), specs, texts)
         else:
-            content = stablehlo(function_of(trained), specs, about)
+            exported = jax.export.export(jax.jit(function_of(trained)), platforms=PLATFORMS)(*specs.values())
+            content = _archive({"program.bin": exported.serialize(), "metadata.json": json.dumps(about, indent=1)})
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"model.{kind}"
     write_atomically(path, content)
     write_atomically(folder / f"use_{kind}.py", _script(f"use_{kind}.py"))
     return path
+
+
+def _archive(files: Mapping[str, bytes | bytearray | str]) -> bytes:
+    """A zip archive of files by name; without dates, so that the same model gives the same bytes."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(zipfile.ZipInfo(name), bytes(data) if isinstance(data, bytearray) else data)
+    return content.getvalue()
 
 
 def _script(name: str) -> bytes:
