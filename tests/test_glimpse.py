@@ -52,6 +52,18 @@ def test_a_look_sees_squares_of_growing_size():
         assert_allclose(found[image, look, scale], expected, atol=1e-6)
 
 
+def test_the_context_network_tells_where_the_first_look_goes_and_nothing_of_the_class():
+    """Two images differ in a corner that no look sees."""
+    images = np.zeros((2, 24, 24, 1), np.float32)
+    images[1, 18:, 18:] = 1
+    model = glimpse.build(replace(TINY, start="context", scales=1))
+    still = jnp.zeros((2, 2)), jnp.zeros((3, 2, 2)), jnp.float32(0)
+    variables = jax.jit(model.init)({"params": jax.random.key(0)}, images, *still)
+    looks = jax.jit(model.apply)(variables, images, *still, jnp.full((3, 2, 2), -0.5))
+    assert abs(looks.mean[0, 0] - looks.mean[0, 1]).max() > 1e-6
+    assert_array_equal(looks.logits[:, 0], looks.logits[:, 1])
+
+
 @pytest.mark.parametrize("side", [5, 12, 60])
 def test_a_thumbnail_keeps_the_mean(side):
     shares = averaging(side)
