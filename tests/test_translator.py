@@ -133,6 +133,34 @@ def test_a_pool_fills_then_gives_back_about_half_of_what_it_gets():
     assert 4 <= old <= 16
 
 
+@pytest.mark.parametrize("unpaired", [True, False])
+def test_discriminators_are_shown_what_each_way_translates(monkeypatch, unpaired):
+    """One way adds 3, the other halves."""
+
+    def run(model, way, params, stats, images, key):
+        return (images + 3 if way == "there" else images / 2), stats
+
+    monkeypatch.setattr(translator, "_run", run)
+    generator = SimpleNamespace(model=translator.Ways(None, None), params=None, stats=None)
+    pool = jnp.zeros((4, 1, 1, 1))
+    extra = {"there": pool, "back": pool, "filled": jnp.int32(1)} if unpaired else {}
+    config = tiny_translator(unpaired=unpaired, pool=4)
+    state = SimpleNamespace(config=config, players={"generator": generator}, extra=extra, key=KEY, step=jnp.int32(0))
+    examples = {
+        "input": jnp.array([5.0, 6.0]).reshape(2, 1, 1, 1),
+        "target": jnp.array([20.0, 30.0]).reshape(2, 1, 1, 1),
+    }
+    shown, extra = translator._shown(state, examples, lambda name: KEY, None)
+    found = {name: images.ravel().tolist() for name, images in shown.items()}
+    there = {"real there": [20, 30], "fake there": [8, 9]}
+    if not unpaired:
+        assert found == {**there, "given": [5, 6]} and extra == {}
+        return
+    assert found == {**there, "real back": [5, 6], "fake back": [10, 15]}
+    assert int(extra["filled"]) == 3
+    assert extra["there"].ravel().tolist() == [0, 8, 9, 0] and extra["back"].ravel().tolist() == [0, 10, 15, 0]
+
+
 # What is learned
 
 
