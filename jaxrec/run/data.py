@@ -333,7 +333,11 @@ def _steps(config: Train, data: Data) -> int:
         raise UserError(f"got --steps {config.steps} and --epochs {config.epochs}; give one of them")
     if config.epochs is not None:
         return max(1, math.ceil(config.epochs * len(data.train) / config.batch_size))
-    return DEFAULT_STEPS if config.steps is None else config.steps
+    if config.steps == 0 and not config.probe:
+        raise UserError("--steps 0 trains nothing; expected at least 1, or --probe")
+    if config.steps is None:
+        return 0 if config.probe else DEFAULT_STEPS
+    return config.steps
 
 
 def _facts(data: Data) -> Facts:

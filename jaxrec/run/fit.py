@@ -15,6 +15,7 @@ from jaxrec.run.feed import Feed, open_feed
 from jaxrec.run.initial import initial_state
 from jaxrec.run.introduction import introduce
 from jaxrec.run.observers import Evaluation, Moment, Observer, Saving, TrainingLog, hashes_now, watch_steps
+from jaxrec.run.probing import probed
 from jaxrec.run.profiling import Profile
 from jaxrec.run.reporting import LiveReport
 from jaxrec.run.session import Session, open_session
@@ -85,10 +86,12 @@ def fit(config: Train, dataset: Any = None, observers: Sequence[Observer] = ()) 
             write_config(session)
             note_history(session)
             introduce(session, log, state)
+            evaluation, saving = Evaluation(session, log), Saving(session, log)
+            if end == 0:
+                return _without_training(session, log, evaluation, saving, state)
             feed, step, seconds = prepare(config, session.system, session.data, session.devices, state, start)
             log.compiled(seconds["compile"])
             log.start_clock(start)
-            evaluation, saving = Evaluation(session, log), Saving(session, log)
             if progress.unevaluated:
                 # The run was stopped in the middle of this evaluation, and its checkpoint has no score yet.
                 missed = Moment(start, state, None, None, evaluates=True, hashes=hashes_now(session, state))
@@ -112,8 +115,24 @@ def _initial(session: Session) -> Any:
     config, data = session.config, session.data
     judge = teacher(config.task, session.system, data)
     state = initial_state(config.task, session.system, session.devices, config.seed, data.train, judge)
-    state, session.start_notes = started(state, config, session.system, session.weights)
+    state, said = started(state, config, session.system, session.weights)
+    if session.checkpoints.steps():
+        return state
+    state, found = probed(state, config, session.system, session.devices, data)
+    session.start_notes = [*said, *found]
     return state
+
+
+def _without_training(session: Session, log: Log, evaluation: Evaluation, saving: Saving, state: Any) -> Run:
+    """Evaluates and saves the state that a run starts from, and ends the run."""
+    log.start_clock(0)
+    begun = Moment(0, state, None, None, evaluates=True, hashes=hashes_now(session, state))
+    evaluation(begun)
+    saving(begun)
+    session.checkpoints.wait()
+    session.stop.at_once()
+    state, results = finish(session, log, evaluation, state, {"load": 0.0, "compile": 0.0, "train": 0.0})
+    return Run(session.folder, session.config, state, results)
 
 
 def _length(session: Session) -> tuple[int, int]:

@@ -128,6 +128,8 @@ def _check(config: Train, members: int, halving: int) -> None:
     """Raises UserError if the settings are for one run alone."""
     if config.resume:
         raise UserError("a population of runs cannot be resumed; train it again under another --name, without --resume")
+    if config.probe:
+        raise UserError("--probe fits one head to one run; train the members one by one, or remove it")
     if config.patience:
         raise UserError(
             f"--patience {config.patience} would stop each of {members} members at another step; "

@@ -14,6 +14,7 @@ from jaxrec.run.feed import Feed
 from jaxrec.run.fit import prepare
 from jaxrec.run.initial import initial_state
 from jaxrec.run.known import check_there
+from jaxrec.run.probing import probed
 from jaxrec.run.show.log import read_metrics
 from jaxrec.run.start import read_weights, started
 from jaxrec.run.steps import CompiledStep, run_steps, unharmed
@@ -79,6 +80,7 @@ class Replay:
         judge = teacher(task, self.system, self.data)
         state = initial_state(task, self.system, self.devices, self.config.seed, self.data.train, judge)
         state, _ = started(state, self.config, self.system, read_weights(self.config, self.system))
+        state, _ = probed(state, self.config, self.system, self.devices, self.data)
         return state
 
     def missing(self, checkpoints: Checkpoints) -> list[Difference]:

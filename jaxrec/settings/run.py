@@ -65,10 +65,13 @@ class Train:
     reinit: Annotated[str, START, tyro.conf.arg(metavar="REGEX")] = ""
     """Draw arrays anew whose path, such as head/kernel, contains a match of this regular expression, although
     --init-from has them."""
+    probe: Annotated[bool, START] = False
+    """Fit the last layer to the features of the weights, which are computed once, and then train as long as is asked
+    for. Without --steps or --epochs, the run ends there. Classifiers only."""
     epochs: Annotated[float | None, LENGTH, POSITIVE] = None
     """Length of the run in passes over the training split, instead of --steps."""
-    steps: Annotated[int | None, LENGTH, AT_LEAST_ONE] = None
-    """Length of the run in steps. Default: 2000, unless --epochs is given."""
+    steps: Annotated[int | None, LENGTH, NOT_NEGATIVE] = None
+    """Length of the run in steps. Default: 2000, unless --epochs is given; 0 with --probe."""
     seed: Annotated[int, LENGTH, SEED] = 0
     """Determines the initial parameters, the order of the data and every random number."""
     seeds: Annotated[int, LENGTH, AT_LEAST_ONE] = 1

@@ -177,6 +177,13 @@ def build(config: Config, shape: tuple[int, int, int], axis_name: str | None = N
     )
 
 
+def linear_head(config: Config) -> tuple[str, str]:
+    """The paths of the last layer's kernel and bias; raises UserError if it has no bias."""
+    if config.model == "speednet":
+        raise UserError("--probe needs a last layer with a bias, and that of speednet has none; choose another --model")
+    return "net/params/head/kernel", "net/params/head/bias"
+
+
 def preprocessing(config: Config) -> Preprocessing | None:
     """How published weights of the configured network expect images; None if there are none."""
     return PUBLISHED[config.model][1] if config.model in PUBLISHED else None

@@ -176,6 +176,9 @@ class System:
     systems that draw images. Many are drawn in parts: ``first`` is the number of the part's first image.
     It may also take ``label``, the number of the class to draw (``--class``), and ``truncation``, a factor of the
     latents (``--truncation``)."""
+    linear_head: Callable[[Task], tuple[str, str]] | None = None
+    """``linear_head(config)``, of systems that tell classes of images: the paths of kernel [D, classes] and bias of the
+    layer that makes logits of the ``features`` that ``predict`` gives. None: there is none."""
     preprocessing: Callable[[Task], Preprocessing | None] = unknown
     """How published weights of the configured model expect images; None if there are none."""
     translated: Callable[..., dict[str, np.ndarray]] | None = None
@@ -214,6 +217,7 @@ FUNCTIONS = (
     "unseen",
     "targets",
     "explained",
+    "linear_head",
     "preprocessing",
     "translated",
     "generate",
