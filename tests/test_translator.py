@@ -29,6 +29,7 @@ from jaxrec.run.trained import load
 from jaxrec.run.world.devices import Devices
 from jaxrec.settings import Train
 from jaxrec.tasks import translator
+from jaxrec.tasks.state import State
 from jaxrec.tasks.system import Facts, system_of
 
 KEY = jax.random.key(0)
@@ -224,6 +225,26 @@ def test_an_added_input_is_what_an_empty_generator_answers():
     shapes = jax.eval_shape(model.init, KEY, images)
     variables = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     np.testing.assert_allclose(jax.jit(model.apply)(variables, images), images.repeat(3, -1), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [5, 6])
+def test_unpaired_no_image_stays_beside_its_partner(monkeypatch, size):
+    found = {}
+
+    def turn(state, examples, key, axis_name):
+        found.update(examples)
+        return state, {}
+
+    monkeypatch.setattr(translator, "_shown", lambda state, examples, key, axis_name: ({}, {}))
+    monkeypatch.setattr(translator, "_discriminator_turn", turn)
+    monkeypatch.setattr(translator, "_generator_turn", turn)
+    monkeypatch.setattr(translator, "_with_mean", lambda state, mean: state)
+    config = tiny_translator(pairs="own", unpaired=True)
+    state = State(step=jnp.int32(0), key=KEY, hyper={}, players={}, config=config)
+    translator.train_step(state, {"image": IMAGES[:size], "other": IMAGES[:size]})
+    inputs, targets = np.asarray(found["input"]), np.asarray(found["target"])
+    assert not (inputs == targets).all((1, 2, 3)).any()
+    assert sorted(inputs.sum((1, 2, 3))) == sorted(targets.sum((1, 2, 3)))
 
 
 def test_unpaired_images_are_learned_from_in_any_order():
