@@ -135,8 +135,6 @@ class Detector(nn.Module):
             if coarse:
                 x = x + self._residual(x, f"block{level}", train)
                 scales.append(x)
-        # The last scale reaches the heads of all.
-        scales[-1] = Maps(name="maps")(scales[-1])
         return scales
 
     def _features(self, stride: int) -> int:
@@ -159,6 +157,8 @@ class Detector(nn.Module):
             x = self._conv(upsample(x, 2) + side, features, 3, f"finer{scale}", train)
             fine.append(x)
         fine.reverse()
+        # All scales of the head follow from these.
+        x = Maps(name="maps")(x)
         found = [x]
         for scale in range(1, SCALES):
             x = self._conv(x, features, 3, f"coarser{scale}", train, strides=2) + fine[scale]

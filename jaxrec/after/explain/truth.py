@@ -16,8 +16,12 @@ STEPS = 50
 
 
 def pointing(explanation: jax.Array, region: jax.Array) -> jax.Array:
-    """The pointing game (Zhang et al. 2016): whether the place of the highest value is in the region bool [...]."""
-    return region.reshape(-1)[explanation.argmax()]
+    """The pointing game (Zhang et al. 2016): 1 if the place of the highest value is in the region bool [...], else 0.
+
+    Of several places with the highest value, as in a cell, the share that is in the region.
+    """
+    highest = explanation == explanation.max()
+    return (highest & region).sum() / highest.sum()
 
 
 def relevance_mass(explanation: jax.Array, region: jax.Array) -> jax.Array:
