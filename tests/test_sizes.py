@@ -7,7 +7,7 @@ from PIL import Image, ImageOps
 
 from jaxrec.data import open_dataset
 from jaxrec.data.features import from_json, to_json
-from jaxrec.data.sizes import Resizing, parse_size, told
+from jaxrec.data.sizes import Resizing, check_resize, parse_size, told
 from jaxrec.errors import UserError
 
 BILINEAR = Image.Resampling.BILINEAR
@@ -119,3 +119,17 @@ def test_borders_of_padded_masks_do_not_count(tmp_path, values):
     assert (masks[:, :3] == feature.void).all() and (masks[:, 9:] == feature.void).all()
     void_inside = masks[:, 3:9] == feature.void
     assert void_inside.any() == (7 in values) and not void_inside.all()
+
+
+def test_the_middle_of_a_crop_is_what_the_share_keeps():
+    half = Resizing((80, 100), (8, 8), "crop:0.5")
+    assert half.part == (30.0, 20.0, 70.0, 60.0)
+    image = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
+    # Also of an image that has the size already.
+    seen = Resizing((8, 8), (8, 8), "crop:0.5").apply(image, Image.Resampling.NEAREST)
+    assert_array_equal(seen, np.asarray(image)[2:6, 2:6].repeat(2, 0).repeat(2, 1))
+    boxes = np.array([[20, 30, 60, 70]], np.float32)
+    assert_array_equal(half.move_boxes(boxes), [[0, 0, 8, 8]])
+    for wrong in ("crop:", "crop:1", "crop:0", "crop:nan", "pad:0.5", "middle"):
+        with pytest.raises(UserError, match="--resize"):
+            check_resize(wrong)
