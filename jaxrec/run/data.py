@@ -334,7 +334,7 @@ def _steps(config: Train, data: Data) -> int:
     if config.epochs is not None:
         return max(1, math.ceil(config.epochs * len(data.train) / config.batch_size))
     if config.steps == 0 and not config.probe:
-        raise UserError("--steps 0 trains nothing; expected at least 1, or --probe")
+        raise UserError("--steps 0 trains nothing; expected 1 or more, or --probe")
     if config.steps is None:
         return 0 if config.probe else DEFAULT_STEPS
     return config.steps
