@@ -21,6 +21,7 @@ FILES = sorted((Path(__file__).parents[1] / "experiments").glob("*.py"))
 REQUIRED = {
     "digits_cnn",
     "mnist_cnn",
+    "edge_mnist",
     "cifar10_speednet",
     "mnist_autoencoder",
     "mnist_denoising",

@@ -1,6 +1,7 @@
 """Exported files: ONNX and StableHLO say what the model says, in processes without jaxrec."""
 
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -163,6 +164,9 @@ def test_a_model_in_8_bits_is_smaller_and_says_nearly_the_same(trained, tmp_path
     assert small.stat().st_size < 0.35 * whole.stat().st_size
     given = {"image": np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1)).astype(np.uint8)}
     assert "classes" in {each.key for each in onnx.load(small).metadata_props}
+    shares = re.findall(r"right about ([\d.]+)%", capsys.readouterr().out)
+    accuracy = 100 * json.loads((trained("cnn") / "results.json").read_text())["accuracy"]
+    assert float(shares[0]) == pytest.approx(accuracy, abs=0.01) and abs(float(shares[1]) - accuracy) < 3
     expected = run_onnx(whole.read_bytes(), given)["probabilities"]
     assert np.abs(run_onnx(small.read_bytes(), given)["probabilities"] - expected).max() < 0.1
 
@@ -177,13 +181,13 @@ def test_a_file_that_answers_otherwise_is_told(trained, tmp_path, capsys, as_use
     run = load(trained("cnn"))
     path = write(run, "onnx", tmp_path)
     given = {"image": np.zeros((4, *run.features["image"].shape), np.uint8)}
-    assert tell(run, "onnx", path, given)
+    assert tell(run, "onnx", path, given) <= 1e-4
     model = onnx.load(path)
     bias = next(each for each in model.graph.initializer if list(each.dims) == [10])
     bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(0.01), bias.name))
     onnx.save(model, path)
     capsys.readouterr()
-    assert not tell(run, "onnx", path, given)
+    assert tell(run, "onnx", path, given) == pytest.approx(0.01, rel=0.01)
     assert "0.01" in capsys.readouterr().out
 
 

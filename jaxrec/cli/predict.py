@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -16,7 +16,7 @@ from jaxrec.data.videos import is_video
 from jaxrec.data.walk import IMAGES, UNREADABLE, LeftOut, counted, walk
 from jaxrec.errors import UserError
 from jaxrec.run.store.listing import LEFT_OUT, table_cells, write_left_out
-from jaxrec.settings.ranges import NOT_NEGATIVE, SHARE
+from jaxrec.settings.ranges import AT_LEAST_ONE, NOT_NEGATIVE, SHARE
 
 if TYPE_CHECKING:
     from jaxrec.run.trained import Trained
@@ -49,6 +49,12 @@ class Predict(OpenedModel):
     """Folder for predictions.csv, predictions.jsonl, other files and pictures. Default: RUN/predictions."""
     skip_bad: bool = False
     """Leave out unreadable images instead of stopping; skipped.csv lists them."""
+    engine: Literal["ray", "spark"] | None = None
+    """Predict by Ray Data or Spark, for more images than one machine holds: PATH is one folder of images or of Parquet
+    files with the columns path and content (the bytes of an image), and the answers are Parquet files. Unreadable
+    images are counted and left out."""
+    workers: Annotated[int, AT_LEAST_ONE] = 2
+    """Workers of --engine; each opens the run once."""
 
 
 def find_images(paths: tuple[str, ...]) -> tuple[list[Path], list[LeftOut]]:
@@ -111,6 +117,9 @@ def find_clips(paths: tuple[str, ...], left_out: list[LeftOut]) -> list[Path]:
 def main(argv: list[str]) -> None:
     """Prints a table and writes predictions.csv and .jsonl, the system's own lists, and the pictures that it draws."""
     options = read_options(Predict, argv, "jaxrec predict", EXAMPLES)
+    if options.engine is not None:
+        _predict_by_engine(options)
+        return
     named = named_paths(options.paths)
     files, left_out = find_images(named)
     from jaxrec.host import tune_cpu
@@ -135,6 +144,37 @@ def main(argv: list[str]) -> None:
     _print(first, count, out)
     if left_out:
         print(f"{counted(left_out)}; {out / LEFT_OUT} names them")
+
+
+def _predict_by_engine(options: Predict) -> None:
+    """Predicts by Ray or Spark, and says how many images were answered and how fast."""
+    import importlib.util
+    import time
+
+    from jaxrec.run.engines import ENGINES, PACKAGES, Job, counted_answers
+    from jaxrec.run.trained import load
+
+    engine = str(options.engine)
+    missing = [name for name in PACKAGES[engine] if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"--engine {engine} needs {', '.join(missing)}; install it by: pip install 'jaxrec[{engine}]'")
+    if len(options.paths) != 1 or options.ensemble or options.top:
+        raise UserError("--engine takes one PATH, and neither --ensemble nor --top; remove what is too much")
+    trained = load(options.run, checkpoint=options.checkpoint)
+    trained.check_reads_images()
+    out = (Path(options.out) if options.out else trained.folder / "predictions").absolute() / "answers"
+    if out.exists():
+        raise UserError(f"'{out}' is there already; remove it or choose another folder with --out")
+    source = str(Path(options.paths[0]).absolute())
+    began = time.perf_counter()
+    ENGINES[engine](Job(str(trained.folder.absolute()), options.checkpoint, source, str(out), options.workers))
+    seconds = time.perf_counter() - began
+    count, bad = counted_answers(str(out))
+    left_out = [LeftOut(Path(path), UNREADABLE, reason) for path, reason in bad]
+    write_left_out(out.parent, left_out)
+    print(f"{count} images in {seconds:.0f} s, {count / seconds:,.0f} a second; their answers are in {out}")
+    if left_out:
+        print(f"{counted(left_out)}; {out.parent / LEFT_OUT} names them")
 
 
 def write_all(

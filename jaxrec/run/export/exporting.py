@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,7 @@ import jax
 import numpy as np
 
 import jaxrec
-from jaxrec.data import class_names, image_shape, pictured
+from jaxrec.data import Split, class_names, image_shape, pictured
 from jaxrec.errors import UserError
 from jaxrec.files import write_atomically
 from jaxrec.models.cpu.forms import plain_forms
@@ -31,6 +32,8 @@ CHECKED = 64
 """Examples that an exported file is checked with."""
 TOLERANCE = 1e-4
 """Largest difference of an exported file's answers from the run's: absolute, or of large numbers relative."""
+PIECE = 2**23
+"""Most numbers in the inputs that a file is given at once."""
 TIMED = 2.0
 """Seconds for which an exported file is timed."""
 
@@ -145,12 +148,7 @@ def check(trained: Trained, kind: str, path: Path, inputs: Mapping[str, np.ndarr
     Raises UserError if its runtime fails.
     """
     expected = _expected(trained, inputs)
-    with tempfile.TemporaryDirectory() as folder:
-        given, answered = Path(folder) / "inputs.npz", Path(folder) / "answers.npz"
-        np.savez(given, **dict[str, Any](inputs))
-        _run([str(path.parent / f"use_{kind}.py"), str(given), str(answered)], path)
-        with np.load(answered) as file:
-            found = dict(file)
+    found = answers(path, kind, inputs)
     differences = differences_of(found, expected, trained.system.boxed)
     worst = max(differences, key=lambda name: differences[name])
     agreement = None
@@ -158,6 +156,37 @@ def check(trained: Trained, kind: str, path: Path, inputs: Mapping[str, np.ndarr
         same = found["probabilities"].argmax(-1) == expected["probabilities"].argmax(-1)
         agreement = float(same.mean())
     return Checked(differences[worst], worst, agreement)
+
+
+def answers(path: Path, kind: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What an exported file says of inputs, by the script beside it, in a process that does not import jaxrec.
+
+    Raises UserError if its runtime fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        given, answered = Path(folder) / "inputs.npz", Path(folder) / "answers.npz"
+        np.savez(given, **dict[str, Any](inputs))
+        _run([str(path.parent / f"use_{kind}.py"), str(given), str(answered)], path)
+        with np.load(answered) as file:
+            return dict(file)
+
+
+def right_answers(trained: Trained, path: Path, split: Split) -> float | None:
+    """The share of a split whose class an ONNX file names rightly; None if its examples have no single class."""
+    kinds = {feature.kind: name for name, feature in split.features.items()}
+    (name, (shape, _)), *others = inputs_of(trained).items()
+    if "class" not in kinds or others:
+        return None
+    # As many at a time as fit into the memory with all that a network makes of them.
+    size = max(1, PIECE // math.prod(shape))
+    right = 0
+    for start in range(0, len(split), size):
+        examples = split.read(np.arange(start, min(start + size, len(split))))
+        found = answers(path, "onnx", {name: examples[kinds[name]]})
+        if "probabilities" not in found:
+            return None
+        right += int((found["probabilities"].argmax(-1) == examples[kinds["class"]]).sum())
+    return right / len(split)
 
 
 def _expected(trained: Trained, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
