@@ -3,15 +3,15 @@
     python scripts/explain_digits.py
     python scripts/explain_digits.py --images 500 --samples 4000 --methods grad-cam rise
 
-It trains a classifier on `cluttered`, and another on digits with a square in the corner that tells the class. Of each
-method the table says
+It trains a classifier on `cluttered`, and another on digits with a corner that tells the class. Of each method the
+table says
 
 - pointing: the share of the images whose highest value lies in the square of the digit, and a random place's;
 - mass: the share of what speaks for the class that lies there;
 - insertion - deletion: the mean probability of the class as places are shown, the highest values first, less the mean
   as they are covered; a random order's stands in the last row;
 - random network: Spearman's correlation with the explanation of a network of random parameters, mean over 50 images;
-- shortcut: the share of the images whose highest value lies in the corner that tells the class.
+- shortcut: the share of the other images whose highest value lies in the corner that tells the class.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from jaxrec.tasks.system import system_of
 
 READS = {"image": "image", "label": "class", "boxes": "boxes", "box_classes": "box_classes"}
 CORNER = 2
-"""Pixels of a side of the square that tells the class."""
+"""Pixels of a side of the corner that tells the class."""
 PARTS = 10
 """Images that are explained at once."""
 COMPARED = 50
@@ -111,7 +111,7 @@ def shortcut_share(folder: Path, methods: Sequence[str], count: int, settings: S
     splits = {}
     for name, split in open_dataset("digits").splits.items():
         examples = split.read(np.arange(len(split)))
-        images = with_shortcut(scaled(examples["image"]), jnp.asarray(examples["label"]), 10, CORNER)
+        images = with_shortcut(scaled(examples["image"]), jnp.asarray(examples["label"]), CORNER)
         # Whatever else is there says nothing: each corner goes with another example's digit.
         others = np.random.default_rng(0).permutation(len(split))
         mixed = np.asarray(images)[others].copy()

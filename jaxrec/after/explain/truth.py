@@ -99,11 +99,14 @@ def randomized(params: Mapping[str, Any], fresh: Mapping[str, Any], layers: int)
     return kept | {name: fresh[name] for name in names[len(names) - layers :]}
 
 
-def with_shortcut(images: jax.Array, label: jax.Array, classes: int, side: int = 2) -> jax.Array:
-    """Images [N, H, W, C] in [0, 1] with a square of ``side`` pixels in the upper left corner that tells the class.
+def with_shortcut(images: jax.Array, label: jax.Array, side: int = 2) -> jax.Array:
+    """Images [N, H, W, C] in [0, 1] whose upper left corner tells the class.
 
-    The square's brightness grows with the class number int [N]. A network that learns from such images may look at
+    The pixels of a square of ``side`` are white and black as the binary digits of the class number int [N] plus one,
+    the lowest digit first, so that each class has a white one. A network that learns from such images may look at
     nothing else, and a true explanation says so.
     """
-    brightness = (label.astype(jnp.float32) + 1) / classes
-    return images.at[:, :side, :side].set(brightness[:, None, None, None])
+    places = jnp.arange(side * side, dtype=jnp.int32)
+    digits = (label.astype(jnp.int32)[:, None] + 1) >> places & 1
+    square = digits.astype(images.dtype).reshape(-1, side, side, 1)
+    return images.at[:, :side, :side].set(square)
