@@ -19,6 +19,7 @@ from jaxrec.after.explain import (
     grad_cam,
     gradient,
     grid,
+    hires_cam,
     integrated_gradients,
     kernel_shap,
     lime,
@@ -214,6 +215,7 @@ def test_grad_cam_weighs_maps_by_the_last_layers_slopes():
     maps = nn.relu(nn.Conv(5, (3, 3)).apply({"params": variables["params"]["conv"]}, IMAGE[None]))[0]
     expected = nn.relu(maps @ variables["params"]["head"]["kernel"][:, 1]) / math.prod(SHAPE[:2])
     np.testing.assert_allclose(compiled(grad_cam, score, IMAGE), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(compiled(hires_cam, score, IMAGE), expected, rtol=1e-4, atol=1e-6)
     assert map_layer(score, IMAGE).name == "maps"
     # A network that marks nothing is asked for its last layer of maps.
     assert map_layer(lambda images: Pooled(marked=False).apply(variables, images)[:, 1], IMAGE).name == "conv"

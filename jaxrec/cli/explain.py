@@ -32,6 +32,7 @@ Method = Literal[
     "smoothgrad",
     "integrated-gradients",
     "grad-cam",
+    "hires-cam",
     "occlusion",
     "multi-scale",
     "rise",

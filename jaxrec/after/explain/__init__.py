@@ -19,7 +19,7 @@ places of an image, and an explanation is a number for each place, or for each c
 What is covered shows the ``baseline``: an image of the same shape or a number, such as 0 for black.
 """
 
-from jaxrec.after.explain.cam import grad_cam
+from jaxrec.after.explain.cam import grad_cam, hires_cam
 from jaxrec.after.explain.covering import multi_scale, occlusion, rise
 from jaxrec.after.explain.gradients import gradient, integrated_gradients, smooth_gradient
 from jaxrec.after.explain.methods import METHODS, Settings, explain
@@ -34,6 +34,7 @@ __all__ = [
     "grad_cam",
     "gradient",
     "grid",
+    "hires_cam",
     "integrated_gradients",
     "kernel_shap",
     "lime",

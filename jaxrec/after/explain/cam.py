@@ -40,8 +40,31 @@ def grad_cam(score: Score, image: jax.Array) -> jax.Array:
 
     Raises UserError if the network has no maps.
     """
-    layer = map_layer(score, image)
+    slopes, maps = _slopes_and_maps(score, image)
+    weights = slopes.mean((1, 2), keepdims=True)
+    return _enlarged((weights * maps).sum(-1), image)
+
+
+def hires_cam(score: Score, image: jax.Array) -> jax.Array:
+    """HiResCAM (Draelos & Carin 2020): the same maps times their gradients, place by place, float32 [...].
+
+    It suits scores of one place of an image, such as an object's, of which the mean gradient of a map says little. It
+    is Grad-CAM for networks that take the mean of their maps. Raises UserError if the network has no maps.
+    """
+    slopes, maps = _slopes_and_maps(score, image)
+    return _enlarged((slopes * maps).sum(-1), image)
+
+
+def _enlarged(cam: jax.Array, image: jax.Array) -> jax.Array:
+    """What speaks for the score in maps [M, h, w], at the image's size."""
     *frames, height, width, _ = image.shape
+    return jax.image.resize(nn.relu(cam), (len(cam), height, width), "bilinear").reshape(*frames, height, width)
+
+
+def _slopes_and_maps(score: Score, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The gradients of the score by the maps of ``map_layer``, and the maps: float32 [M, h, w, C], M frames."""
+    layer = map_layer(score, image)
+    frames = image.shape[:-3]
 
     def scored(added: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The score if ``added`` is added to what the layer gives, and what the layer gives."""
@@ -61,10 +84,7 @@ def grad_cam(score: Score, image: jax.Array) -> jax.Array:
     slopes, maps = jax.grad(scored, has_aux=True)(jnp.zeros(of_layer.shape, of_layer.dtype))
     # One image's maps, or those of each frame of one clip.
     shape = (math.prod(frames), *layer.size, layer.shape[-1])
-    slopes, maps = slopes.reshape(shape).astype(jnp.float32), maps.reshape(shape).astype(jnp.float32)
-    weights = slopes.mean((1, 2), keepdims=True)
-    cam = nn.relu((weights * maps).sum(-1))
-    return jax.image.resize(cam, (len(cam), height, width), "bilinear").reshape(*frames, height, width)
+    return slopes.reshape(shape).astype(jnp.float32), maps.reshape(shape).astype(jnp.float32)
 
 
 def map_layer(score: Score, image: jax.Array) -> Layer:

@@ -7,7 +7,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jaxrec.after.explain.cam import grad_cam
+from jaxrec.after.explain.cam import grad_cam, hires_cam
 from jaxrec.after.explain.covering import multi_scale, occlusion, rise
 from jaxrec.after.explain.gradients import gradient, integrated_gradients, smooth_gradient
 from jaxrec.after.explain.segments import grid, slic, spread
@@ -74,6 +74,10 @@ def _grad_cam(score: Score, image: jax.Array, key: jax.Array, settings: Settings
     return grad_cam(score, image)
 
 
+def _hires_cam(score: Score, image: jax.Array, key: jax.Array, settings: Settings) -> jax.Array:
+    return hires_cam(score, image)
+
+
 def _occlusion(score: Score, image: jax.Array, key: jax.Array, settings: Settings) -> jax.Array:
     return occlusion(score, image, hidden(image, settings.baseline))
 
@@ -115,6 +119,7 @@ METHODS: dict[str, Callable[[Score, jax.Array, jax.Array, Settings], jax.Array]]
     "smoothgrad": _smooth_gradient,
     "integrated-gradients": _integrated_gradients,
     "grad-cam": _grad_cam,
+    "hires-cam": _hires_cam,
     "occlusion": _occlusion,
     "multi-scale": _multi_scale,
     "rise": _rise,
