@@ -1,13 +1,30 @@
 """Compression: pruning by magnitude, channels removed, a teacher's answers, and the command."""
 
+import dataclasses
+import json
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import small
 from systems import ROWS, at, batches, systems
 
+from jaxrec.after.channels import narrowed
+from jaxrec.after.distil import distilled, soft_labels, with_teacher
 from jaxrec.after.prune import MASKS, Gradual, cubic, kernels, pruning, smallest_out
+from jaxrec.cli import compress, train
 from jaxrec.errors import UserError
+from jaxrec.run.compressing import Wanted
+from jaxrec.run.compressing import compress as run_compress
+from jaxrec.run.export import exporting
+from jaxrec.run.start import put
+from jaxrec.run.store.leaves import leaves_by_path
+from jaxrec.run.store.state import model_of
+from jaxrec.run.trained import load
+from jaxrec.settings import Optimizer, preset
+from jaxrec.tasks import classifier
 from jaxrec.tasks.system import system_of
 
 SIZE = 8
@@ -81,3 +98,117 @@ def test_a_pruned_step_keeps_what_else_a_state_keeps(name):
     assert jax.tree.leaves(after) == jax.tree.leaves(before)
     assert set(after.extra[MASKS]) == set(before.players)
     assert metrics["sparsity"].shape == ()
+
+
+WIDTHS = {"cnn": 0.25, "speednet": 0.125}
+"""The plain stacks, and how wide they are here."""
+
+
+@pytest.mark.parametrize("model", WIDTHS)
+def test_channels_that_are_zero_are_removed_and_nothing_changes(model):
+    """Every layer of a plain stack loses half; what is kept is what the answers come from."""
+    config = dataclasses.replace(ROWS["resnet18"].config, model=model, width=WIDTHS[model])
+    narrow = dataclasses.replace(config, width=config.width / 2)
+    batch = at(batches(config, 1, 4), 0)
+    batch["image"] = np.pad(batch["image"], ((0, 0), (4, 4), (4, 4), (0, 0)))
+    key = jax.random.key(0)
+    wide, small = (jax.jit(partial(classifier.init, each))(key, batch) for each in (config, narrow))
+    groups = classifier.channels(config)
+    arrays = {path: np.array(array) for path, array in leaves_by_path(model_of(wide)).items()}
+    shapes = {path: array.shape for path, array in leaves_by_path(model_of(small)).items()}
+    rng = np.random.default_rng(0)
+    for group in groups:
+        count = arrays[group.made[0]].shape[-1]
+        silent = rng.permutation(count)[: count - shapes[group.made[0]][-1]]
+        for path in group.made:
+            arrays[path][..., silent] = 0
+    wide, small = put(wide, arrays), put(small, narrowed(arrays, groups, shapes))
+    assert len(groups) == {"cnn": 3, "speednet": 6}[model]
+    answers = [jax.jit(classifier.predict)(state, batch["image"])["logits"] for state in (wide, small)]
+    np.testing.assert_allclose(*answers, atol=1e-5)
+
+
+def test_a_label_is_shared_with_the_teacher():
+    answer = jnp.array([[0.2, 0.8], [0.5, 0.5]])
+    shared = soft_labels(jnp.array([0, 1]), answer, 0.5)
+    np.testing.assert_allclose(shared, [[0.6, 0.4], [0.25, 0.75]], rtol=1e-6)
+    np.testing.assert_allclose(
+        soft_labels(jnp.array([[1, 1], [0, 0]]), answer, 0.5), (answer + jnp.array([[1.0], [0]])) / 2
+    )
+    np.testing.assert_allclose(soft_labels(jnp.array([0, 1]), answer[:, :1], 1.0), answer[:, :1])
+
+
+def test_a_student_that_sees_only_the_teacher_learns_its_answers():
+    """Whatever the labels say."""
+    config = ROWS["cnn"].config
+    many = batches(config, 1, SIZE)
+    batch = at(many, 0)
+    taught = jax.nn.one_hot((batch["label"] + 1) % 4, 4)
+    step = jax.jit(distilled(classifier.train_step, lambda images: 50.0 * taught))
+    config = dataclasses.replace(config, optimizer=Optimizer(name="momentum", lr=0.1))
+    state = with_teacher(classifier.init(config, jax.random.key(0), batch), share=1.0)
+    for _ in range(60):
+        state, _ = step(state, batch)
+    assert np.array_equal(classifier.predict(state, batch["image"])["logits"].argmax(-1), taught.argmax(-1))
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, as_users_run_it, own_cache):
+    """A small trained run."""
+    folder = tmp_path_factory.mktemp("runs")
+    train.main(small("cnn", "--runs", folder, "--name", "wide", "--width", 0.25, "--steps", 30))
+    return folder / "wide"
+
+
+def told(run):
+    return json.loads((run / "compressed.json").read_text("utf-8"))
+
+
+def test_a_pruned_run_opens_like_any_other(run, monkeypatch, capsys):
+    monkeypatch.setattr(exporting, "TIMED", 0.05)
+    assert compress.main([str(run), "--prune", ".9", "--steps", "10"]) == 0
+    assert "accuracy" in capsys.readouterr().out
+    new = run.with_name("wide-pruned")
+    found, numbers = load(new), told(new)
+    weights = kernels(found.state.player.params)
+    zero = sum(int(np.sum(np.asarray(value) == 0)) for value in weights.values())
+    assert zero == round(0.9 * sum(value.size for value in weights.values()))
+    assert numbers["after"]["nonzero"] < 0.2 * numbers["before"]["nonzero"]
+    assert numbers["after"]["bytes"] < 0.4 * numbers["before"]["bytes"]
+    assert numbers["after"]["accuracy"] == found.evaluate()["accuracy"]
+    assert found.predict(np.zeros((1, 8, 8, 1), np.uint8))["probabilities"].shape == (1, 10)
+
+
+def test_a_run_without_half_of_its_channels_is_a_smaller_network(run, monkeypatch):
+    """It learns from the wide run, too."""
+    monkeypatch.setattr(exporting, "TIMED", 0.05)
+    arguments = ["--prune", ".5", "--structured", "--distil", str(run), "--steps", "4", "--name", "narrow"]
+    assert compress.main([str(run), *arguments]) == 0
+    numbers = told(run.with_name("narrow"))
+    assert numbers["after"]["operations"] < 0.5 * numbers["before"]["operations"]
+    assert load(run.with_name("narrow")).state.player.params["conv2"]["kernel"].shape == (3, 3, 4, 8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ((), "--prune"),
+        (("--structured", "--distil", "wide"), "--prune"),
+        (("--prune", ".5", "--structured", "--scope", "layer"), "--scope"),
+    ],
+)
+def test_what_makes_nothing_smaller_is_refused(run, arguments, named):
+    with pytest.raises(UserError, match=named):
+        compress.main([str(run), *arguments])
+    assert {path.name for path in run.parent.iterdir() if path.is_dir()} <= {"wide", "wide-pruned", "narrow"}
+
+
+def test_channels_that_depend_on_each_other_are_left(run):
+    trained = load(run)
+    config = dataclasses.replace(trained.config, task=preset("resnet18"))
+    other = dataclasses.replace(trained, config=config)
+    with pytest.raises(UserError, match="--structured"):
+        run_compress(other, Wanted(prune=0.5, structured=True, steps=1, name="none"))

@@ -156,9 +156,9 @@ def sparsity(masks: dict[str, Masks]) -> jax.Array:
 
 
 def pruning(system: System, schedule: Gradual) -> System:
-    """The system, trained by ``pruned``."""
+    """The system, trained by ``pruned``. It has no score: a step at which less is pruned would be the best."""
 
     def init(*args: Any, **options: Any) -> State:
         return with_masks(system.init(*args, **options))
 
-    return replace(system, init=init, train_step=pruned(system.train_step, schedule))
+    return replace(system, init=init, train_step=pruned(system.train_step, schedule), score=None)

@@ -12,6 +12,7 @@ COMMANDS = {
     "explain": "show which parts of images the answers of a run come from",
     "generate": "draw images from a trained generative model",
     "export": "write a trained run as a file that is used without jaxrec",
+    "compress": "make a trained run smaller, as a new run",
     "serve": "answer for a trained run on a web page and as JSON",
     "sweep": "search hyper-parameters by training many runs at once",
     "inspect": "show the settings, parameters and checkpoints of a run",

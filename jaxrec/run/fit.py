@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from jaxrec.run.profiling import Profile
 from jaxrec.run.reporting import LiveReport
 from jaxrec.run.session import Session, open_session
 from jaxrec.run.show.log import Log, read_metrics
-from jaxrec.run.start import started
+from jaxrec.run.start import Weights, started
 from jaxrec.run.steps import CompiledStep, compile_step, run_steps, unharmed
 from jaxrec.run.teachers import teacher
 from jaxrec.run.world.devices import Devices
@@ -49,7 +49,14 @@ class Run:
         return read_metrics(self.folder)
 
 
-def fit(config: Train, dataset: Any = None, observers: Sequence[Observer] = ()) -> Run:
+def fit(
+    config: Train,
+    dataset: Any = None,
+    observers: Sequence[Observer] = (),
+    *,
+    around: Callable[[System], System] | None = None,
+    weights: Weights | None = None,
+) -> Run:
     """Trains a system as configured, and leaves a run folder to look at.
 
     Args:
@@ -58,6 +65,9 @@ def fit(config: Train, dataset: Any = None, observers: Sequence[Observer] = ()) 
             under ``"train"`` and ``"test"``, or a ``jaxrec.data.Dataset``.
         observers: each is called with a ``Moment`` after every call of the compiled step: the step, the state on the
             devices, and the rows that were logged. The next call takes the state's memory over: copy what you keep.
+        around: what stands around the system's own functions in this run, such as pruning. Such a run cannot be
+            resumed: its settings do not say what that was.
+        weights: what the run starts from, in place of what ``config.init_from`` holds.
 
     Returns:
         The run's folder, settings, state, history and results.
@@ -73,8 +83,11 @@ def fit(config: Train, dataset: Any = None, observers: Sequence[Observer] = ()) 
     if config.seeds > 1 or isinstance(config, Sweep):
         from jaxrec.run.population import fit_members
 
+        if around is not None or weights is not None:
+            raise UserError("around and weights are for a single run; set seeds to 1, or remove them")
+
         return fit_members(config, dataset, observers)
-    with open_session(config, dataset) as session:
+    with open_session(config, dataset, around=around, weights=weights) as session:
         config, progress = session.config, session.progress
         state = _initial(session)
         check_contract(session, state)

@@ -5,7 +5,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -98,7 +98,14 @@ class Session:
 
 
 @contextlib.contextmanager
-def open_session(config: Train, dataset: Any = None, *, members: bool = False) -> Iterator[Session]:
+def open_session(
+    config: Train,
+    dataset: Any = None,
+    *,
+    members: bool = False,
+    around: Callable[[System], System] | None = None,
+    weights: Weights | None = None,
+) -> Iterator[Session]:
     """Opens all that a run needs, and closes it at the end.
 
     A run that fails before its first checkpoint leaves no folder behind.
@@ -107,6 +114,8 @@ def open_session(config: Train, dataset: Any = None, *, members: bool = False) -
         config: the settings as the user gave them.
         dataset: in place of the data set that they name; see ``open_data``.
         members: whether many runs are trained at once, in one folder.
+        around: what stands around the system's own functions; default: nothing.
+        weights: what the run starts from; default: what ``config.init_from`` names.
 
     Raises:
         UserError: anything that is wrong with settings, data, devices, folder or disk.
@@ -116,7 +125,11 @@ def open_session(config: Train, dataset: Any = None, *, members: bool = False) -
     console = Console(highlight=False, quiet=not processes.first())
     waiting = Waiting(console, console.print)
     try:
-        with listening(waiting), processes.together(members), _session(config, dataset, began) as session:
+        with (
+            listening(waiting),
+            processes.together(members),
+            _session(config, dataset, began, around, weights) as session,
+        ):
             waiting.close()
             yield session
     finally:
@@ -124,17 +137,25 @@ def open_session(config: Train, dataset: Any = None, *, members: bool = False) -
 
 
 @contextlib.contextmanager
-def _session(config: Train, dataset: Any, began: float) -> Iterator[Session]:
+def _session(
+    config: Train,
+    dataset: Any,
+    began: float,
+    around: Callable[[System], System] | None,
+    given: Weights | None,
+) -> Iterator[Session]:
     keep_programs(cache_dir() / "programs")
     check_trackers(config)
     resumed = _resumed_folder(config)
     devices = Devices(config.mesh, config.require)
     devices.check_batch(config.batch_size)
     system = system_of(config.task)
+    if around is not None:
+        system = around(system)
     config = replace(config, dataset=_dataset_name(config, system, dataset), init_from=_source(config))
     # A checkpoint takes the place of what the run started from, which need not be there any more.
     begun = resumed is not None and processes.by_first(lambda: _begun(resumed))
-    weights = None if begun else read_weights(config, system)
+    weights = None if begun else given or read_weights(config, system)
     config = for_weights(config, weights, dataset)
     known = None
     if resumed is not None and (resumed / "manifest.json").exists():  # else it was killed before it wrote any

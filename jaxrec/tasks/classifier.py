@@ -39,12 +39,13 @@ from jaxrec.tasks.inputs import augmented, image_shape, pixels, places
 from jaxrec.tasks.learning import learn
 from jaxrec.tasks.model import as_model, compute_dtype, for_replicas
 from jaxrec.tasks.state import Batch, Metrics, Player, State, new_player, new_state
-from jaxrec.tasks.system import Facts
+from jaxrec.tasks.system import Channels, Facts
 from jaxrec.weights import tables
 from jaxrec.weights.preprocessing import HALF, IMAGENET, LITE, Preprocessing
 
 Network = CNN | ResNet | SpeedNet | ViT | EfficientNet
 READS = {"image": "image", "label": "class|classes"}
+SOFT_LABELS = True
 HEADLINE = ("accuracy", "f1_macro", "loss")
 """A sigmoid head has no accuracy: a model that finds nothing would have a high one if labels are rare."""
 CAPTIONS = {
@@ -182,6 +183,28 @@ def linear_head(config: Config) -> tuple[str, str]:
     if config.model == "speednet":
         raise UserError("--probe needs a last layer with a bias, and that of speednet has none; choose another --model")
     return "net/params/head/kernel", "net/params/head/bias"
+
+
+def channels(config: Config) -> tuple[Channels, ...]:
+    """The channels of a plain stack, layer by layer; a network with sums of layers has none to remove one by one."""
+    if config.model == "speednet":
+        layers = [f"{block}{layer}" for block in (1, 2, 3) for layer in (1, 2)]
+        names = [f"conv{each}" for each in layers]
+        beside = [
+            (f"params/norm{each}/bias", f"stats/batch_stats/norm{each}/mean", f"stats/batch_stats/norm{each}/var")
+            for each in layers
+        ]
+    elif config.model in ("cnn", "cnn-deep"):
+        count = 2 if config.model == "cnn" else 4
+        names = [*(f"conv{number}" for number in range(1, count + 1)), "dense"]
+        beside = [(f"params/{each}/bias",) for each in names]
+    else:
+        return ()
+    found = []
+    for name, others, after in zip(names, beside, [*names[1:], "head"], strict=True):
+        made = (f"params/{name}/kernel", *others)
+        found.append(Channels(tuple(f"net/{path}" for path in made), (f"net/params/{after}/kernel",)))
+    return tuple(found)
 
 
 def preprocessing(config: Config) -> Preprocessing | None:

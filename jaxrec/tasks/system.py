@@ -16,7 +16,7 @@ The optional names are the fields of ``System`` below. Of jaxrec's own systems `
 """
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -53,6 +53,15 @@ class Score(NamedTuple):
 LOSS = Score("loss")
 
 
+class Channels(NamedTuple):
+    """Channels of a network that can be removed together; arrays by path, as in ``net/params/conv1/kernel``."""
+
+    made: tuple[str, ...]
+    """The arrays whose last axis they are: the kernel that makes them, then its bias, normalization and the like."""
+    read: tuple[str, ...]
+    """The kernels that read them, by the last axis but one."""
+
+
 class Facts(NamedTuple):
     """What a system may ask of the training split to complete its settings; computed when it is called."""
 
@@ -85,6 +94,11 @@ def unknown(config: Task) -> None:
 def never(config: Task) -> bool:
     """False."""
     return False
+
+
+def no_channels(config: Task) -> tuple[Channels, ...]:
+    """None."""
+    return ()
 
 
 def no_pictures(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,6 +140,8 @@ class System:
     boxed: tuple[str, ...] = ()
     """The outputs of ``predict`` that hold boxes in pixels of the image, [N, K, 4]: y0, x0, y1, x1. What is told and
     drawn of a file is in pixels of the file."""
+    soft_labels: bool = False
+    """Whether ``train_step`` takes ``label`` as shares of the classes too, float32 [B, classes]."""
     measures: tuple[str, ...] = ()
     """Measures of ``jaxrec.run.measures`` taken on the final state."""
     complete: Callable[[Task, Facts], Task] = same
@@ -179,6 +195,9 @@ class System:
     linear_head: Callable[[Task], tuple[str, str]] | None = None
     """``linear_head(config)``, of systems that tell classes of images: the paths of kernel [D, classes] and bias of the
     layer that makes logits of the ``features`` that ``predict`` gives. None: there is none."""
+    channels: Callable[[Task], Sequence[Channels]] = no_channels
+    """``channels(config)``: the channels that ``compress --structured`` may remove, which the setting ``width``
+    multiplies; none if it is not known which of them depend on each other."""
     preprocessing: Callable[[Task], Preprocessing | None] = unknown
     """How published weights of the configured model expect images; None if there are none."""
     translated: Callable[..., dict[str, np.ndarray]] | None = None
@@ -201,7 +220,19 @@ class System:
         return self.generates is None or self.generates(config)
 
 
-DATA = ("score", "headline", "captions", "meanings", "evolving", "hyper", "dataset", "any_size", "boxed", "measures")
+DATA = (
+    "score",
+    "headline",
+    "captions",
+    "meanings",
+    "evolving",
+    "hyper",
+    "dataset",
+    "any_size",
+    "boxed",
+    "soft_labels",
+    "measures",
+)
 FUNCTIONS = (
     "complete",
     "validation_config",
@@ -217,6 +248,7 @@ FUNCTIONS = (
     "unseen",
     "targets",
     "explained",
+    "channels",
     "linear_head",
     "preprocessing",
     "translated",
