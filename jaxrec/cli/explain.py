@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "jaxrec explain runs/cnn-mnist-1 photo.png",
     "jaxrec explain runs/cnn-mnist-1 photos --method grad-cam rise --class 7",
-    "jaxrec explain runs/unet-scenes-1 --split 'test[:20]' --method kernel-shap --superpixels",
+    "jaxrec explain runs/unet-1 --split 'test[:20]' --method lime --superpixels",
 )
 LISTED = 50
 """Images in the table on the screen."""
