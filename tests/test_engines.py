@@ -48,6 +48,7 @@ def test_sources_are_told_apart(tmp_path):
     assert is_parquet(str(tmp_path))
 
 
+@pytest.mark.filterwarnings("ignore")  # The engines' own.
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_job_answers_every_image_once(engine, trained, tmp_path, capsys):
     if any(importlib.util.find_spec(name) is None for name in PACKAGES[engine]):

@@ -117,9 +117,9 @@ def predict_by_ray(job: Job) -> None:
         examples = ray.data.read_parquet(job.source)
     else:
         examples = ray.data.read_binary_files(image_files(job.source), include_paths=True)
-    answered = examples.map_batches(
-        _OfRay, fn_constructor_args=(job,), batch_size=AT_ONCE, concurrency=job.workers, max_restarts=-1
-    )
+    # Half a core each: with all cores taken, nothing would read the images, and the workers would wait for ever.
+    pool = ray.data.ActorPoolStrategy(size=job.workers)
+    answered = examples.map_batches(_OfRay, fn_constructor_args=(job,), batch_size=AT_ONCE, compute=pool, num_cpus=0.5)
     answered.write_parquet(job.out)
 
 
