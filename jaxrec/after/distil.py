@@ -54,8 +54,9 @@ def distilled(
 
     def step(state: State, batch: Batch, *, axis_name: str | None = None) -> tuple[State, Metrics]:
         logits = jax.lax.stop_gradient(teacher(batch["image"])).astype(jnp.float32) / state.hyper["temperature"]
-        one = logits.shape[-1] == 1
-        probabilities = jax.nn.sigmoid(logits) if one else jax.nn.softmax(logits)
+        # Several labels of an image, or a yes or no, are each probable by themselves.
+        alone = batch["label"].ndim == 2 or logits.shape[-1] == 1
+        probabilities = jax.nn.sigmoid(logits) if alone else jax.nn.softmax(logits)
         label = soft_labels(batch["label"], probabilities, state.hyper["teacher"])
         return train_step(state, {**batch, "label": label}, axis_name=axis_name)
 

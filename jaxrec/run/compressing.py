@@ -135,11 +135,16 @@ def _check_teacher(trained: Trained, teacher: Trained) -> None:
             f"--distil needs a run that learns shares of classes, and '{trained.folder.name}' is a "
             f"{trained.system.name}; remove --distil"
         )
+    if teacher.system.name != trained.system.name:
+        raise UserError(
+            f"--distil '{teacher.folder.name}' is a {teacher.system.name}; expected a {trained.system.name}, as "
+            f"'{trained.folder.name}' is"
+        )
     for told, of_run, of_teacher in (
         ("images", image_shape(trained.features), image_shape(teacher.features)),
         ("classes", class_names(trained.features), class_names(teacher.features)),
     ):
-        if of_run != of_teacher or teacher.system.name != trained.system.name:
+        if of_run != of_teacher:
             raise UserError(
                 f"--distil '{teacher.folder.name}' was trained on other {told} than '{trained.folder.name}'; give a "
                 f"{trained.system.name} of the same images and classes"
