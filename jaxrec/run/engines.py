@@ -123,9 +123,19 @@ def predict_by_ray(job: Job) -> None:
     answered.write_parquet(job.out)
 
 
+def spark_session(workers: int) -> Any:
+    """The session of ``spark-submit``, otherwise one of so many workers on this machine."""
+    from pyspark.sql import SparkSession  # pyright: ignore[reportMissingImports]
+
+    # A cluster's own settings, such as its master, come by spark-submit. On one machine a failed part is tried again.
+    builder = SparkSession.builder.appName("jaxrec")
+    if "SPARK_ENV_LOADED" not in os.environ:
+        builder = builder.master(f"local[{workers}, 4]")
+    return builder.getOrCreate()
+
+
 def predict_by_spark(job: Job) -> None:
     """Writes the answers by Spark's ``mapInPandas``; the part of a worker that dies is done by another one."""
-    from pyspark.sql import SparkSession  # pyright: ignore[reportMissingImports]
 
     def of_part(frames: Iterator[Any]) -> Iterator[Any]:
         import pandas  # pyright: ignore[reportMissingImports]
@@ -135,11 +145,7 @@ def predict_by_spark(job: Job) -> None:
                 some = frame.iloc[start : start + AT_ONCE]
                 yield pandas.DataFrame(answers(job.run, job.checkpoint, list(some["path"]), list(some["content"])))
 
-    # A cluster's own settings, such as its master, come by spark-submit. On one machine a failed part is tried again.
-    builder = SparkSession.builder.appName("jaxrec")
-    if "SPARK_ENV_LOADED" not in os.environ:
-        builder = builder.master(f"local[{job.workers}, 4]")
-    session = builder.getOrCreate()
+    session = spark_session(job.workers)
     if is_parquet(job.source):
         examples = session.read.parquet(job.source)
     else:
