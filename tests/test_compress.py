@@ -227,3 +227,8 @@ def test_channels_that_depend_on_each_other_are_left(run):
     other = dataclasses.replace(trained, config=config)
     with pytest.raises(UserError, match="--structured"):
         run_compress(other, Wanted(prune=0.5, structured=True, steps=1, name="none"))
+
+
+def test_a_run_that_is_there_is_not_written_over(run):
+    with pytest.raises(UserError, match="--name"):
+        run_compress(load(run), Wanted(prune=0.5, name=run.name))

@@ -56,6 +56,8 @@ def compress(trained: Trained, wanted: Wanted, dataset: Any = None) -> Run:
     Raises UserError if the run cannot be made smaller in this way.
     """
     config = _settings(trained, wanted, dataset)
+    if (trained.folder.parent / str(config.name)).exists():
+        raise UserError(f"run '{config.name}' is there already; choose another --name for the smaller one")
     weights = read_weights(config, trained.system)
     assert weights is not None
     if wanted.structured:
