@@ -47,11 +47,14 @@ from jaxrec.tasks.inputs import example_keys, pixels, places, rgb, scaled
 from jaxrec.tasks.learning import learn
 from jaxrec.tasks.model import as_model, compute_dtype
 from jaxrec.tasks.state import Batch, Metrics, Player, State, new_player, new_state
-from jaxrec.tasks.system import Facts, Score
+from jaxrec.tasks.system import Facts, Score, refuse_unused
 
 READS = {"image": "image", "boxes": "boxes", "label": "box_classes"}
 DATASET = "scenes"
 SCORE = Score("mean_iou", lower=False)
+OF_Q = ("guided", "explore", "explore_last", "replay", "kept", "samples", "priority")
+OF_ACTOR_CRITIC = ("entropy", "trace")
+"""Settings that only one way of learning reads."""
 HEADLINE = ("success", "mean_iou", "return", "moves", "loss")
 BOXED = ("boxes", "path")
 HALF = "Share of the images in which the box ends with an IoU of at least .5 with an object"
@@ -113,6 +116,8 @@ class Searched(Average):
 
 def complete(config: Config, facts: Facts) -> Config:
     """The settings with the class to find, and mean and deviation of the training images."""
+    of_other = OF_Q if config.learning == "actor-critic" else OF_ACTOR_CRITIC
+    refuse_unused(config, f"with --learning {config.learning}", *of_other)
     mean, std = facts.statistics("image")
     names = class_names(facts.features)
     if config.target and config.target not in names:

@@ -32,7 +32,7 @@ from jaxrec.tasks.inputs import augmented, augmented_batch, example_keys, image_
 from jaxrec.tasks.learning import learn
 from jaxrec.tasks.model import as_model, compute_dtype
 from jaxrec.tasks.state import Batch, Metrics, Player, State, new_player, new_state
-from jaxrec.tasks.system import Facts, Score
+from jaxrec.tasks.system import Facts, Score, refuse_unused
 
 READS = {"image": "image", "label": "class"}
 DATASET = "translated"
@@ -71,6 +71,8 @@ FIRST, LAST = (1.0, 0.9, 0.1), (1.0, 0.1, 0.1)
 
 def complete(config: Config, facts: Facts) -> Config:
     """The settings with the number of classes, and mean and deviation of the training images."""
+    if config.policy != "ppo":
+        refuse_unused(config, f"with --policy {config.policy}", "updates", "clip_ratio")
     mean, std = facts.statistics("image")
     return replace(config, classes=len(class_names(facts.features)), mean=mean, std=std)
 

@@ -305,6 +305,15 @@ def named_system(name: str) -> System:
     return read_system(name, registry.settings_module(name), registry.system_module(name))
 
 
+def refuse_unused(config: Task, reason: str, *names: str) -> None:
+    """Raises UserError if settings of these names, which have no effect for the ``reason``, are not their defaults."""
+    usual = type(config)()
+    for name in names:
+        if getattr(config, name) != getattr(usual, name):
+            option = "--" + name.replace("_", "-")
+            raise UserError(f"{option} {getattr(config, name)} has no effect {reason}; remove it")
+
+
 def with_known(config: Task, **values: Any) -> Task:
     """The settings with those of ``values`` set that they have fields for."""
     known = {name: value for name, value in values.items() if hasattr(config, name)}

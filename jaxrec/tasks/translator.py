@@ -31,7 +31,7 @@ from jaxrec.tasks.inputs import places, rgb, scaled
 from jaxrec.tasks.learning import learn
 from jaxrec.tasks.model import as_model, compute_dtype, for_replicas, of_two_players
 from jaxrec.tasks.state import Batch, Metrics, Player, State, new_player, new_state
-from jaxrec.tasks.system import LOSS, Facts, Score
+from jaxrec.tasks.system import LOSS, Facts, Score, refuse_unused
 
 HEADLINE = ("psnr_pooled", "l1", "class_consistency", "loss")
 EVOLVING = ("translations",)
@@ -139,6 +139,10 @@ def SCORE(config: Config) -> Score:
 
 def complete(config: Config, facts: Facts) -> Config:
     """The settings with what is translated, and the number of classes."""
+    if config.unpaired:
+        refuse_unused(config, "with --unpaired, because no target is known", "pixel")
+    else:
+        refuse_unused(config, "without --unpaired", "cycle", "identity", "pool")
     there = {name: feature.shape for name, feature in facts.features.items()}
     return replace(config, pairs=_pairs(config, there), classes=len(class_names(facts.features)))
 
