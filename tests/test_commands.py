@@ -538,7 +538,7 @@ def completed(*words: str) -> list[str]:
 def test_bash_completes_commands_options_and_choices():
     assert completed("jaxrec", "ev") == ["evaluate"]
     assert completed("jaxrec", "evaluate", "runs/a", "--chec") == ["--checkpoint"]
-    assert completed("jaxrec", "train", "--optimizer.lr") == ["--optimizer.lr"]
+    assert completed("jaxrec", "train", "--optimizer.lr") == ["--optimizer.lr", "--optimizer.lr-scale"]
     assert completed("jaxrec", "train", "--discriminator-st") == ["--discriminator-steps"]
     assert completed("jaxrec", "sweep", "--model", "resnet1") == ["resnet18"]
     assert completed("jaxrec", "train", "--classe") == [], "a hidden option"
