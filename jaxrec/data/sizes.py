@@ -66,13 +66,6 @@ def _share(resize: str) -> float:
 class Resizing(NamedTuple):
     """How an image is brought from its own size to another.
 
-        mode      what happens to an image of another shape
-        ========  ==============================================================================
-        crop      it is scaled until it covers the new size, and cut about its center
-        pad       it is scaled until it fits into the new size, and gets borders on two sides
-        stretch   its height and its width are scaled each by its own factor
-        ========  ==============================================================================
-    =======
         ==========  ==============================================================================
         mode        what happens to an image of another shape
         ==========  ==============================================================================
