@@ -66,14 +66,14 @@ def _share(resize: str) -> float:
 class Resizing(NamedTuple):
     """How an image is brought from its own size to another.
 
-        ==========  ==============================================================================
-        mode        what happens to an image of another shape
-        ==========  ==============================================================================
-        crop        it is scaled until it covers the new size, and cut about its center
-        crop:SHARE  likewise, and of that only the middle is kept, by this share of both sides
-        pad         it is scaled until it fits into the new size, and gets borders on two sides
-        stretch     its height and its width are scaled each by its own factor
-        ==========  ==============================================================================
+    ==========  ==============================================================================
+    mode        what happens to an image of another shape
+    ==========  ==============================================================================
+    crop        it is scaled until it covers the new size, and cut about its center
+    crop:SHARE  likewise, and of that only the middle is kept, by this share of both sides
+    pad         it is scaled until it fits into the new size, and gets borders on two sides
+    stretch     its height and its width are scaled each by its own factor
+    ==========  ==============================================================================
     """
 
     original: Size
