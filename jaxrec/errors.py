@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import importlib.util
 from collections.abc import Iterable, Iterator
 
 TRAINING_MEMORY = "try a smaller --batch-size, a larger --accumulate or a smaller model"
@@ -16,6 +17,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """The clause ``; did you mean 'x'?`` for the known word nearest to ``word``, or an empty string."""
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{found[0]}'?" if found else ""
+
+
+def check_installed(what: str, packages: Iterable[str], extra: str) -> None:
+    """Raises UserError if packages that ``what`` needs are not installed; the ``extra`` of jaxrec brings them."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"{what} needs {' and '.join(missing)}; install what is missing: pip install 'jaxrec[{extra}]'")
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from jaxrec.cli.opened_run import OpenedModel, read_options
-from jaxrec.errors import UserError
+from jaxrec.errors import UserError, check_installed
 from jaxrec.settings.ranges import AT_LEAST_ONE
 
 if TYPE_CHECKING:
@@ -80,8 +80,6 @@ def _write_int8(trained: "Trained", options: Export, path: Path, inputs: dict) -
 
 def check_options(options: Export) -> None:
     """Raises UserError if the format is not written or its packages are missing."""
-    import importlib.util
-
     if options.format == "tflite":
         raise UserError(
             "--format tflite needs TensorFlow, which jaxrec does without; give --format onnx, which LiteRT's tools "
@@ -89,9 +87,8 @@ def check_options(options: Export) -> None:
         )
     if options.format != "onnx" and options.int8:
         raise UserError(f"--int8 is for --format onnx, and the format is {options.format}; remove one of them")
-    missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
-    if options.format == "onnx" and missing:
-        raise UserError(f"--format onnx needs {' and '.join(missing)}; install them by: pip install 'jaxrec[export]'")
+    if options.format == "onnx":
+        check_installed("--format onnx", ("onnx", "onnxruntime"), "export")
 
 
 def tell(trained: "Trained", kind: str, path: Path, inputs: dict) -> float:

@@ -14,7 +14,7 @@ from jaxrec.cli.prediction_files import open_predictions, unwritable
 from jaxrec.data.videos import SUFFIXES as VIDEOS
 from jaxrec.data.videos import is_video
 from jaxrec.data.walk import IMAGES, UNREADABLE, LeftOut, counted, walk
-from jaxrec.errors import UserError
+from jaxrec.errors import UserError, check_installed
 from jaxrec.run.store.listing import LEFT_OUT, table_cells, write_left_out
 from jaxrec.settings.ranges import AT_LEAST_ONE, NOT_NEGATIVE, SHARE
 
@@ -148,16 +148,13 @@ def main(argv: list[str]) -> None:
 
 def _predict_by_engine(options: Predict) -> None:
     """Predicts by Ray or Spark, and says how many images were answered and how fast."""
-    import importlib.util
     import time
 
     from jaxrec.run.engines import ENGINES, PACKAGES, Job, counted_answers
     from jaxrec.run.trained import load
 
     engine = str(options.engine)
-    missing = [name for name in PACKAGES[engine] if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"--engine {engine} needs {', '.join(missing)}; install it by: pip install 'jaxrec[{engine}]'")
+    check_installed(f"--engine {engine}", PACKAGES[engine], engine)
     if len(options.paths) != 1 or options.ensemble or options.top:
         raise UserError("--engine takes one PATH, and neither --ensemble nor --top; remove what is too much")
     trained = load(options.run, checkpoint=options.checkpoint)

@@ -1,6 +1,5 @@
 """jaxrec prepare NAME: downloads a TFDS set and prepares it, which needs TensorFlow; or prepares a folder of photos."""
 
-import importlib.util
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import tyro
 
 from jaxrec.cli.arguments import parse
 from jaxrec.data.prepared import prepared_sets, tfds_dir
-from jaxrec.errors import UserError, nearest
+from jaxrec.errors import UserError, check_installed, nearest
 from jaxrec.settings.ranges import AT_LEAST_ONE
 
 PACKAGES = {"ray": ("ray",), "spark": ("pyspark",)}
@@ -60,12 +59,7 @@ def _prepare_folder(options: Prepare, source: str) -> None:
         )
     if folder.exists():
         raise UserError(f"'{folder}' is there already; remove it, or choose another name")
-    missing = [name for name in PACKAGES[options.engine] if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f"--engine {options.engine} needs {', '.join(missing)}; install it by: pip install "
-            f"'jaxrec[{options.engine}]'"
-        )
+    check_installed(f"--engine {options.engine}", PACKAGES[options.engine], options.engine)
     from jaxrec.data import open_dataset
     from jaxrec.run.preparing import ENGINES, prepare_folder
 
@@ -86,10 +80,7 @@ def prepare(name: str, data_dir: str | None) -> None:
     if name in prepared_sets(folder):
         print(f"{name} is prepared already in {prepared_sets(folder)[name]}")
         return
-    if importlib.util.find_spec("tensorflow") is None:
-        raise UserError(
-            f"TensorFlow is missing, with which TFDS prepares '{name}': run `pip install 'jaxrec[prepare]'`"
-        )
+    check_installed(f"preparing '{name}' by TFDS", ("tensorflow",), "prepare")
     import tensorflow_datasets as tfds
 
     try:

@@ -1,11 +1,10 @@
 """jaxrec serve RUN: a web page and a JSON endpoint that answer for a trained run."""
 
-import importlib.util
 from dataclasses import dataclass
 from typing import Annotated
 
 from jaxrec.cli.opened_run import OpenedModel, read_options
-from jaxrec.errors import UserError
+from jaxrec.errors import UserError, check_installed
 from jaxrec.settings.ranges import Range
 
 EXAMPLES = (
@@ -29,9 +28,7 @@ class Serve(OpenedModel):
 def main(argv: list[str]) -> None:
     """Serves until it is stopped."""
     options = read_options(Serve, argv, "jaxrec serve", EXAMPLES)
-    missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"serving needs {' and '.join(missing)}; install them by: pip install 'jaxrec[serve]'")
+    check_installed("serving", ("starlette", "uvicorn"), "serve")
     import socket
 
     import uvicorn

@@ -75,9 +75,7 @@ def answers(run: str, checkpoint: str | None, paths: list[str], contents: list[b
 def _rows(trained: Trained, files: list[Path], images: list[np.ndarray]) -> list[dict[str, Any]]:
     """What is told of each image that was read from a file."""
     shown = trained.together(images)
-    outputs = trained.at_file_sizes(files, trained.predict(*shown))
-    assert trained.system.rows is not None
-    return trained.system.rows(trained.config.task, shown[0], outputs, trained.features)
+    return trained.rows(shown[0], trained.at_file_sizes(files, trained.predict(*shown)))
 
 
 def image_files(source: str) -> list[str]:

@@ -216,6 +216,11 @@ class Trained:
             pages = "" if self.reads_clips else "images"
             return told_of_files(pool, readable, headers, image_feature(self.features), pages=pages)
 
+    def rows(self, images: np.ndarray, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+        """What is told of each of N predicted images or clips, of which ``outputs`` are [N, ...]."""
+        assert self.system.rows is not None
+        return self.system.rows(self.config.task, images, outputs, self.features)
+
     def at_file_sizes(self, paths: Sequence[str | Path], outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs [N, ...] of N predicted image files, with boxes in pixels of the files, upright."""
         moved = dict(outputs)

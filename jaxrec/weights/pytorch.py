@@ -77,7 +77,7 @@ class Machine:
     def __init__(self) -> None:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
-        # What each operation does with its argument; what it gives back is of no account.
+        # What each operation does with its argument; what it gives back is ignored.
         self.does: dict[str, Callable[[Any], Any]] = {
             "MARK": lambda _: self.stack.append(MARK),
             "NONE": lambda _: self.stack.append(None),

@@ -43,6 +43,11 @@ class Missing(NamedTuple):
     operation: str
 
 
+def not_written(what: str) -> UserError:
+    """The error of a model that ``what`` is said of."""
+    return UserError(f"the model {what}, which the ONNX writer cannot write; export it with --format stablehlo")
+
+
 @dataclass(frozen=True)
 class Value:
     """An array of the traced function: a tensor of the graph, or a constant.
@@ -129,10 +134,7 @@ class Graph:
     def small(self, value: Value) -> str:
         """The tensor as it is stored, for operations that broadcast."""
         if isinstance(value.stored, Missing):
-            raise UserError(
-                f"the model has the operation '{value.stored.operation}', which the ONNX writer does not know; export "
-                "it with --format stablehlo"
-            )
+            raise not_written(f"has the operation '{value.stored.operation}'")
         return value.stored if isinstance(value.stored, str) else self.weight(value.stored)
 
     def operand(self, value: Value) -> str:
@@ -177,7 +179,7 @@ def linear(size: Size) -> tuple[int, int]:
     """The numbers (a, c) of a size that is a * batch + c; raises UserError if it is anything else."""
     form = re.fullmatch(r"(?:(\d+)\*)?batch(?: ([+-]) (\d+))?", str(size))
     if form is None:
-        raise UserError(f"the model has an array of {size} elements, which the ONNX writer cannot write")
+        raise not_written(f"has an array of {size} elements")
     factor, sign, more = form.groups()
     return int(factor or 1), int(f"{sign or ''}{more or 0}")
 

@@ -10,11 +10,19 @@ import onnx
 from jax.extend import core
 from onnx import helper
 
-from jaxrec.errors import UserError
+from . import onnx_elementwise, onnx_gathering, onnx_products, onnx_reductions, onnx_shapes
+from .onnx_graph import OPSET, Graph, Missing, Value, constant, element_type, is_number, not_written
+from .onnx_rules import Rules
 
-from .onnx_graph import OPSET, Graph, Missing, Value, constant, element_type, is_number
-from .onnx_nodes import NODES
-
+RULES = Rules(
+    {
+        **onnx_elementwise.RULES,
+        **onnx_gathering.RULES,
+        **onnx_products.RULES,
+        **onnx_reductions.RULES,
+        **onnx_shapes.RULES,
+    }
+)
 UNROLLED = 512
 """Most passes of a loop that are written one after another."""
 
@@ -125,27 +133,43 @@ def _walk(graph: Graph, jaxpr: Any, constants: Sequence[Value], inputs: Sequence
 
 
 def _equation(graph: Graph, equation: Any, given: list[Value]) -> list[Value]:
-    sizes = [size for variable in equation.outvars for size in variable.aval.shape]
-    name = equation.primitive.name
-    # A size as a number is given nothing, and is not known for all that.
-    if all(value.known for value in given) and all(map(is_number, sizes)) and name != "dim_as_value":
+    if _is_known(equation, given):
         return _computed(equation, given)
+    name, params = equation.primitive.name, equation.params
+    # These may pass over what is missing: it may be of no use to them.
     if name == "scan":
-        return _unrolled(graph, equation.params, given)
+        return _unrolled(graph, params, given)
     if name == "cond":
-        return _chosen(graph, equation.params["branches"], given)
-    inner = _inner(equation)
+        return _chosen(graph, params["branches"], given)
+    inner = _inner(params)
     if inner is not None:
         return _walk(graph, inner.jaxpr, [_known(each) for each in inner.consts], given)
     avals = [variable.aval for variable in equation.outvars]
-    missing = next((value.stored for value in given if isinstance(value.stored, Missing)), None)
-    if name not in NODES and name != "while":
-        missing = missing or Missing(name)
+    missing = _missing(given)
+    if missing is None and name not in RULES:
+        missing = Missing(name)
     if missing is not None:
-        return [Value(missing, tuple(aval.shape), tuple(aval.shape), aval.dtype) for aval in avals]
-    if name == "while":
-        return _looped(graph, equation.params, given)
-    return NODES[name](graph, equation.params, given, avals)
+        return [_without(missing, aval) for aval in avals]
+    return RULES[name](graph, params, given, avals)
+
+
+def _is_known(equation: Any, given: Sequence[Value]) -> bool:
+    """Whether an equation gives the same for every input."""
+    # A size as a number is given nothing, and depends on the batch for all that.
+    if equation.primitive.name == "dim_as_value" or not all(value.known for value in given):
+        return False
+    return all(is_number(size) for variable in equation.outvars for size in variable.aval.shape)
+
+
+def _missing(values: Sequence[Value]) -> Missing | None:
+    """The first operation that is missing for one of the arrays."""
+    return next((value.stored for value in values if isinstance(value.stored, Missing)), None)
+
+
+def _without(missing: Missing, like: Any) -> Value:
+    """An array of this shape and dtype that cannot be made."""
+    shape = tuple(like.shape)
+    return Value(missing, shape, shape, like.dtype)
 
 
 def _computed(equation: Any, given: list[Value]) -> list[Value]:
@@ -154,10 +178,10 @@ def _computed(equation: Any, given: list[Value]) -> list[Value]:
     return [_known(each) for each in (found if equation.primitive.multiple_results else [found])]
 
 
-def _inner(equation: Any) -> Any:
+def _inner(params: Mapping[str, Any]) -> Any:
     """The closed jaxpr that an equation does nothing but call; None if it is not of that kind."""
     for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
-        found = equation.params.get(name)
+        found = params.get(name)
         if isinstance(found, core.ClosedJaxpr):
             return found
         if isinstance(found, core.Jaxpr):
@@ -169,10 +193,7 @@ def _unrolled(graph: Graph, params: Mapping[str, Any], given: list[Value]) -> li
     """A loop, its passes one after another."""
     length, consts, carried = params["length"], params["num_consts"], params["num_carry"]
     if not is_number(length) or length > UNROLLED:
-        raise UserError(
-            f"the model has a loop of {length} passes, and the ONNX writer writes at most {UNROLLED}; export it with "
-            "--format stablehlo"
-        )
+        raise not_written(f"has a loop of {length} passes, more than {UNROLLED}")
     body = params["jaxpr"]
     inner = [_known(each) for each in body.consts]
     fixed, carry, sequences = given[:consts], given[consts : consts + carried], given[consts + carried :]
@@ -188,7 +209,8 @@ def _unrolled(graph: Graph, params: Mapping[str, Any], given: list[Value]) -> li
     return [*carry, *(_stacked(graph, each) for each in zip(*outputs, strict=True))]
 
 
-def _looped(graph: Graph, params: Mapping[str, Any], given: list[Value]) -> list[Value]:
+@RULES.writes("while")
+def _looped(graph: Graph, params: Mapping[str, Any], given: list[Value], avals: Sequence[Any]) -> list[Value]:
     """A loop that ends when its condition says so, as ONNX's own."""
     of_condition, of_body = params["cond_nconsts"], params["body_nconsts"]
     condition_fixed, rest = given[:of_condition], given[of_condition:]
@@ -253,7 +275,7 @@ def _at(graph: Graph, value: Value, place: int) -> Value:
 def _stacked(graph: Graph, values: Sequence[Value]) -> Value:
     """Arrays of one shape along a new first axis."""
     shape, dtype = (len(values), *values[0].shape), values[0].dtype
-    missing = next((each.stored for each in values if isinstance(each.stored, Missing)), None)
+    missing = _missing(values)
     if missing is not None:
         return Value(missing, shape, shape, dtype)
     axis = graph.integers(0)
@@ -270,11 +292,11 @@ def _chosen(graph: Graph, branches: Sequence[Any], given: list[Value]) -> list[V
         return _walk(graph, branch.jaxpr, [_known(each) for each in branch.consts], operands)
 
     if isinstance(number.stored, Missing):
-        return [Value(number.stored, each.shape, each.shape, each.dtype) for each in taken(0)]
+        return [_without(number.stored, each) for each in taken(0)]
     if isinstance(number.stored, np.ndarray):
         return taken(int(np.clip(number.stored, 0, len(branches) - 1)))
     if len(branches) != 2:
-        raise UserError("the model chooses among several branches, which the ONNX writer cannot write")
+        raise not_written("chooses among several branches")
     second = graph.one("Cast", number.stored, to=element_type(np.bool_))
     found = []
     for no, yes in zip(taken(0), taken(1), strict=True):

@@ -3,7 +3,6 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,8 +25,20 @@ def write_int8(path: Path, split: Split, count: int) -> Path:
     Returns:
         The path of the file; the script that uses it lies beside it.
     """
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
     from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    batches = _batches(path, split, count)
+
+    class Examples(CalibrationDataReader):
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(batches, None)
 
     folder = path.parent / "int8"
     folder.mkdir(exist_ok=True)
@@ -37,7 +48,7 @@ def write_int8(path: Path, split: Split, count: int) -> Path:
         quantize_static(
             str(prepared),
             str(made),
-            _Examples(path, split, count),
+            Examples(),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QUInt8,
@@ -50,20 +61,11 @@ def write_int8(path: Path, split: Split, count: int) -> Path:
     return folder / path.name
 
 
-def _Examples(path: Path, split: Split, count: int) -> Any:
-    """The examples as onnxruntime asks for them."""
+def _batches(path: Path, split: Split, count: int) -> Iterator[dict[str, np.ndarray]]:
+    """Some examples, evenly spread over the split, as inputs of the model at ``path``."""
     import onnxruntime
-    from onnxruntime.quantization import CalibrationDataReader
 
     name = onnxruntime.InferenceSession(str(path)).get_inputs()[0].name
     places = np.linspace(0, len(split) - 1, min(count, len(split))).astype(np.int64)
-
-    class Examples(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.parts: Iterator[np.ndarray] = iter(np.array_split(places, -(-len(places) // AT_ONCE)))
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            part = next(self.parts, None)
-            return None if part is None else {name: split.read(part)[name]}
-
-    return Examples()
+    for part in np.array_split(places, -(-len(places) // AT_ONCE)):
+        yield {name: split.read(part)[name]}

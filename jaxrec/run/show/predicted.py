@@ -23,9 +23,8 @@ def describe(
     """
     system, names = trained.system, class_names(trained.features)
     task, features = trained.config.task, trained.features
-    assert system.rows is not None
     outputs = trained.at_file_sizes(paths, outputs)
-    told = system.rows(task, images, outputs, features)
+    told = trained.rows(images, outputs)
     rows = [{"path": str(path), **row} for path, row in zip(paths, told, strict=True)]
     if system.drawings is not None:
         for number, (row, path) in enumerate(zip(rows, paths, strict=True)):

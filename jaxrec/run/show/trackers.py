@@ -1,12 +1,11 @@
 """Trackers that a run's numbers and pictures are sent to: TensorBoard, Weights & Biases, MLflow."""
 
 import importlib
-import importlib.util
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from jaxrec.errors import UserError
+from jaxrec.errors import UserError, check_installed
 from jaxrec.run.show.page import is_number
 from jaxrec.run.show.pictures import STEP_NAME
 from jaxrec.run.store import folder
@@ -146,8 +145,7 @@ def check_trackers(config: Train) -> None:
     """Raises UserError if the package of a tracker that is asked for is not installed."""
     for name in _asked(config):
         package, _ = TRACKERS[name]
-        if importlib.util.find_spec(package) is None:
-            raise UserError(f"{_option(name)} needs {package}: pip install 'jaxrec[{name}]'")
+        check_installed(_option(name), (package,), name)
 
 
 def open_trackers(run: Path, config: Train, start: int) -> list[Tracker]:
