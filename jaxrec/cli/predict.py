@@ -119,7 +119,12 @@ def main(argv: list[str]) -> None:
     options = read_options(Predict, argv, "jaxrec predict", EXAMPLES)
     if options.engine is not None:
         _predict_by_engine(options)
-        return
+    else:
+        _predict(options)
+
+
+def _predict(options: Predict) -> None:
+    """Predicts here, in this process."""
     named = named_paths(options.paths)
     files, left_out = find_images(named)
     from jaxrec.host import tune_cpu

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrec.settings import Task
+
 
 def class_row(names: Sequence[str], probabilities: np.ndarray) -> dict[str, Any]:
     """The most probable of the named classes and its probability, then every class's, from float32 [classes]."""
@@ -21,7 +23,7 @@ def exactly(value: np.floating) -> float:
     return float(str(value))
 
 
-def class_targets(outputs: Mapping[str, np.ndarray], wanted: int | None) -> dict[str, np.ndarray]:
+def targets(config: Task, outputs: Mapping[str, np.ndarray], wanted: int | None = None) -> dict[str, np.ndarray]:
     """The ``targets`` of a system that gives ``probabilities`` [N, classes]: the likeliest class, or the wanted one."""
     probabilities = outputs["probabilities"]
     if wanted is None:

@@ -34,7 +34,8 @@ from jaxrec.models.speednet import SpeedNet
 from jaxrec.models.vit import ViT, resized_positions
 from jaxrec.parallel import stream
 from jaxrec.settings.classifier import Classifier as Config
-from jaxrec.tasks.answers import class_row, class_targets, exactly, log_odds
+from jaxrec.tasks.answers import class_row, exactly, log_odds
+from jaxrec.tasks.answers import targets as targets
 from jaxrec.tasks.inputs import augmented, image_shape, pixels, places
 from jaxrec.tasks.learning import learn
 from jaxrec.tasks.model import as_model, compute_dtype, for_replicas
@@ -379,11 +380,6 @@ def predict(state: State, inputs: jax.Array) -> dict[str, jax.Array]:
     logits, features = _logits(state.config, state.player, inputs)
     probabilities = jax.nn.softmax(logits) if state.config.head == "softmax" else jax.nn.sigmoid(logits)
     return {"logits": logits, "probabilities": probabilities, "features": features}
-
-
-def targets(config: Config, outputs: Mapping[str, np.ndarray], wanted: int | None = None) -> dict[str, np.ndarray]:
-    """What is explained of each image: ``class`` int32 [N], the likeliest or the wanted one."""
-    return class_targets(outputs, wanted)
 
 
 def explained(state: State, inputs: jax.Array, target: Mapping[str, jax.Array]) -> jax.Array:

@@ -27,7 +27,8 @@ from jaxrec.models.glimpse import GlimpseNetwork, Looks, operations
 from jaxrec.models.layers import upsample
 from jaxrec.parallel import stream
 from jaxrec.settings.glimpse import Glimpse as Config
-from jaxrec.tasks.answers import class_row, class_targets, log_odds
+from jaxrec.tasks.answers import class_row, log_odds
+from jaxrec.tasks.answers import targets as targets
 from jaxrec.tasks.inputs import augmented, augmented_batch, example_keys, image_shape, pixels, places, rgb, scaled
 from jaxrec.tasks.learning import learn
 from jaxrec.tasks.model import as_model, compute_dtype
@@ -388,11 +389,6 @@ def predict(state: State, inputs: jax.Array) -> dict[str, jax.Array]:
     logits = looks.logits[-1]
     where = jnp.clip(looks.action, -1, 1).swapaxes(0, 1)
     return {"logits": logits, "probabilities": jax.nn.softmax(logits), "features": looks.features, "looks": where}
-
-
-def targets(config: Config, outputs: Mapping[str, np.ndarray], wanted: int | None = None) -> dict[str, np.ndarray]:
-    """What is explained of each image: ``class`` int32 [N], the likeliest or the wanted one."""
-    return class_targets(outputs, wanted)
 
 
 def explained(state: State, inputs: jax.Array, target: Mapping[str, jax.Array]) -> jax.Array:

@@ -26,7 +26,8 @@ from jaxrec.metrics.meanings import Meaning
 from jaxrec.models.rnn import SequenceClassifier
 from jaxrec.parallel import stream
 from jaxrec.settings.rnn import RNN as Config
-from jaxrec.tasks.answers import class_row, class_targets, log_odds
+from jaxrec.tasks.answers import class_row, log_odds
+from jaxrec.tasks.answers import targets as targets
 from jaxrec.tasks.inputs import frames, lengths, places
 from jaxrec.tasks.learning import learn
 from jaxrec.tasks.model import as_model, compute_dtype, for_replicas
@@ -259,11 +260,6 @@ def predict(state: State, inputs: jax.Array, length: jax.Array | None = None) ->
     if config.sequence in FROM_CLIPS:
         outputs["length"] = lengths(batch)
     return outputs
-
-
-def targets(config: Config, outputs: Mapping[str, np.ndarray], wanted: int | None = None) -> dict[str, np.ndarray]:
-    """What is explained of each clip or image: ``class`` int32 [N], the likeliest or the wanted one."""
-    return class_targets(outputs, wanted)
 
 
 def explained(
