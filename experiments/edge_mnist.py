@@ -9,8 +9,8 @@ Result:   test accuracy 99.06 % ± 0.10 (mean ± sample standard deviation); in 
           the file in 8 bits: 25.9 kB; one image on one core: median 0.07 ms; 59 MiB of memory in all
           the file in 32 bits: 60.6 kB; median 0.05 ms
 
-Ranges of activations are taken from 512 training images. On this processor 8 bits save space and no time: so small a
-network is computed in less time than it takes to round its activations.
+Ranges of activations are taken from 512 training images. On this processor 8 bits save space and, with so small a
+network, no time.
 """
 
 from jaxrec.settings import Augment, Classifier, Optimizer, Train
