@@ -1,10 +1,16 @@
-"""Every test runs on eight simulated CPU devices, with strict promotion of dtypes."""
+"""Every test runs on eight simulated CPU devices, with strict promotion of dtypes.
+
+On a machine with a GPU, ``JAXREC_TEST_ON=cuda python -m pytest ...`` runs tests there, on as many devices as there are.
+"""
 
 import gc
 import os
 from importlib.metadata import version
 
-os.environ["JAX_PLATFORMS"] = "cpu"
+PLATFORM = os.environ.get("JAXREC_TEST_ON", "cpu")
+os.environ["JAX_PLATFORMS"] = PLATFORM if PLATFORM == "cpu" else f"{PLATFORM},cpu"
+# Many test processes share the card, and each would take three quarters of its memory.
+os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
 FLAGS = ["--xla_force_host_platform_device_count=8"]
 if version("jaxlib").startswith("0.10."):
     # Without optimizations, this compiles in half the time. What tests start with flags of their own is as users' is.
@@ -14,6 +20,9 @@ os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 import jax
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+if PLATFORM != "cpu":
+    # A GPU rounds what it multiplies to ten bits, and a TPU to seven, which no closed form forgives.
+    jax.config.update("jax_default_matmul_precision", "highest")
 
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -27,6 +36,7 @@ from systems import SMALL, add_rows
 
 import jaxrec
 from jaxrec.cli.train import main
+from jaxrec.errors import UserError
 from jaxrec.run.store.checkpoints import Checkpoints
 from jaxrec.run.store.leaves import to_host
 from jaxrec.run.trained import load
@@ -34,6 +44,9 @@ from jaxrec.run.world.devices import Devices
 from jaxrec.settings import registry
 
 jaxrec.tune_cpu(tune_allocator=False)  # As the commands do. What is for plain operations says so by `plain_forms`.
+
+TOO_FEW = ("Number of devices", "does not fit the")
+"""Of what jax and jaxrec say of a mesh that is larger than the machine."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -46,6 +59,17 @@ def pytest_configure(config: pytest.Config) -> None:
     file = config.getoption("--system")
     if file is not None:
         add_rows(file)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Skips what asks for more devices than there are; on a CPU there are eight."""
+    try:
+        yield
+    except (ValueError, AssertionError, UserError) as error:
+        if PLATFORM == "cpu" or not any(words in str(error) for words in TOO_FEW):
+            raise
+        pytest.skip(f"needs more than {jax.device_count()} devices: {error}")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,5 +1,6 @@
 """Plain operations are the default: forward mode, export for any batch and platform, and what a switch changes."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -125,6 +126,26 @@ CONVOLUTIONS = {
 def test_a_program_for_a_tpu_holds_the_models_own_convolutions(name):
     with jaxrec.plain_forms():
         assert convolutions(name, "tpu", 32) == CONVOLUTIONS[name]
+
+
+@pytest.mark.parametrize("name", ["cnn", "vit", "speednet", "autoencoder"])
+def test_a_tuned_process_on_a_gpu_trains_by_plain_operations(name, monkeypatch):
+    """`tune_cpu` is on in these tests; where jax computes on a GPU it changes no operation of the step."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    numbers = np.arange(8, dtype=np.int32)
+    batch = {"image": images(8), "label": numbers % 4, "index": numbers}
+    step = system_of(SYSTEMS[name]).train_step
+
+    def program():
+        # Traced as a new function each time, so that nothing is taken from before.
+        with jax.numpy_dtype_promotion("standard"):
+            traced = jax.jit(lambda *arguments: step(*arguments)).trace(state_of(name), batch)
+        return traced.lower(lowering_platforms=("cuda",)).as_text()
+
+    tuned = program()
+    with jaxrec.plain_forms():
+        assert program() == tuned
+    assert set(re.findall(r"stablehlo.custom_call @(\w+)", tuned)) <= {"cu_threefry2x32_ffi"}
 
 
 def test_own_forms_would_be_other_operations():

@@ -4,17 +4,22 @@ import dataclasses
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
+from jaxrec.data import open_dataset
 from jaxrec.run.fit import fit
-from jaxrec.settings import Train, preset
+from jaxrec.settings import Classifier, Optimizer, Train, preset
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 sys.path[:0] = [str(SCRIPTS)]
 
 import overhead
+import population
 
 pytestmark = pytest.mark.slow
 
@@ -42,6 +47,12 @@ def test_mutated_files_are_read_or_refused_in_one_sentence():
 
 
 @pytest.fixture
+def digits_as_arrays() -> list[dict[str, jax.Array]]:
+    splits = open_dataset("digits").splits
+    return [jax.device_put(splits[name].load()) for name in ("train", "test")]
+
+
+@pytest.fixture
 def short() -> Train:
     return Train(task=preset("autoencoder"), steps=6, batch_size=64, eval_every=3, log_every=2)
 
@@ -53,6 +64,15 @@ def test_the_loop_is_timed_beside_the_compiled_step(memory, short):
     assert len(found.loop) == len(found.bare) == len(found.waits) == 2
     assert min(found.loop + found.bare) > 0
     assert all(0 <= share < 1 for share in found.waits)
+
+
+def test_members_of_a_population_train_as_they_would_alone(digits_as_arrays):
+    config = Classifier(classes=10, width=0.125, optimizer=Optimizer(name="momentum", lr=0.2))
+    member = jax.jit(partial(population.accuracy_of_member, config, 64, 60, *digits_as_arrays))
+    keys = jax.random.split(jax.random.key(0), 2)
+    together = jax.jit(jax.vmap(member))(keys)
+    np.testing.assert_allclose(together, [member(key) for key in keys], atol=0.01)
+    assert together.min() > 0.3 and together[0] != together[1]
 
 
 @pytest.mark.usefixtures("as_users_run_it")
