@@ -326,11 +326,17 @@ def test_of_equal_maxima_the_first_takes_the_gradient():
     np.testing.assert_array_equal(ours, plain)
 
 
-def test_max_pool_elsewhere_than_on_a_cpu_is_xlas(monkeypatch):
-    x, gradient = jnp.zeros((1, 2, 2, 1)), jax.grad(lambda x: layers.max_pool(x, 2).sum())
-    assert "reduce_window" not in str(jax.make_jaxpr(lambda x: gradient(x))(x))
-    monkeypatch.setattr(forms, "on_cpu", lambda: False)
-    assert "reduce_window" in str(jax.make_jaxpr(lambda x: gradient(x))(x))
+def test_max_pool_is_xlas_on_a_tpu_and_among_plain_forms(monkeypatch):
+    def is_xlas():
+        gradient = jax.grad(lambda x: layers.max_pool(x, 2).sum())
+        return "reduce_window" in str(jax.make_jaxpr(lambda x: gradient(x))(jnp.zeros((1, 2, 2, 1))))
+
+    assert not is_xlas()
+    for backend, plain in {"tpu": True, "gpu": False}.items():
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        assert is_xlas() == plain
+        with plain_forms():
+            assert is_xlas()
 
 
 def test_max_pool_under_transformations():

@@ -1,7 +1,7 @@
 """The layers and operations that models are made of.
 
 Each operation is XLA's, or on a CPU, once `jaxrec.tune_cpu` was called, a faster form of the same from
-`jaxrec.models.cpu`.
+`jaxrec.models.cpu`. Max pooling has its own form on a GPU too.
 """
 
 import functools
@@ -22,7 +22,7 @@ from jaxrec.errors import UserError
 
 from .cpu import convolutions, parts, pooling, products
 from .cpu.depthwise import depthwise as own_depthwise
-from .cpu.forms import own_forms
+from .cpu.forms import own_forms, pools_by_arithmetic
 from .cpu.operands import widened
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -295,7 +295,7 @@ def max_pool(x: jax.Array, window: int, strides: int | None = None, padding: int
     """
     strides = strides or window
     side_by_side = strides == window and not padding
-    if side_by_side and own_forms(x):
+    if side_by_side and pools_by_arithmetic(x):
         return pooling.max_of_windows(_windows(x, window))
     pads = [(padding, padding)] * 2
     return nn.max_pool(x, (window, window), (strides, strides), pads)  # pyright: ignore[reportArgumentType]

@@ -7,7 +7,8 @@ import jax
 
 # jax looks at this value before it takes a traced or compiled program again, so that a function that was traced with
 # the one kind of forms is traced anew for the other.
-_switched_on = jax.make_user_context(False)
+_switched_on = jax.make_user_context(None)
+"""True once they are turned on, False inside `plain_forms`, None before."""
 
 
 def use_own_forms() -> None:
@@ -35,8 +36,20 @@ def own_forms(x: jax.Array) -> bool:
     It does not if a size of ``x`` is a symbol, as in a program exported for any batch size: the forms are chosen by
     numbers.
     """
-    known = all(isinstance(size, int) for size in x.shape)
-    return _switched_on.value and on_cpu() and known
+    return _switched_on.value is True and on_cpu() and _sizes_known(x)
+
+
+def pools_by_arithmetic(x: jax.Array) -> bool:
+    """Whether max pooling of ``x`` that is traced now is arithmetic on whole arrays, as one of a CPU's own forms.
+
+    It is on a GPU too, tuned or not: XLA scatters the gradient there, one window after another.
+    """
+    on_gpu = jax.default_backend() == "gpu" and _switched_on.value is not False
+    return own_forms(x) or (on_gpu and _sizes_known(x))
+
+
+def _sizes_known(x: jax.Array) -> bool:
+    return all(isinstance(size, int) for size in x.shape)
 
 
 def on_cpu() -> bool:

@@ -1,4 +1,4 @@
-"""Max pooling on a CPU, with a gradient that is arithmetic on whole arrays.
+"""Max pooling on a CPU or GPU, with a gradient that is arithmetic on whole arrays.
 
 XLA's gradient looks for the place of each window's maximum one window after another. Ours does it for all windows at
 once. Of equal maxima the first takes the gradient, as in XLA's.
