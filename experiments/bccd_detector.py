@@ -4,10 +4,15 @@ Command:  jaxrec train --experiment bccd_detector --seed N
 Hardware: two AMD EPYC cores, no GPU; jax 0.10.2, Python 3.11
 Seeds:    0, 1, 2
 Time:     221 s (seed 2 with nothing else running; compile time, decoding and report included)
-Result:   test mAP50 85.17 % ± 1.57, mAP 51.49 % ± 0.70 (mean ± sample standard deviation)
-          AP50: red cells 79.3 % ± .8, white cells 97.9 % ± .4, platelets 78.3 % ± 5.2
+Commit:   7cb5d55
+Result:   map50 85.17 % ± 1.57
+          map 51.49 % ± 0.70
+          ap50[0] 79.3 % ± .8 (red cells)
+          ap50[1] 97.9 % ± .4 (white cells)
+          ap50[2] 78.3 % ± 5.2 (platelets)
+          count_error[0] 2.92 ± .10 (mean error of the number of red cells in an image; of white cells .06)
+          count_error[2] .48 ± .08 (the same of platelets)
           95 % intervals over the test images, seed 0: mAP50 82.9 to 89.3 %, mAP 49.4 to 55.0 %
-          mean error of the count in an image: red cells 2.92 ± .10, white cells .06, platelets .48 ± .08
 
 Trained from scratch on the 292 training and validation images, for a fixed number of steps, and tested on the 72 test
 images. Settings were chosen on the validation split after training on the 205 training images with seed 0.

@@ -3,8 +3,9 @@
 Command:  jaxrec train --experiment digits_cnn --seed N
 Hardware: two AMD EPYC (Zen 5) cores, no GPU; jax 0.10.2, Python 3.11
 Seeds:    0, 1, 2
-Time:     7 s each, from start to report, compile time included
-Result:   test accuracy 99.81 % ± 0.32 (mean ± sample standard deviation)
+Time:     7 s (each seed, from start to report, compile time included)
+Commit:   6dc8bad
+Result:   accuracy 99.81 % ± 0.32
 
 The settings were chosen on a fifth of the training split.
 """
