@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from optax.contrib import MuonDimensionNumbers, muon
+from optax.contrib import MuonDimensionNumbers, muon, scale_by_muon
 
 from jaxrec.errors import UserError, nearest
 from jaxrec.settings import Optimizer, Rule
@@ -238,7 +238,69 @@ def _recipes(config: Optimizer) -> dict[str, Callable[[], optax.GradientTransfor
         "muon": lambda: muon(
             1.0, beta=momentum, adam_b2=beta2, muon_weight_dimension_numbers=_matrices, consistent_rms=0.2
         ),
+        "muon-sgd": lambda: _muon_sgd(momentum, beta2),
     }
+
+
+def _muon_sgd(momentum: float, rest: float) -> optax.GradientTransformation:
+    """Muon in three Newton-Schulz steps for convolutions, Nesterov's momentum ``rest`` for all other parameters.
+
+    `update` then holds the convolutions' norms, see `_with_norms_held` (Jordan 2024, airbench94).
+    """
+    axes = MuonDimensionNumbers((1, 2, 3), 4)
+
+    def axes_of(stacks: Any) -> Any:
+        return jax.tree.map(lambda _: axes, stacks)
+
+    def kinds(params: Any) -> Any:
+        return jax.tree.map(lambda value: "muon" if value.ndim == 4 else "sgd", params)
+
+    orthogonal = scale_by_muon(beta=momentum, ns_steps=3, weight_dimension_numbers=axes_of)
+    convolutions = optax.chain(_stacked(orthogonal), optax.scale(-1.0))
+    return optax.partition({"muon": convolutions, "sgd": optax.sgd(1.0, rest, nesterov=True)}, kinds)
+
+
+def _stacked(transformation: optax.GradientTransformation) -> optax.GradientTransformation:
+    """``transformation`` of arrays of equal shape stacked along a new first axis: few large products, not many small.
+
+    It is told no parameters.
+    """
+
+    def stacks(tree: Any) -> Flat:
+        alike: dict[str, list[jax.Array]] = {}
+        for value in jax.tree.leaves(tree):
+            alike.setdefault(_sides(value), []).append(value)
+        return {sides: jnp.stack(values) for sides, values in alike.items()}
+
+    def init(params: Any) -> Any:
+        return transformation.init(stacks(params))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        moved, state = transformation.update(stacks(updates), state)
+        rows = {sides: iter(stack) for sides, stack in moved.items()}
+        leaves, structure = jax.tree.flatten(updates)
+        return jax.tree.unflatten(structure, [next(rows[_sides(leaf)]) for leaf in leaves]), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _sides(value: jax.Array) -> str:
+    """The shape as a name: 3x3x64x256."""
+    return "x".join(map(str, value.shape))
+
+
+def _with_norms_held(params: Flat) -> Flat:
+    """The parameters, each convolution's kernel [K,K,I,O] scaled to norm sqrt(O).
+
+    Behind batch normalization that changes no output; it keeps the steps of Muon, all of one size, as large beside the
+    kernel at the end of a run as at its start.
+    """
+    held = dict(params)
+    for name, value in params.items():
+        if value.ndim == 4:
+            norm = jnp.maximum(jnp.linalg.norm(value), 1e-12)
+            held[name] = value * (math.sqrt(value.shape[-1]) / norm)
+    return held
 
 
 REFUSED = {
@@ -333,6 +395,9 @@ def update(
         factor = rule.lr * layer_rate(config, layers, name, step)
         changes[name] = (factor * rate * direction).astype(value.dtype)
     moved = {name: value + changes[name] for name, value in params.items()}
+    if optimizer is None and config.name == "muon-sgd":
+        moved = _with_norms_held(moved)
+        changes = {name: moved[name] - value for name, value in params.items()}
     return moved, opt_state, changes
 
 

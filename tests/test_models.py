@@ -155,6 +155,7 @@ MODELS = {
     "resnet-bottleneck": (ResNet(5, (1, 1), True, "large", width=0.1), normal(4, 16, 16, 1)),
     "vit": (classifier("vit", SMALL).clone(depth=1), normal(4, *SMALL)),
     "speednet": (classifier("speednet", SMALL), normal(4, *SMALL)),
+    "speednet-deep": (classifier("speednet-deep", SMALL), normal(4, *SMALL)),
     "conv": (build_autoencoder(Autoencoder(width=2), ODD), normal(4, *ODD)),
     "dense": (build_autoencoder(Autoencoder(architecture="dense", width=1), SMALL), normal(4, *SMALL)),
     "unet": (build_autoencoder(Autoencoder(architecture="unet", width=2), ODD), normal(4, *ODD)),
@@ -309,6 +310,31 @@ def test_speednet_pooled_stem_changes_neither_parameters_nor_outputs_shape(shape
     x = normal(2, *shape)
     early, late = (outputs(classifier("speednet", shape, stem=stem), x) for stem in ("large", "small"))
     assert jax.tree.map(jnp.shape, early) == jax.tree.map(jnp.shape, late)
+
+
+def test_speednet_deep_adds_its_third_convolution_to_the_first():
+    """Without the third convolutions nothing depends on the second ones."""
+    x = normal(2, 16, 16, 3)
+    model = classifier("speednet-deep", (16, 16, 3), width=0.02)
+    variables = draw(model, x)
+
+    def logits(names, factor):
+        params = dict(variables["params"])
+        for name in names:
+            params[name] = {"kernel": params[name]["kernel"] * factor}
+        return model.apply({**variables, "params": params}, x)[0]
+
+    second, third = [f"conv{block}2" for block in (1, 2, 3)], [f"conv{block}3" for block in (1, 2, 3)]
+    np.testing.assert_array_equal(logits(third, 0.0), logits([*second, *third], 0.0))
+    assert np.abs(logits([], 1.0) - logits(second, 0.0)).max() > 1e-3
+
+
+def test_speednets_logits_are_divided():
+    x = normal(2, *SMALL)
+    model = classifier("speednet", SMALL)
+    variables = draw(model, x)
+    small = classifier("speednet", SMALL, logit_divisor=18.0)
+    np.testing.assert_allclose(2 * small.apply(variables, x)[0], model.apply(variables, x)[0], rtol=1e-5)
 
 
 def test_speednet_survives_constant_images():

@@ -94,7 +94,7 @@ def test_optimizers_equal_optax(name):
     assert_equal(train(config), train_with_optax(REFERENCES[name]), 1e-5)
 
 
-OTHERS = sorted(set(optimizers.names()) - set(REFERENCES))
+OTHERS = sorted(set(optimizers.names()) - {*REFERENCES, "muon-sgd"})
 WITHOUT_SCALARS = {name: value for name, value in PARAMS.items() if value.ndim}
 
 
@@ -131,6 +131,55 @@ def test_every_other_optimizer_of_optax_takes_its_steps(name):
 def test_betas_reach_the_optimizers_that_have_the_usual_ones(name, reference):
     config = Optimizer(name, lr=LR, schedule="constant", warmup=0.0, momentum=0.8, beta2=0.95)
     assert_equal(train(config), train_with_optax(reference), 1e-5)
+
+
+def three_newton_schulz_steps(kernel):
+    """Of a kernel [K,K,I,O] as a matrix of inputs by outputs, as Jordan (2024) gives them."""
+    matrix = np.float64(kernel).reshape(-1, kernel.shape[-1])
+    matrix = matrix / np.linalg.norm(matrix)
+    for _ in range(3):
+        square = matrix.T @ matrix
+        matrix = 3.4445 * matrix + matrix @ (-4.7750 * square + 2.0315 * square @ square)
+    return matrix.reshape(kernel.shape)
+
+
+def test_muon_sgd_holds_the_norms_of_convolutions_and_moves_the_rest_by_nesterovs_momentum():
+    rng = np.random.default_rng(0)
+    shapes = {
+        "a/kernel": (3, 3, 2, 4),
+        "b/kernel": (3, 3, 2, 4),
+        "c/kernel": (3, 3, 4, 5),
+        "bias": (4,),
+        "head": (5, 3),
+    }
+
+    def drawn():
+        return {name: np.float32(rng.normal(size=shape)) for name, shape in shapes.items()}
+
+    params, grads = drawn(), [drawn(), drawn()]
+    config = Optimizer("muon-sgd", lr=LR, schedule="constant", warmup=0.0, momentum=0.6, beta2=0.8)
+    numbers, opt_state = optimizers.hyperparameters(config), optimizers.transformation(config).init(params)
+    got, expected = params, dict(params)
+    with jax.numpy_dtype_promotion("standard"):
+        for step in range(2):
+            before = got
+            got, opt_state, changes = optimizers.update(config, numbers, jnp.int32(step), grads[step], opt_state, got)
+            assert_equal(changes, jax.tree.map(jnp.subtract, got, before))
+    for name in shapes:
+        trace = 0.0
+        mean = 0.0
+        for step in range(2):
+            gradient = np.float64(grads[step][name])
+            if expected[name].ndim != 4:
+                trace = gradient + 0.8 * trace
+                expected[name] = expected[name] - LR * (gradient + 0.8 * trace)
+                continue
+            mean = 0.6 * mean + 0.4 * gradient
+            # optax corrects the bias of the mean after the next step, and of the gradient as if it were a mean.
+            ahead = 0.6 * mean / (1 - 0.6 ** (step + 2)) + 0.4 * gradient / (1 - 0.6 ** (step + 1))
+            moved = expected[name] - LR * three_newton_schulz_steps(ahead)
+            expected[name] = moved * np.sqrt(moved.shape[-1]) / np.linalg.norm(moved)
+    assert_equal(got, expected, 1e-4)
 
 
 def test_sign_sgd_moves_by_the_sign_and_adamax_by_the_largest_gradient():

@@ -35,7 +35,7 @@ def whitening(x: jax.Array) -> jax.Array:
 
 
 class SpeedNet(nn.Module):
-    """The network of airbench94 (Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU").
+    """The network of airbench94 (Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU"), or of airbench96.
 
     ``init`` takes the whitening from the images it is given, which should be a few thousand of the training set; it
     stays fixed in the collection "constants". Call ``init`` under jit, which then leaves the rest of the pass out.
@@ -43,8 +43,12 @@ class SpeedNet(nn.Module):
 
     classes: int
     widths: tuple[int, int, int] = (64, 256, 256)
+    residual: bool = False
+    """Give each block a third convolution, whose result is added to that of the first, as in airbench96."""
     pooled_stem: bool = False
     """Halve the image before the first block instead of in it: a quarter of that block's work, for slow machines."""
+    divisor: float = 9.0
+    """What the logits are divided by."""
     dropout: float = 0.0
     axis_name: str | None = None
     dtype: Any = jnp.float32
@@ -60,18 +64,24 @@ class SpeedNet(nn.Module):
         if self.pooled_stem:
             x = max_pool(x, 2)
         for i, features in enumerate(self.widths, 1):
-            for j in (1, 2):
-                options = {"use_bias": False, "kernel_init": dirac, "dtype": self.dtype}
-                x = Conv(features, name=f"conv{i}{j}", **options)(x)
-                if j == 1 and min(x.shape[1:3]) >= 2 and not (i == 1 and self.pooled_stem):
-                    x = max_pool(x, 2)
-                options = {"momentum": 0.6, "use_scale": False}
-                x = nn.gelu(batch_norm(x, train, self.axis_name, name=f"norm{i}{j}", **options))
+            x = self.layer(x, features, f"{i}1", train, pool=not (i == 1 and self.pooled_stem))
+            x = first = nn.gelu(x)
+            x = nn.gelu(self.layer(x, features, f"{i}2", train))
+            if self.residual:
+                x = nn.gelu(first + self.layer(x, features, f"{i}3", train))
         x = Maps(name="maps")(x)
         x = max_pool(x, 3) if min(x.shape[1:3]) >= 3 else x.max((1, 2))
         x = flatten(x)
         head = Dense(
             self.classes, use_bias=False, kernel_init=nn.initializers.normal(1.0), dtype=self.dtype, name="head"
         )
-        logits = head(nn.Dropout(self.dropout, deterministic=not train)(x)) / 9
+        logits = head(nn.Dropout(self.dropout, deterministic=not train)(x)) / self.divisor
         return logits.astype(jnp.float32), x.astype(jnp.float32)
+
+    def layer(self, x: jax.Array, features: int, number: str, train: bool, pool: bool = False) -> jax.Array:
+        """A convolution, max pooling by 2 if ``pool`` and the maps are large enough, and batch normalization."""
+        options = {"use_bias": False, "kernel_init": dirac, "dtype": self.dtype}
+        x = Conv(features, name=f"conv{number}", **options)(x)
+        if pool and min(x.shape[1:3]) >= 2:
+            x = max_pool(x, 2)
+        return batch_norm(x, train, self.axis_name, name=f"norm{number}", momentum=0.6, use_scale=False)

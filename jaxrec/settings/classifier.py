@@ -24,6 +24,7 @@ class Classifier(Task):
         "vit-s16",
         "vit-b16",
         "speednet",
+        "speednet-deep",
     ] = "cnn"
     """The model to train."""
     width: Annotated[float, Range(0, 65536, open_start=True)] = 1.0
@@ -34,7 +35,10 @@ class Classifier(Task):
     """Dropout rate before the last layer."""
     stem: Literal["auto", "small", "large"] = "auto"
     """First layers of a resnet. small: a 3x3 convolution. large: a 7x7 convolution and pooling. auto: small up to 64
-    pixels. With speednet, large halves the image first, which is faster and slightly less accurate."""
+    pixels. With speednets, large halves the image first, which is faster and slightly less accurate."""
+    logit_divisor: Annotated[float, POSITIVE] = 9.0
+    """What the logits are divided by (speednets). A large one, such as the number of features, makes them small at the
+    start."""
     patch: Annotated[int, AT_LEAST_ONE] = 4
     """Side of the patches in pixels (vits)."""
     depth: Annotated[int, AT_LEAST_ONE] = 4
@@ -90,4 +94,5 @@ PRESETS = {
     "vit-s16": Classifier(model="vit-s16", patch=16, depth=12, heads=6, mlp_ratio=4.0, class_token=True),
     "vit-b16": Classifier(model="vit-b16", patch=16, depth=12, heads=12, mlp_ratio=4.0, class_token=True),
     "speednet": Classifier(model="speednet", activation="gelu"),
+    "speednet-deep": Classifier(model="speednet-deep", activation="gelu"),
 }

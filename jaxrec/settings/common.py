@@ -39,8 +39,9 @@ class Optimizer:
     """The optimizer, its learning-rate schedule, and the three penalties on weights."""
 
     name: str = "adamw"
-    """sgd, momentum, nesterov, adam, adamw, nadam, lion, adagrad, rmsprop, muon, or any other optimizer of optax that
-    needs only a learning rate, such as lamb."""
+    """sgd, momentum, nesterov, adam, adamw, nadam, lion, adagrad, rmsprop, muon, muon-sgd, or any other optimizer of
+    optax that needs only a learning rate, such as lamb. muon-sgd: Muon for convolutions, whose kernels keep their norm,
+    and Nesterov's momentum for the rest (Jordan 2024); for networks that normalize after each convolution."""
     lr: Annotated[float, POSITIVE] = 1e-3
     """Peak learning rate."""
     schedule: Literal["constant", "linear", "cosine", "one-cycle"] = "cosine"
@@ -56,7 +57,8 @@ class Optimizer:
     momentum: Annotated[float, SHARE_BELOW_ONE] = 0.9
     """Momentum, or the first beta of Adam and its relatives."""
     beta2: Annotated[float, SHARE_BELOW_ONE] = 0.999
-    """Second beta of Adam and its relatives; lion always uses 0.99."""
+    """Second beta of Adam and its relatives; lion always uses 0.99. With muon-sgd, the momentum of what is no
+    convolution."""
     weight_decay: Annotated[float, NOT_NEGATIVE] = 0.0
     """Decoupled weight decay (Loshchilov & Hutter 2019): each step shrinks kernels by lr x this."""
     l2: Annotated[float, NOT_NEGATIVE] = 0.0

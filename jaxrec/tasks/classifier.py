@@ -59,6 +59,8 @@ SMALL = 64
 """Pixels a side up to which a resnet has a small stem, unless told otherwise."""
 FEATURES = {"vit": 128, "vit-s16": 384, "vit-b16": 768}
 """Features of each token of a vit at width 1."""
+SPEEDNETS = {"speednet": (64, 256, 256), "speednet-deep": (128, 384, 512)}
+"""Channels of the three blocks of a speednet at width 1."""
 PUBLISHED = {
     "resnet18": (tables.resnet, IMAGENET),
     "resnet34": (tables.resnet, IMAGENET),
@@ -161,9 +163,16 @@ def build(config: Config, shape: tuple[int, int, int], axis_name: str | None = N
         )
     if name == "efficientnet-lite0":
         return EfficientNet(width=width, axis_name=axis_name, **common)
-    if name == "speednet":
-        widths = scaled(64, width), scaled(256, width), scaled(256, width)
-        return SpeedNet(widths=widths, pooled_stem=config.stem == "large", axis_name=axis_name, **common)
+    if name in SPEEDNETS:
+        first, second, third = SPEEDNETS[name]
+        return SpeedNet(
+            widths=(scaled(first, width), scaled(second, width), scaled(third, width)),
+            residual=name == "speednet-deep",
+            pooled_stem=config.stem == "large",
+            divisor=config.logit_divisor,
+            axis_name=axis_name,
+            **common,
+        )
     stem = config.stem
     if stem == "auto":
         stem = "small" if max(shape[:2]) <= SMALL else "large"
@@ -181,8 +190,10 @@ def build(config: Config, shape: tuple[int, int, int], axis_name: str | None = N
 
 def linear_head(config: Config) -> tuple[str, str]:
     """The paths of the last layer's kernel and bias; raises UserError if it has no bias."""
-    if config.model == "speednet":
-        raise UserError("--probe needs a last layer with a bias, and that of speednet has none; choose another --model")
+    if config.model in SPEEDNETS:
+        raise UserError(
+            f"--probe needs a last layer with a bias, and that of {config.model} has none; choose another --model"
+        )
     return "net/params/head/kernel", "net/params/head/bias"
 
 
