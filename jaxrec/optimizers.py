@@ -276,8 +276,10 @@ def _stacked(transformation: optax.GradientTransformation) -> optax.GradientTran
         return transformation.init(stacks(params))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        moved, state = transformation.update(stacks(updates), state)
-        rows = {sides: iter(stack) for sides, stack in moved.items()}
+        given = stacks(updates)
+        moved: Any
+        moved, state = transformation.update(given, state)
+        rows = {sides: iter(moved[sides]) for sides in given}
         leaves, structure = jax.tree.flatten(updates)
         return jax.tree.unflatten(structure, [next(rows[_sides(leaf)]) for leaf in leaves]), state
 
