@@ -311,6 +311,32 @@ def test_the_divergence_warms_up():
         np.testing.assert_allclose(metrics["loss"] - metrics["reconstruction"], 0.5 * share * metrics["kl"], rtol=1e-3)
 
 
+def test_a_learned_prior_starts_as_the_normal_one_and_goes_where_the_codes_are():
+    optimizer = dataclasses.replace(SGD, lr=0.02, rules=(Rule("coder", freeze=True),))
+    tested = compiled(autoencoder.eval_step)
+
+    def begun(config):
+        state = start(config)
+        layer = state.player.params["encoder"]["code"]
+        # The means of the codes come to lie about 2, where a standard normal prior is far away.
+        layer["bias"] = layer["bias"].at[: config.code].add(2.0)
+        return state
+
+    def bounds(state):
+        return tested(state, BATCH)["bounds"].compute()
+
+    usual, state = bounds(begun(tiny_vae())), begun(tiny_vae(couplings=2, kl_warmup=0.0, optimizer=optimizer))
+    before = bounds(state)
+    for name in ("nll", "elbo"):
+        np.testing.assert_allclose(before[name], usual[name], rtol=1e-5)
+    for _ in range(50):
+        state, _ = compiled(autoencoder.train_step)(state, BATCH)
+    after = bounds(state)
+    assert after["kl"] < 0.5 * before["kl"]
+    # Encoder and decoder are kept, so the rest of the bound is as before.
+    np.testing.assert_allclose(after["elbo"] + after["kl"], before["elbo"] + before["kl"], rtol=1e-4)
+
+
 def test_a_sigmoid_head_takes_class_numbers_and_flags_alike():
     config = tiny_classifier(head="sigmoid")
     numbers, flags = step(config), step(config, {**BATCH, "label": np.eye(4, dtype=np.int32)[BATCH["label"]]})
@@ -606,6 +632,7 @@ MISTAKES = {
     "conditional": (tiny_gan(classes=1), "conditional"),
     "unet": (tiny_autoencoder(architecture="unet"), "'unet'.*noise"),
     "unet vae": (tiny_vae(architecture="unet", noise=0.1), "'unet'"),
+    "couplings": (tiny_autoencoder(couplings=2), "couplings 2"),
     # Of 8 pixels a side, a resnet leaves one.
     "one value": (tiny_classifier(model="resnet18", width=0.05, accumulate=16), "'stage4.*--batch-size"),
 }

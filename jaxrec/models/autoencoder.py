@@ -6,7 +6,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from .couplings import Couplings
 from .layers import Conv, ConvTranspose, Dense, flatten
+
+BLOCKS = 2
+"""Residual blocks at each scale."""
 
 
 def sides(image_shape: tuple[int, ...]) -> list[tuple[int, int]]:
@@ -16,6 +20,27 @@ def sides(image_shape: tuple[int, ...]) -> list[tuple[int, int]]:
         height, width = scales[-1]
         scales.append((-(-height // 2), -(-width // 2)))
     return scales
+
+
+class Block(nn.Module):
+    """Two convolutions around a shortcut; at the start it is the shortcut alone."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N,H,W,C] to [N,H,W,C]."""
+        channels = x.shape[-1]
+        y = Conv(channels, dtype=self.dtype, name="conv1")(nn.gelu(x))
+        zeros = nn.initializers.zeros
+        return x + Conv(channels, kernel_init=zeros, dtype=self.dtype, name="conv2")(nn.gelu(y))
+
+
+def blocks(x: jax.Array, name: str, dtype: Any) -> jax.Array:
+    """The residual blocks of one scale, within a compact module: [N,H,W,C] to [N,H,W,C]."""
+    for number in range(1, BLOCKS + 1):
+        x = Block(dtype, name=f"{name}_block{number}")(x)
+    return nn.gelu(x)
 
 
 class Encoder(nn.Module):
@@ -31,9 +56,10 @@ class Encoder(nn.Module):
         """[N,H,W,C] to [N,outputs] float32."""
         scales = sides(x.shape[1:])
         x = x.astype(self.dtype)
-        if self.architecture == "conv":
+        if self.architecture in ("conv", "residual"):
             for i in range(len(scales) - 1):
-                x = nn.gelu(Conv(self.width * 2**i, 4, 2, dtype=self.dtype, name=f"conv{i + 1}")(x))
+                x = Conv(self.width * 2**i, 4, 2, dtype=self.dtype, name=f"conv{i + 1}")(x)
+                x = nn.gelu(x) if self.architecture == "conv" else blocks(x, f"scale{i + 1}", self.dtype)
         x = flatten(x)
         if self.architecture == "dense":
             for i in (1, 2):
@@ -62,23 +88,27 @@ class Decoder(nn.Module):
             return z.reshape(-1, *self.image_shape).astype(jnp.float32)
         *larger, (height, width) = sides(self.image_shape)
         first = self.width * 2 ** (len(larger) - 1)
-        x = nn.gelu(Dense(height * width * first, dtype=self.dtype, name="dense")(z)).reshape(-1, height, width, first)
+        x = Dense(height * width * first, dtype=self.dtype, name="dense")(z).reshape(-1, height, width, first)
         for i in reversed(range(len(larger))):
+            x = nn.gelu(x) if self.architecture == "conv" else blocks(x, f"scale{i + 1}", self.dtype)
             height, width = larger[i]
             features = self.width * 2 ** (i - 1) if i else channels
             x = ConvTranspose(features, 4, 2, dtype=self.dtype, name=f"conv{i + 1}")(x)[:, :height, :width]
-            x = nn.gelu(x) if i else x
         return x.astype(jnp.float32)
 
 
 class Autoencoder(nn.Module):
-    """Encoder and decoder; if ``variational``, the encoder gives normal distributions (Kingma & Welling 2014)."""
+    """Encoder and decoder; if ``variational``, the encoder gives normal distributions (Kingma & Welling 2014).
+
+    With ``couplings`` the prior of the codes is learned, otherwise it is standard normal.
+    """
 
     image_shape: tuple[int, int, int]
     architecture: str = "conv"
     code: int = 32
     width: int = 32
     variational: bool = False
+    couplings: int = 0
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -86,6 +116,9 @@ class Autoencoder(nn.Module):
         outputs = 2 * self.code if self.variational else self.code
         self.encoder = Encoder(self.architecture, outputs, self.width, self.dtype)
         self.decoder = Decoder(self.image_shape, self.architecture, self.width, self.dtype)
+        if self.couplings:
+            # In float32 at every precision: a density is no better than the numbers that it is made of.
+            self.prior = Couplings(self.couplings, self.code, 8 * self.code)
 
     def encode(self, x: jax.Array) -> jax.Array | tuple[jax.Array, jax.Array]:
         """[N,H,W,C] to the code [N,code], or if variational to its mean and log-variance; float32."""
@@ -96,9 +129,23 @@ class Autoencoder(nn.Module):
         """Codes [N,code] to linear outputs [N,H,W,C], float32: pixels, or their logits."""
         return self.decoder(z)
 
+    def to_normal(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Codes [N,code] as they would be under a standard normal prior, and the logarithm of the volume's change [N].
+
+        The prior's log density is that of the former under a standard normal distribution, plus the latter.
+        """
+        return self.prior(z) if self.couplings else (z, jnp.zeros_like(z[:, 0]))
+
+    def from_normal(self, z: jax.Array) -> jax.Array:
+        """Standard normal draws [N,code] as codes [N,code] drawn from the prior."""
+        return self.prior.inverse(z) if self.couplings else z
+
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """[N,H,W,C] to outputs [N,H,W,C] through the code, if variational through its mean; draws nothing."""
-        return self.decode(self.encoder(x)[:, : self.code])
+        code = self.encoder(x)[:, : self.code]
+        if self.is_initializing():
+            self.to_normal(code)  # Makes the prior's parameters.
+        return self.decode(code)
 
 
 class UNet(nn.Module):

@@ -17,8 +17,9 @@ class Autoencoder(Task):
     optimizer: Annotated[Optimizer, OPTIMIZER] = Optimizer(name="muon", lr=1e-2, momentum=0.95)
     model: Literal["autoencoder", "vae"] = "autoencoder"
     """The model to train."""
-    architecture: Literal["conv", "dense", "unet"] = "conv"
-    """Architecture of the encoder and the decoder. unet has skip connections, for denoising only."""
+    architecture: Literal["conv", "dense", "residual", "unet"] = "conv"
+    """Architecture of the encoder and the decoder. residual: conv with residual blocks at each scale, for GPUs. unet
+    has skip connections, for denoising only."""
     width: Annotated[int, Range(1, 65536)] = 32
     """Channels of the first convolution. Dense layers have 16 times as many units."""
     code: Annotated[int, Range(1, 65536)] = 32
@@ -33,6 +34,9 @@ class Autoencoder(Task):
     """Weight of the KL divergence from the prior; 1 gives the evidence lower bound (vae)."""
     kl_warmup: Annotated[float, SHARE] = 0.1
     """Fraction of the run over which the weight of the KL divergence rises from 0 (vae)."""
+    couplings: Annotated[int, NOT_NEGATIVE] = 0
+    """Learn the prior of the codes, as a standard normal distribution behind this many affine couplings (Dinh et al.
+    2017); 8 is usual. 0: the prior is standard normal (vae)."""
     train_samples: Annotated[int, AT_LEAST_ONE] = 1
     """Codes drawn per image in training. More than one trains the importance-weighted bound (vae)."""
     eval_samples: Annotated[int, AT_LEAST_ONE] = 100

@@ -90,7 +90,8 @@ def init(
         config: the settings.
         key: parameters are drawn from it.
         batch: a batch of the data; its shape is read.
-        model: a Linen module with ``encode`` and ``decode`` methods; or, for a plain or denoising autoencoder, any
+        model: a Linen module with ``encode`` and ``decode`` methods, and with couplings those of
+            ``jaxrec.models.autoencoder.Autoencoder``; or, for a plain or denoising autoencoder, any
             module or pair ``(init(key, images), apply(params, images))`` from images to images.
         optimizer: an optax transformation in place of the configured optimizer, schedule, decay and clipping.
         loss: ``loss(outputs, images) -> [B]`` in place of the configured reconstruction loss; not for a vae.
@@ -104,6 +105,8 @@ def init(
             "architecture 'unet' passes its input around the code; it is for denoising alone: "
             "give a noise above 0 and model 'autoencoder', or choose conv or dense"
         )
+    if config.model != "vae" and config.couplings:
+        raise UserError(f"couplings {config.couplings} learn the prior of a vae's codes; choose model 'vae', or 0")
     if config.model == "vae" and config.noise:
         raise UserError(f"a vae takes no noise; got {config.noise}: choose model 'autoencoder' for denoising")
     if config.model == "vae" and loss is not None:
@@ -123,7 +126,8 @@ def build(config: Config, shape: tuple[int, int, int]) -> Autoencoder | UNet:
     dtype = compute_dtype(config)
     if config.architecture == "unet":
         return UNet(config.width, dtype)
-    return Autoencoder(shape, config.architecture, config.code, config.width, config.model == "vae", dtype)
+    variational = config.model == "vae"
+    return Autoencoder(shape, config.architecture, config.code, config.width, variational, config.couplings, dtype)
 
 
 def _clean(config: Config, key: jax.Array, images: jax.Array) -> jax.Array:
@@ -144,19 +148,26 @@ def _pixels(config: Config, outputs: jax.Array) -> jax.Array:
     return jax.nn.sigmoid(outputs) if config.likelihood == "bernoulli" else jnp.clip(outputs, 0, 1)
 
 
-def _log_weights(
-    model: Any, variables: Any, images: jax.Array, noise: jax.Array, likelihood: Any, kl_weight: jax.Array | float
-) -> jax.Array:
-    """Log importance weights [K, B] of codes drawn with standard normal ``noise`` [K, B, code], in nats per image."""
+def _log_densities(
+    config: Config, model: Any, variables: Any, images: jax.Array, noise: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Of codes z drawn with standard normal ``noise`` [K, B, code]: log p(x | z), and log p(z) - log q(z | x).
+
+    Both are float32 [K, B], in nats per image; their sum is the log importance weight.
+    """
     mean, log_variance = model.apply(variables, images, method="encode")
     samples, size, code = noise.shape
-    codes = mean + jnp.exp(0.5 * log_variance) * noise
-    outputs = model.apply(variables, codes.reshape(samples * size, code), method="decode")
+    codes = (mean + jnp.exp(0.5 * log_variance) * noise).reshape(samples * size, code)
+    outputs = model.apply(variables, codes, method="decode")
     outputs = outputs.reshape(samples, *images.shape)
-    log_p = jax.vmap(lambda output: losses.log_likelihood(output, images, likelihood))(outputs)
-    # log p(z) - log q(z | x); the normalizing constants cancel.
-    log_ratio = 0.5 * jnp.sum(noise**2 + log_variance - codes**2, axis=-1)
-    return log_p + kl_weight * log_ratio
+    log_p = jax.vmap(lambda output: losses.log_likelihood(output, images, config.likelihood))(outputs)
+    change = jnp.zeros((samples, size), jnp.float32)
+    if config.couplings:
+        codes, change = model.apply(variables, codes, method="to_normal")
+    codes = codes.reshape(noise.shape)
+    # The normalizing constants cancel.
+    log_ratio = 0.5 * jnp.sum(noise**2 + log_variance - codes**2, axis=-1) + change.reshape(samples, size)
+    return log_p, log_ratio
 
 
 def train_step(state: State, batch: Batch, *, axis_name: str | None = None) -> tuple[State, Metrics]:
@@ -210,10 +221,10 @@ def _variational_loss(state: State) -> Any:
         inputs, target = examples["image"], examples["target"]
         variables = {"params": params, **stats}
         noise = jax.random.normal(key, (config.train_samples, inputs.shape[0], config.code), jnp.float32)
-        if config.train_samples > 1:
-            log_weights = _log_weights(model, variables, target, noise, config.likelihood, weight)
-            value = -losses.importance_bound(log_weights).mean()
-            return value, ({"loss": value}, stats)
+        if config.train_samples > 1 or config.couplings:
+            log_p, log_ratio = _log_densities(config, model, variables, target, noise)
+            value = -losses.importance_bound(log_p + weight * log_ratio).mean()
+            return value, ({"loss": value, "reconstruction": -log_p.mean(), "kl": -log_ratio.mean()}, stats)
         mean, log_variance = model.apply(variables, inputs, method="encode")
         outputs = model.apply(variables, mean + jnp.exp(0.5 * log_variance) * noise[0], method="decode")
         reconstruction = -losses.log_likelihood(outputs, target, config.likelihood).mean()
@@ -251,13 +262,15 @@ def eval_step(state: State, batch: Batch) -> dict[str, Metric]:
         }
     shape = (config.eval_samples, config.code)
     noise = jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32), out_axes=1)(example_keys(batch, "codes"))
-    log_weights = _log_weights(player.model, player.variables(), target, noise, config.likelihood, 1.0)
+    log_p, log_ratio = _log_densities(config, player.model, player.variables(), target, noise)
+    log_weights = log_p + log_ratio
     mean, log_variance = player.model.apply(player.variables(), target, method="encode")
     outputs = player.model.apply(player.variables(), mean, method="decode")
     bounds = {
         "nll": -losses.importance_bound(log_weights),
         "elbo": log_weights.mean(0),
-        "kl": losses.kl_standard_normal(mean, log_variance),
+        # A learned prior's divergence has no closed form.
+        "kl": -log_ratio.mean(0) if config.couplings else losses.kl_standard_normal(mean, log_variance),
         "loss": -log_weights.mean(0),
     }
     return {
@@ -294,11 +307,14 @@ def generate(
 ) -> dict[str, jax.Array]:
     """``image`` float32 [count, H, W, C] in [0, 1], decoded from codes drawn from the prior; a vae only.
 
-    Codes are multiplied by ``truncation``: below 1, images are more alike and closer to the mean.
+    The normal draws that codes are made of are multiplied by ``truncation``: below 1, images are more alike and closer
+    to the mean.
     """
     if state.config.model != "vae":
         raise UserError("only a vae or a gan generates images; this run is a plain autoencoder: use predict")
     code = jax.random.normal(key, (count, state.config.code), jnp.float32) * jnp.float32(truncation)
+    if state.config.couplings:
+        code = state.player.model.apply(state.player.variables(), code, method="from_normal")
     return {"image": _decode(state, code)}
 
 
