@@ -24,12 +24,20 @@ def per_replica(tree: Any, axis_name: str | None) -> Any:
     Under ``shard_map`` with ``check_vma=True`` a gradient with respect to replicated arrays is already summed over the
     replicas, and a later ``pmean`` would leave it N times too large. Elsewhere this changes nothing.
     """
-    if axis_name is None:
+    if axis_name is None or not _is_own(jax.lax.axis_index(axis_name), axis_name):
         return tree
-    kind = jax.typeof(jax.lax.axis_index(axis_name))
+
+    def marked(x: jax.Array) -> jax.Array:
+        return x if _is_own(x, axis_name) else jax.lax.pcast(x, axis_name, to="varying")
+
+    return jax.tree.map(marked, tree)
+
+
+def _is_own(x: jax.Array, axis_name: str) -> bool:
+    """Whether an array is known to be each replica's own; only ``shard_map`` with ``check_vma=True`` keeps account."""
+    kind = jax.typeof(x)
     manual = getattr(kind, "manual_axis_type", None)
-    varying = manual.varying if manual is not None else getattr(kind, "vma", frozenset())
-    return jax.lax.pcast(tree, axis_name, to="varying") if axis_name in varying else tree
+    return axis_name in (manual.varying if manual is not None else getattr(kind, "vma", frozenset()))
 
 
 def mean_over_replicas(tree: Any, axis_name: str | None) -> Any:

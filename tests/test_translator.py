@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import small
+from conftest import close, small
 from PIL import Image
 from systems import tiny_translator
 
@@ -21,6 +21,7 @@ from jaxrec.data.splits import from_arrays
 from jaxrec.errors import UserError
 from jaxrec.metrics import Translation, ssim
 from jaxrec.models.translator import Generator
+from jaxrec.parallel import stream
 from jaxrec.run import answers, reader
 from jaxrec.run.data import open_data
 from jaxrec.run.reader import VOID, Labels, find_labels
@@ -151,7 +152,8 @@ def test_discriminators_are_shown_what_each_way_translates(monkeypatch, unpaired
         "input": jnp.array([5.0, 6.0]).reshape(2, 1, 1, 1),
         "target": jnp.array([20.0, 30.0]).reshape(2, 1, 1, 1),
     }
-    shown, extra = translator._shown(state, examples, lambda name: KEY, None)
+    answers, _ = translator._answers(state, None, None, examples, KEY, None)
+    shown, extra = translator._shown(state, examples, answers, None)
     found = {name: images.ravel().tolist() for name, images in shown.items()}
     there = {"real there": [20, 30], "fake there": [8, 9]}
     if not unpaired:
@@ -197,7 +199,8 @@ def test_cycles_lead_back_and_images_of_the_target_stay(monkeypatch):
     monkeypatch.setattr(translator, "_judged", judged)
     state = SimpleNamespace(config=tiny_translator(unpaired=True, game="wasserstein"))
     examples = {"input": jnp.full((1, 2, 2, 1), 5.0), "target": jnp.full((1, 2, 2, 1), 20.0)}
-    terms, _ = translator._cycle_terms(state, run, translator.Ways(None, None), None, None, examples)
+    answers = {"there": examples["input"] + 3, "back": examples["target"] / 2}
+    terms, _ = translator._cycle_terms(state, run, translator.Ways(None, None), None, None, examples, answers)
     # There 5 becomes 8, and back again 4; back 20 becomes 10, and there again 13.
     assert terms["cycle"] == ("cycle_error", abs(4 - 5) + abs(13 - 20))
     assert terms["identity"] == ("identity_error", 3 + 2.5)
@@ -231,11 +234,13 @@ def test_an_added_input_is_what_an_empty_generator_answers():
 def test_unpaired_no_image_stays_beside_its_partner(monkeypatch, size):
     found = {}
 
-    def turn(state, examples, key, axis_name):
+    def turn(state, examples, *rest):
         found.update(examples)
         return state, {}
 
-    monkeypatch.setattr(translator, "_shown", lambda state, examples, key, axis_name: ({}, {}))
+    made = SimpleNamespace(outputs={})
+    monkeypatch.setattr(translator, "_answered", lambda *arguments: made)
+    monkeypatch.setattr(translator, "_shown", lambda *arguments: ({}, {}))
     monkeypatch.setattr(translator, "_discriminator_turn", turn)
     monkeypatch.setattr(translator, "_generator_turn", turn)
     monkeypatch.setattr(translator, "_with_mean", lambda state, mean: state)
@@ -245,6 +250,26 @@ def test_unpaired_no_image_stays_beside_its_partner(monkeypatch, size):
     inputs, targets = np.asarray(found["input"]), np.asarray(found["target"])
     assert not (inputs == targets).all((1, 2, 3)).any()
     assert sorted(inputs.sum((1, 2, 3))) == sorted(targets.sum((1, 2, 3)))
+
+
+def test_a_pass_that_both_players_see_is_learned_from_as_if_it_were_made_anew(monkeypatch):
+    config = tiny_translator(pairs="negative", unpaired=True, dropout=0.2)
+    batch = {"image": IMAGES}
+    state = INIT(config, KEY, batch)
+    together = jax.device_get(STEP(state, batch))
+
+    def again(made, params, axis_name):
+        inputs, targets = translator._augmented(config, KEY, batch)
+        inputs = jnp.roll(inputs, 1, axis=0)
+        stats = state.players["generator"].stats
+        key = stream(state.key, "generator", state.step)
+        return translator._answers(state, params, stats, {"input": inputs, "target": targets}, key, None)[0]
+
+    monkeypatch.setattr(translator, "recalled", again)
+    apart = jax.device_get(jax.jit(lambda *arguments: translator.train_step(*arguments))(state, batch))
+    for name in ("generator", "discriminator"):
+        close(together[0].players[name].params, apart[0].players[name].params)
+    close(together[1], apart[1])
 
 
 def test_unpaired_images_are_learned_from_in_any_order():

@@ -1,7 +1,8 @@
 """How a player learns from a loss, and the kinds of gradient that it may follow."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,12 +66,9 @@ def learn(
     gradient = gradient or accumulated(config.accumulate)
     trainable, frozen = optimizers.split_frozen(config.optimizer, player.params)
 
-    def is_frozen(name: str) -> bool:
-        return optimizers.rule_for(config.optimizer, name).freeze
-
     def total(trainable: Any, stats: Any, part: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
         params = optimizers.unflatten({**trainable, **frozen}, player.params)
-        with nn.intercept_methods(stored_statistics(is_frozen)), nn.intercept_methods(refuse_single_values):
+        with as_in_training(config.optimizer):
             value, aux = loss(params, stats, part, key)
         return value + optimizers.penalty(config.optimizer, hyper, trainable), aux
 
@@ -90,6 +88,61 @@ def learn(
     if average is not None:
         average = optimizers.moving_average(average, params, config.average, state.step)
     return player.replace(params=params, stats=stats, average=average, opt_state=opt_state), metrics
+
+
+@contextmanager
+def as_in_training(config: optimizers.Optimizer) -> Iterator[None]:
+    """Frozen batch normalization uses its stored statistics, and single values are not normalized."""
+
+    def is_frozen(name: str) -> bool:
+        return optimizers.rule_for(config, name).freeze
+
+    with nn.intercept_methods(stored_statistics(is_frozen)), nn.intercept_methods(refuse_single_values):
+        yield
+
+
+class Pass(NamedTuple):
+    """A pass of a player's model whose outputs another player is shown before the first learns from them."""
+
+    outputs: Any
+    after: Any
+    """What the pass gave beside its outputs, such as statistics; no gradient is taken of it."""
+    pullback: Any
+    """From the gradient of a loss by the outputs to that by the parameters."""
+
+
+def passed(player: Player, state: State, run: Callable[[Any], tuple[Any, Any]], axis_name: str | None) -> Pass:
+    """The pass ``run``, of parameters to outputs and what comes beside them, as the player's loss would make it."""
+    with as_in_training(state.config.optimizer):
+        outputs, pullback, after = jax.vjp(run, per_replica(player.params, axis_name), has_aux=True)
+    return Pass(outputs, after, pullback)
+
+
+def recalled(made: Pass, params: Any, axis_name: str | None) -> Any:
+    """The outputs of a pass that was made already, inside a loss of ``params``, which must be those of the pass.
+
+    The loss's gradient goes through them as if the pass were made there. Made twice, a pass costs twice: compilers do
+    not find that both are the same.
+    """
+    # Frozen parameters have not been marked as each replica's own, and the pass was of such ones.
+    return _recall(per_replica(params, axis_name), made.outputs, made.pullback)
+
+
+@jax.custom_vjp
+def _recall(params: Any, outputs: Any, pullback: Any) -> Any:
+    return outputs
+
+
+def _recall_forward(params: Any, outputs: Any, pullback: Any) -> tuple[Any, Any]:
+    return outputs, pullback
+
+
+def _recall_backward(pullback: Any, gradient: Any) -> tuple[Any, None, None]:
+    (by_params,) = pullback(gradient)
+    return by_params, None, None
+
+
+_recall.defvjp(_recall_forward, _recall_backward)
 
 
 def _norm(tree: Any) -> jax.Array:

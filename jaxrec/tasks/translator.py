@@ -28,7 +28,7 @@ from jaxrec.parallel import mean_over_replicas, stream
 from jaxrec.settings.translator import WEIGHTS
 from jaxrec.settings.translator import Translator as Config
 from jaxrec.tasks.inputs import places, rgb, scaled
-from jaxrec.tasks.learning import learn
+from jaxrec.tasks.learning import Pass, learn, passed, recalled
 from jaxrec.tasks.model import as_model, compute_dtype, for_replicas, of_two_players
 from jaxrec.tasks.state import Batch, Metrics, Player, State, new_player, new_state
 from jaxrec.tasks.system import LOSS, Facts, Score, refuse_unused
@@ -335,10 +335,12 @@ def train_step(state: State, batch: Batch, *, axis_name: str | None = None) -> t
         inputs = jnp.roll(inputs, 1, axis=0)
     examples = {"input": inputs, "target": targets}
     metrics: Metrics = {}
+    made = None
     if config.game != "none":
-        shown, extra = _shown(state, examples, key, axis_name)
+        made = _answered(state, examples, key("generator"), axis_name)
+        shown, extra = _shown(state, examples, made.outputs, axis_name)
         state, metrics = _discriminator_turn(state.replace(extra=extra), shown, key("discriminator"), axis_name)
-    state, learned = _generator_turn(state, examples, key("generator"), axis_name)
+    state, learned = _generator_turn(state, examples, made, key("generator"), axis_name)
     state = _with_mean(state, mean_over_replicas(_pair(config, batch)[1].mean(0), axis_name))
     return state.replace(step=state.step + 1), {**metrics, **learned}
 
@@ -361,18 +363,38 @@ def _with_mean(state: State, mean: jax.Array) -> State:
     return state.replace(players={**state.players, "generator": player})
 
 
+def _answered(state: State, examples: Batch, key: jax.Array, axis_name: str | None) -> Pass:
+    """What the generators make of the examples, by way; both players learn from it."""
+    player = state.players["generator"]
+
+    def run(params: Any) -> tuple[Batch, Any]:
+        return _answers(state, params, player.stats, examples, key, axis_name)
+
+    return passed(player, state, run, axis_name)
+
+
+def _answers(
+    state: State, params: Any, stats: Any, examples: Batch, key: jax.Array, axis_name: str | None
+) -> tuple[Batch, Any]:
+    """The generators' answers by way, and the statistics after them."""
+    answers = {}
+    for way in _ways(state.config):
+        model = for_replicas(getattr(state.players["generator"].model, way), axis_name)
+        source = examples["input" if way == "there" else "target"]
+        answers[way], stats = _run(model, way, params, stats, source, key=key)
+    return answers, stats
+
+
 # The discriminator's turn
 
 
-def _shown(state: State, examples: Batch, key: Any, axis_name: str | None) -> tuple[Batch, dict[str, Any]]:
+def _shown(state: State, examples: Batch, answers: Batch, axis_name: str | None) -> tuple[Batch, dict[str, Any]]:
     """What the discriminator is shown: real and translated images of each way; and the pools after that."""
-    config, generator, extra = state.config, state.players["generator"], dict(state.extra)
+    config, extra = state.config, dict(state.extra)
     shown = {}
     for way in _ways(config):
-        source, real = ("input", "target") if way == "there" else ("target", "input")
-        model = for_replicas(getattr(generator.model, way), axis_name)
-        drawn = key(f"dropout {way}")
-        fake, _ = _run(model, way, generator.params, generator.stats, examples[source], key=drawn)
+        real = "target" if way == "there" else "input"
+        fake = answers[way]
         if way in extra:
             # The same numbers on every replica, so that the pools stay alike.
             chance = stream(state.key, f"pool {way}", state.step)
@@ -470,14 +492,18 @@ def _penalty(
 
 
 def _generator_turn(
-    state: State, examples: Batch, key: jax.Array, axis_name: str | None
+    state: State, examples: Batch, made: Pass | None, key: jax.Array, axis_name: str | None
 ) -> tuple[State, dict[str, jax.Array]]:
     config, player = state.config, state.players["generator"]
     terms = _cycle_terms if config.unpaired else _pair_terms
 
     def loss(params: Any, stats: Any, examples: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
         model = Ways(*(for_replicas(one, axis_name) for one in player.model))
-        weighted, stats = terms(state, partial(_run, key=key), model, params, stats, examples)
+        if made is None or config.accumulate > 1:  # Each part of a batch is a pass of its own.
+            answers, stats = _answers(state, params, stats, examples, key, axis_name)
+        else:
+            answers, stats = recalled(made, params, axis_name), made.after
+        weighted, stats = terms(state, partial(_run, key=key), model, params, stats, examples, answers)
         value = jnp.float32(0)
         metrics = {}
         for weight, (name, term) in weighted.items():
@@ -493,13 +519,15 @@ Terms = dict[str, tuple[str, jax.Array]]
 """The terms of the generator's loss: the weight of each, its name among the metrics, and its value."""
 
 
-def _pair_terms(state: State, run: Any, model: Ways, params: Any, stats: Any, examples: Batch) -> tuple[Terms, Any]:
+def _pair_terms(
+    state: State, run: Any, model: Ways, params: Any, stats: Any, examples: Batch, answers: Batch
+) -> tuple[Terms, Any]:
     """The terms of a translation whose targets are known."""
     config, inputs, targets = state.config, examples["input"], examples["target"]
-    answers, stats = run(model.there, "there", params, stats, inputs)
-    terms: Terms = {"pixel": ("pixel_error", jnp.abs(answers - targets).mean())}
+    made = answers["there"]
+    terms: Terms = {"pixel": ("pixel_error", jnp.abs(made - targets).mean())}
     if config.game != "none":
-        fake_logits, fake_layers = _judged(state, "there", answers, inputs)
+        fake_logits, fake_layers = _judged(state, "there", made, inputs)
         # Only the relativistic game and matching look at the real images here; otherwise XLA drops this pass.
         real_logits, real_layers = _judged(state, "there", targets, inputs)
         game = losses.generator_loss(real_logits, fake_logits, config.game).mean()
@@ -510,7 +538,7 @@ def _pair_terms(state: State, run: Any, model: Ways, params: Any, stats: Any, ex
     if config.perceptual:
         if "judge" not in state.extra:
             raise UserError("--perceptual compares features of a judge, and init was given none: give it judge=")
-        error = perceptual_error(state.extra["judge"], answers, targets)
+        error = perceptual_error(state.extra["judge"], made, targets)
         terms["perceptual"] = ("perceptual_error", error)
     return terms, stats
 
@@ -526,11 +554,12 @@ def perceptual_error(judge: Player, images: jax.Array, targets: jax.Array) -> ja
     return jnp.square(features(images) - wanted).mean() / (jnp.square(wanted).mean() + EMPTY)
 
 
-def _cycle_terms(state: State, run: Any, model: Ways, params: Any, stats: Any, examples: Batch) -> tuple[Terms, Any]:
+def _cycle_terms(
+    state: State, run: Any, model: Ways, params: Any, stats: Any, examples: Batch, answers: Batch
+) -> tuple[Terms, Any]:
     """The terms of a translation whose targets are not known."""
     config, inputs, targets = state.config, examples["input"], examples["target"]
-    there, stats = run(model.there, "there", params, stats, inputs)
-    back, stats = run(model.back, "back", params, stats, targets)
+    there, back = answers["there"], answers["back"]
     there_and_back, stats = run(model.back, "back", params, stats, there)
     back_and_there, stats = run(model.there, "there", params, stats, back)
     games = []
