@@ -4,12 +4,12 @@
     python scripts/benchmark.py --peers                also PyTorch and Keras, in an environment made for them
     python scripts/benchmark.py --peers --quality      time from process start to a quality
     python scripts/benchmark.py --growth               how jaxrec's cost grows with batch, width, side, devices, runs
+    python scripts/benchmark.py --gpu --peers          time per step on a GPU; jaxrec, plain Flax and PyTorch
 
 `--write docs/performance.md` puts the tables on that page, each under its heading, in place of the last ones.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import re
@@ -27,22 +27,30 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from peers.contest import GOALS, WORKLOADS, Goal
+from on_gpu import ABOUT, gpu_tables
+from peers.contest import GOALS, GPU_WORKLOADS, WORKLOADS, Goal
+from workers import (
+    PRODUCT,
+    ROOT,
+    SUMMARY,
+    Entry,
+    Failure,
+    Worker,
+    best_peer,
+    cheats,
+    comparison,
+    ratio,
+    summary_row,
+    surroundings,
+    table,
+)
 
 from jaxrec.data import cache_dir, cut_validation, open_dataset
 from jaxrec.host import CPU_FLAGS
 
-ROOT = Path(__file__).resolve().parents[1]
-BURST = 1.0
-"""Seconds that a contestant trains at a time."""
 QUALITY_ROUNDS = 3
-TOLERANCE = {"speednet": 1.0}
-"""Largest relative difference of first losses, else .25; speednet's head starts with large random numbers."""
-
-PACKAGES = {
-    False: ["torch", "keras", "tensorflow-cpu", "jax", "flax", "optax"],
-    True: ["torch", "keras", "tensorflow[and-cuda]", "jax[cuda12]", "flax", "optax"],
-}
+GPU_PAGE = ROOT / "benchmarks" / "gpu.md"
+PACKAGES = {False: ["torch", "keras", "tensorflow-cpu", "jax", "flax", "optax"], True: ["torch"]}
 """What the peers' environment holds, without and with a GPU."""
 
 TUNED = {
@@ -53,9 +61,6 @@ TUNED = {
 }
 """glibc's own variables for what `jaxrec.host.keep_freed_memory` sets."""
 FLAGS = " ".join(f"{flag}={value}" for flag, value in CPU_FLAGS.items())
-
-Entry = tuple[str, list[str], dict[str, str]]
-"""A contestant's script in scripts/peers, its options and its environment."""
 
 OWN: dict[str, Entry] = {
     "jaxrec": ("jaxrec_step", ["--tuned"], {}),
@@ -79,82 +84,8 @@ PEERS: dict[str, Entry] = {
     "keras on jax": ("keras_step", [], JAX),
     "keras on jax, tuned": ("keras_step", [], {**JAX, **TUNED}),
 }
-PRODUCT = "matrix product"
 NO_FLAX = {"glimpse", "translator"}
 """Models that plain Flax has no form of; operations, which are counted in its program, are then left out."""
-
-
-class Failure(Exception):
-    """A contestant ended before it answered."""
-
-
-class Worker:
-    """A contestant's process, stopped while it waits, so that no thread of it spins in another's time."""
-
-    def __init__(self, python: Path, workload: str, entry: Entry, folder: Path, flags: list[str]) -> None:
-        script, options, environment = entry
-        program = ROOT / "scripts" / "peers" / f"{script}.py"
-        self.errors = (folder / "errors.txt").open("w+")
-        self.process = subprocess.Popen(
-            [python, program, workload, *options, *flags],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            text=True,
-            env=surroundings(folder, "--gpu" in flags) | environment,
-        )
-        self.facts = self._answer()
-        self.steps, self.seconds, self.loss = 1, [], 0.0
-        # The first steps are slower; the second guess is of warm ones.
-        for aim in (BURST / 5, BURST):
-            self.steps = max(1, round(aim * self.steps / self.train(self.steps)[0]))
-        self.process.send_signal(signal.SIGSTOP)
-
-    def _answer(self) -> dict[str, Any]:
-        for line in self.process.stdout:
-            if line.startswith("{"):
-                return json.loads(line)
-        self.process.wait()
-        self.errors.seek(0)
-        lines = [line for line in self.errors.read().splitlines() if line.strip()]
-        raise Failure(lines[-1] if lines else f"exit code {self.process.returncode}")
-
-    def train(self, steps: int) -> tuple[float, float]:
-        """Seconds and the last loss of so many steps."""
-        with contextlib.suppress(BrokenPipeError):
-            print(steps, file=self.process.stdin, flush=True)
-        answer = self._answer()
-        return answer["seconds"], answer["loss"]
-
-    def burst(self) -> None:
-        """One turn of this contestant."""
-        self.process.send_signal(signal.SIGCONT)
-        seconds, self.loss = self.train(self.steps)
-        self.seconds.append(seconds / self.steps)
-        self.process.send_signal(signal.SIGSTOP)
-
-    def finish(self) -> None:
-        """Ends the process and notes its peak memory."""
-        self.process.send_signal(signal.SIGCONT)
-        self.process.stdin.close()
-        self.peak = self._answer()["peak"]
-        self.process.wait()
-
-    def kill(self) -> None:
-        """Ends the process if it is still there."""
-        self.process.kill()
-        self.process.wait()
-        self.errors.close()
-
-
-def surroundings(folder: Path, gpu: bool) -> dict[str, str]:
-    """A contestant's environment: caches of compiled code are off or empty, and TensorFlow is silent."""
-    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    caches = {"JAX_ENABLE_COMPILATION_CACHE": "false", "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
-    platform = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    if gpu:  # Many processes share the card, and jax and TensorFlow would each take all of it.
-        platform = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
-    return {**os.environ, **quiet, **caches, **platform}
 
 
 def interleaved(
@@ -168,52 +99,31 @@ def interleaved(
             for label, (python, workload, entry) in entries.items():
                 print(f"  starting {label}", file=sys.stderr)
                 folder = Path(tempfile.mkdtemp(dir=temporary))
+                workers[label] = worker = Worker(python, workload, entry, folder, flags)
                 try:
-                    workers[label] = Worker(python, workload, entry, folder, flags)
+                    worker.ready()
+                    worker.warm()
+                    worker.stop()
                 except Failure as failure:
                     left_out[label] = str(failure)
+                    workers.pop(label).kill()
             for number in range(rounds):
                 print(f"  round {number + 1} of {rounds}", file=sys.stderr)
                 for label, worker in list(workers.items()):
                     try:
+                        worker.go_on()
                         worker.burst()
+                        worker.stop()
                     except Failure as failure:
                         left_out[label] = str(failure)
                         workers.pop(label).kill()
             for worker in workers.values():
+                worker.go_on()
                 worker.finish()
         finally:
             for worker in workers.values():
                 worker.kill()
     return workers, left_out
-
-
-def cheats(name: str, workers: dict[str, Worker]) -> dict[str, str]:
-    """The contestants that do not the work of jaxrec, and how it shows."""
-    own, found = workers["jaxrec"].facts, {}
-    for label, worker in workers.items():
-        if label == PRODUCT:
-            continue
-        count, loss = worker.facts["parameters"], worker.facts["loss"]
-        if count != own["parameters"]:
-            found[label] = f"{count} trainable parameters, jaxrec has {own['parameters']}"
-        elif not abs(loss / own["loss"] - 1) <= TOLERANCE.get(name, 0.25):
-            found[label] = f"first loss {loss:.3f}, jaxrec's is {own['loss']:.3f}"
-        elif not worker.loss < loss:
-            found[label] = f"the loss did not fall: {loss:.3f}, then {worker.loss:.3f}"
-    return found
-
-
-def ratio(slower: Worker, faster: Worker) -> str:
-    """How many times faster: the median over rounds of the ratio of times, and its range."""
-    ratios = [a / b for a, b in zip(slower.seconds, faster.seconds, strict=True)]
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table."""
-    head = list(head)
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
 
 
 def conditions(versions: Iterable[str], rounds: int) -> str:
@@ -231,14 +141,9 @@ def steps_table(name: str, options: argparse.Namespace, peers: Path | None) -> t
     print(name, file=sys.stderr)
     own, rounds = Path(sys.executable), options.rounds
     contest = {**OWN, **(PEERS if peers else {})}
-    if options.gpu:
-        contest = {label: entry for label, entry in contest.items() if TUNED.items() - entry[2].items()}
     entries = {label: (own if label in OWN else peers, name, entry) for label, entry in contest.items()}
     entries[PRODUCT] = (own, "product", ("machine", [], {}))
-    if options.gpu:
-        entries["memory"] = (own, "copy", ("machine", [], {}))
-    flags = ["--bf16"] * (options.bf16 or options.gpu) + ["--gpu"] * options.gpu
-    workers, left_out = interleaved(entries, rounds, flags)
+    workers, left_out = interleaved(entries, rounds, ["--bf16"] * options.bf16)
     needed = {"jaxrec", "flax", PRODUCT}
     if WORKLOADS[name].model in NO_FLAX:
         needed.remove("flax")
@@ -248,8 +153,6 @@ def steps_table(name: str, options: argparse.Namespace, peers: Path | None) -> t
     product = workers.pop(PRODUCT)
     limit = product.facts["flops"] / statistics.median(product.seconds)
     machine = f"Matrix product on {product.facts['version']}: {limit / 1e9:,.0f} GFLOP/s."
-    if copy := workers.pop("memory", None):
-        machine += f" Memory: {copy.facts['flops'] / statistics.median(copy.seconds) / 1e9:,.0f} GB/s."
     for label, reason in cheats(name, workers).items():
         if label in ("jaxrec", "flax"):
             raise SystemExit(f"{label} does other work on {name} than it should, and nothing can be compared: {reason}")
@@ -285,34 +188,6 @@ def step_rows(workers: dict[str, Worker], limit: float) -> list[list[str]]:
             ]
         )
     return rows
-
-
-def best_peer(workers: dict[str, Worker]) -> str | None:
-    """The fastest contestant but jaxrec; None if there is no other."""
-    others = [label for label in workers if not label.startswith("jaxrec")]
-    return min(others, key=lambda label: statistics.median(workers[label].seconds), default=None)
-
-
-def comparison(workers: dict[str, Worker], best: str | None) -> str:
-    """A sentence on jaxrec against the best peer and plain Flax, as far as there are any."""
-    found = []
-    if best:
-        found.append(f"against the best peer, {best}: {ratio(workers[best], workers['jaxrec'])}")
-    if "flax" in workers:
-        found.append(f"against plain Flax: {ratio(workers['flax'], workers['jaxrec'])}")
-    sentence = "; ".join(found)
-    return f"{sentence[0].upper()}{sentence[1:]}. " if found else ""
-
-
-def summary_row(workers: dict[str, Worker], best: str | None) -> list[str]:
-    """jaxrec's milliseconds, the best peer, its milliseconds, and how much faster jaxrec is than it and plain Flax."""
-    cells = {label: f"{1000 * statistics.median(worker.seconds):.2f}" for label, worker in workers.items()}
-    row = [cells["jaxrec"], "", "", "", ""]
-    if best:
-        row[1:4] = [best, cells[best], ratio(workers[best], workers["jaxrec"])]
-    if "flax" in workers:
-        row[4] = ratio(workers["flax"], workers["jaxrec"])
-    return row
 
 
 def cnn_flops(batch: int, width: float, side: int) -> float:
@@ -438,7 +313,7 @@ def quality_table(name: str, options: argparse.Namespace, peers: Path | None) ->
     seconds: dict[str, list[tuple[float, int] | None]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        environment = surroundings(folder, gpu=False)
+        environment = surroundings(folder)
         del environment["JAX_ENABLE_COMPILATION_CACHE"]
         # Everybody is given decoded images: the peers an archive, jaxrec what its first run of a set keeps.
         os.environ["JAXREC_CACHE"] = environment["JAXREC_CACHE"] = str(folder)
@@ -496,42 +371,81 @@ def peers_python(folder: Path, gpu: bool) -> Path:
     return python
 
 
-def write(page: Path, sections: dict[str, str]) -> None:
-    """Puts the sections on a page, in the place of those of the same heading, the new ones at its end."""
+def write(page: Path, sections: dict[str, str], about: str = "") -> None:
+    """Puts the sections on a page, in the place of those of the same heading, the new ones at its end.
+
+    A page that is not there yet begins with ``about``.
+    """
+    if not page.exists():
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(about, "utf-8")
     intro, *parts = re.split(r"^## ", page.read_text("utf-8"), flags=re.MULTILINE)
     old = {title: text.strip() for title, _, text in (part.partition("\n") for part in parts)}
     body = "".join(f"## {title}\n\n{text}\n\n" for title, text in {**old, **sections}.items())
     page.write_text(f"{intro.rstrip()}\n\n{body.rstrip()}\n", "utf-8")
 
 
+def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; what suits only one kind of run is refused in another."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", action="store_true", help="PyTorch and Keras too, installed if they are not yet")
+    parser.add_argument("--peers-dir", type=Path, help="the peers' environment; else beside jaxrec's cache")
+    parser.add_argument("--peers-python", type=Path, help="a Python that has the peers, in place of an environment")
+    parser.add_argument("--workloads", nargs="+", metavar="NAME", help="default: all")
+    parser.add_argument("--rounds", type=int, help="default: 7, 5 on a GPU")
+    parser.add_argument("--bf16", action="store_true", help="bfloat16 arithmetic, float32 parameters")
+    parser.add_argument("--quality", nargs="*", choices=list(GOALS), help="time to quality instead of time per step")
+    parser.add_argument("--growth", nargs="*", choices=list(GROWTH), help="how cost grows instead of time per step")
+    parser.add_argument(
+        "--write", type=Path, metavar="PAGE", help=f"put the tables on this page; with --gpu {GPU_PAGE} by default"
+    )
+    gpu = parser.add_argument_group("on a GPU")
+    gpu.add_argument("--gpu", action="store_true", help="on a GPU, in bfloat16, workloads of a size for one")
+    gpu.add_argument("--burst", type=float, default=0.3, help="seconds that a contestant trains at a time")
+    gpu.add_argument("--together", type=int, default=3, help="workloads that are made ready at once")
+    gpu.add_argument("--at-once", type=int, default=2, help="contestants that may try kernels on the card at once")
+    gpu.add_argument("--limit", type=float, default=120, help="seconds until those made ready at once have to be so")
+    gpu.add_argument("--programs", type=Path, metavar="FOLDER", help="put XLA's compiled programs there, as text")
+    gpu.add_argument("--commit", help="what is measured, if there is no git to ask")
+    gpu.add_argument("--tiny", action="store_true", help="a trial on the CPU, with tiny batches and images")
+    options = parser.parse_args(arguments)
+    if options.gpu and (options.quality is not None or options.growth is not None):
+        parser.error("--quality and --growth are for the CPU; leave out --gpu")
+    if options.tiny and not options.gpu:
+        parser.error("--tiny is a trial of --gpu; give both")
+    known = GPU_WORKLOADS if options.gpu else WORKLOADS
+    options.workloads = options.workloads or list(known)
+    for name in options.workloads:
+        if name not in known:
+            parser.error(f"--workloads {name} is none of {', '.join(known)}")
+    options.rounds = options.rounds or (5 if options.gpu else 7)
+    if options.gpu and options.write is None:
+        options.write = GPU_PAGE
+    return options
+
+
 def main() -> None:
     """Reads the command line, runs what it asks for, prints the tables."""
     # So that the contestants, which may be stopped, are ended too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", action="store_true", help="PyTorch and Keras too, installed if they are not yet")
-    parser.add_argument("--peers-dir", type=Path, help="the peers' environment; else beside jaxrec's cache")
-    parser.add_argument("--workloads", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS))
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--bf16", action="store_true", help="bfloat16 arithmetic, float32 parameters")
-    parser.add_argument("--gpu", action="store_true", help="on a GPU, in bfloat16")
-    parser.add_argument("--quality", nargs="*", choices=list(GOALS), help="time to quality instead of time per step")
-    parser.add_argument("--growth", nargs="*", choices=list(GROWTH), help="how cost grows instead of time per step")
-    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the tables on this page")
-    options = parser.parse_args()
-    if options.gpu and (options.quality is not None or options.growth is not None):
-        parser.error("--quality and --growth are for the CPU; leave out --gpu")
-    folder = options.peers_dir or cache_dir().with_name("jaxrec-peers" + ("-gpu" if options.gpu else ""))
-    peers = peers_python(folder.resolve(), options.gpu) if options.peers else None
-    kind = " on a GPU, bf16" if options.gpu else ", bf16" if options.bf16 else ""
+    options = read_options()
+    peers = options.peers_python
+    if options.peers and not peers:
+        folder = options.peers_dir or cache_dir().with_name("jaxrec-peers" + ("-gpu" if options.gpu else ""))
+        peers = peers_python(folder.resolve(), options.gpu)
+    kind = ", bf16" if options.bf16 else ""
     sections: dict[str, str] = {}
 
     def tell(title: str, make: Callable[[], str]) -> None:
         sections[title] = make()
         print(f"## {title}\n\n{sections[title]}\n", flush=True)
         if options.write:
-            write(options.write, {title: sections[title]})
+            write(options.write, {title: sections[title]}, ABOUT if options.gpu else "")
 
+    if options.gpu:
+        for title, text in gpu_tables(options.workloads, options, peers):
+            tell(title, lambda text=text: text)
+        return
     if options.quality is not None:
         for name in options.quality or GOALS:
             tell(f"Time to quality: {name}", lambda name=name: quality_table(name, options, peers))
@@ -549,8 +463,7 @@ def main() -> None:
         for name in options.workloads:
             tell(f"Time per step: {name}{kind}", lambda name=name: section(name))
         if set(options.workloads) == set(WORKLOADS):
-            head = ["", "jaxrec ms", "best peer", "its ms", "jaxrec is faster by", "than plain flax by"]
-            tell(f"Summary{kind}", lambda: table(head, rows))
+            tell(f"Summary{kind}", lambda: table(SUMMARY, rows))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The benchmark's contestants do the same work, and its page keeps what was not measured again."""
 
 import argparse
+import fcntl
 import sys
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,8 @@ import benchmark
 import contest
 import flax_step
 import jaxrec_step
+import on_gpu
+import workers
 
 from jaxrec.models import detector
 from jaxrec.models.speednet import whitening
@@ -27,19 +30,23 @@ def sizes(tree) -> list[int]:
     return sorted(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize("name", sorted(contest.WORKLOADS.keys() - {"vit", "dcgan", "rnn"} - benchmark.NO_FLAX))
-def test_flax_contestant_has_the_same_arrays(name):
+SAME_ARRAYS = contest.WORKLOADS.keys() - {"vit", "dcgan", "rnn"} - benchmark.NO_FLAX
+ON_GPU = {name: contest.GPU_WORKLOADS[name] for name in ("resnet50", "speednet", "unet")}
+
+
+@pytest.mark.parametrize(
+    "workload",
+    [*(contest.WORKLOADS[name] for name in sorted(SAME_ARRAYS)), *map(contest.tiny, ON_GPU.values())],
+    ids=[*sorted(SAME_ARRAYS), *(f"gpu-{name}" for name in ON_GPU)],
+)
+def test_flax_contestant_has_the_same_arrays(workload):
     """All sizes, not just their sum; queries of the transformer, gates and the gan's players are split otherwise."""
-    workload = contest.WORKLOADS[name]
     images, _ = contest.examples(workload)
     config = jaxrec_step.config_of(workload, images, bf16=False, width=1.0)
     batch = jaxrec_step.batch_of(workload)
     own = jax.eval_shape(partial(system_of(config).init, config), jax.random.key(0), batch)
     inputs = contest.inputs(workload, images)
-    if name == "speednet":
-        model = flax_step.SpeedNet(contest.whitening(inputs), jnp.float32)
-    else:
-        model = flax_step.MODELS[workload.model](jnp.float32)
+    model = flax_step.model_of(workload, inputs, jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), inputs)
     assert sizes(variables["params"]) == sizes([player.params for player in own.players.values()])
 
@@ -61,7 +68,7 @@ def test_only_the_players_of_the_peers_are_trained(name, players):
 @pytest.mark.parametrize("name", sorted(benchmark.NO_FLAX))
 def test_flax_says_what_it_lacks(name):
     with pytest.raises(SystemExit, match="Flax"):
-        flax_step.build(contest.WORKLOADS[name], argparse.Namespace(bf16=False, gpu=False))
+        flax_step.build(contest.WORKLOADS[name], contest.parser().parse_args([name]))
 
 
 def test_places_are_the_detectors():
@@ -72,11 +79,17 @@ def test_places_are_the_detectors():
 
 
 def test_jaxrecs_contestant_trains():
-    options = argparse.Namespace(bf16=False, gpu=False, tuned=False, width=0.25, runs=1)
+    options = argparse.Namespace(**vars(contest.parser().parse_args(["cnn"])), width=0.25, runs=1)
     with jax.numpy_dtype_promotion("standard"):
         contestant = jaxrec_step.build(contest.Workload("cnn", 8), options)
         first = contestant.advance(1)
         assert contestant.advance(20) < first
+        options.several = True
+        several = jaxrec_step.build(contest.Workload("cnn", 8), options)
+    # One call of ten steps; the loss that is told first is that of the first one.
+    assert several.steps == contest.STEPS_A_CALL
+    assert several.advance(1) == pytest.approx(first, rel=1e-3)
+    assert several.advance(contest.STEPS_A_CALL) < first
 
 
 def test_whitening_equals_the_models_own():
@@ -89,7 +102,7 @@ def test_whitening_equals_the_models_own():
 
 
 def test_growth_counts_the_operations_that_xla_counts():
-    options = argparse.Namespace(bf16=False, gpu=False)
+    options = contest.parser().parse_args(["cnn"])
     workload = contest.Workload("cnn", 8)
     with jax.numpy_dtype_promotion("standard"):
         counted = flax_step.build(workload, options).flops
@@ -142,3 +155,68 @@ def test_page_keeps_other_sections(tmp_path):
     page.write_text("# Performance\n\nAbout.\n\n## One\n\nold\n\n## Two\n\nkept\n")
     benchmark.write(page, {"One": "new", "Three": "added"})
     assert page.read_text() == "# Performance\n\nAbout.\n\n## One\n\nnew\n\n## Two\n\nkept\n\n## Three\n\nadded\n"
+
+
+def test_new_page_begins_with_what_it_is_about(tmp_path):
+    page = tmp_path / "new" / "page.md"
+    benchmark.write(page, {"One": "text"}, "# About\n")
+    assert page.read_text() == "# About\n\n## One\n\ntext\n"
+
+
+@pytest.mark.parametrize("arguments", [["--gpu", "--growth"], ["--tiny"], ["--gpu", "--workloads", "cnn32"]])
+def test_options_that_do_not_fit_are_refused(arguments, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        benchmark.read_options(arguments)
+    assert "--gpu" in capsys.readouterr().err or "cnn32" in arguments
+
+
+SCRIPT = """
+import json, sys, time
+what = sys.argv[1]
+if what == "fails":
+    raise ValueError("out of memory")
+if what == "hangs":
+    time.sleep(60)
+facts = {"import": 1, "compile": 2, "loss": 2.0, "steps": 3, "version": what, "parameters": 1, "flops": 3e12}
+print(json.dumps({**facts, "bytes": 2e9}), flush=True)
+for line in sys.stdin:
+    assert int(line) % 3 == 0
+    time.sleep(.01)
+    print(json.dumps({"seconds": int(line) / 1000, "loss": 1.0}), flush=True)
+print(json.dumps({"peak": 2**20}), flush=True)
+"""
+
+
+def test_gpu_contestants_that_fail_stop_nobody_else(tmp_path, monkeypatch):
+    """Of four contestants one fails and one is late, both are named, and the tables have the others."""
+    (tmp_path / "scripts" / "peers").mkdir(parents=True)
+    (tmp_path / "scripts" / "peers" / "fake.py").write_text(SCRIPT)
+    monkeypatch.setattr(workers, "ROOT", tmp_path)
+    labels = {"jaxrec": "works", "flax": "works", "late": "hangs", "broken": "fails"}
+
+    def fake(python, workload, entry, folder, flags, burst):
+        script = "fake"
+        return workers.Worker(python, entry[1][0], (script, [], {}), folder, flags, burst)
+
+    monkeypatch.setattr(on_gpu, "Worker", fake)
+    monkeypatch.setattr(on_gpu, "OWN", {label: ("", [what], {}) for label, what in labels.items()})
+    monkeypatch.setattr(on_gpu, "PROBES", {workers.PRODUCT: ("", ("", ["works"], {}))})
+    given = ["--gpu", "--tiny", "--limit", "2", "--rounds", "2", "--burst", "0.03", "--workloads", "cnn", "vit"]
+    sections = dict(on_gpu.gpu_tables(["cnn", "vit"], benchmark.read_options(given), None))
+    assert list(sections) == ["Time per step: cnn", "Time per step: vit", "Summary"]
+    text = sections["Time per step: cnn"]
+    # A millisecond a step, 3 million million operations and 2 GB of traffic in it, as the product's own.
+    assert "| flax | 1.000 | 1.00 (1.00 to 1.00) | 3000.0 | 100% |" in text
+    assert "Left out: late (no answer after " in text
+    assert "Left out: broken (ValueError: out of memory)" in text
+    assert sections["Summary"].splitlines()[2].startswith("| cnn | 1.00 | flax | 1.00 |")
+
+
+def test_turns_are_taken(tmp_path):
+    options = contest.parser().parse_args(["cnn", "--turns", str(tmp_path), "1"])
+    with contest.turn(options):
+        place = (tmp_path / "turn0").open("w")
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    place.close()

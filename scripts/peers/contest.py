@@ -6,11 +6,13 @@ the loss, and when its input ends its peak memory in bytes.
 """
 
 import argparse
+import contextlib
+import fcntl
 import json
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,12 @@ import numpy as np
 
 LEARNING_RATE, BETA1, BETA2 = 1e-3, 0.9, 0.999
 LATENTS, GAN_WIDTH = 64, 32
-SPEEDNET_WIDTHS = (24, 96, 96)
+SPEEDNET = {"speednet": ((24, 96, 96), True), "speednet-full": ((64, 256, 256), False)}
+"""Channels of the blocks of the speednets, and whether their stem is pooled."""
+UNET_WIDTH, UNET_DEPTH = 32, 4
+"""Of the network that gives every pixel a class: channels at full size, and halvings."""
+STEPS_A_CALL = 10
+"""Steps that jaxrec makes by one call on a GPU."""
 RNN_WIDTHS = (16, 32, 32)
 """Channels of the recurrent network's convolutions over a frame."""
 UNITS = 128
@@ -51,6 +58,8 @@ class Workload:
     objects: int = 0
     """In an image; 0: the image has the class."""
     classes: int = 10
+    masks: bool = False
+    """Whether every pixel has a class."""
 
 
 WORKLOADS = {
@@ -68,6 +77,27 @@ WORKLOADS = {
 }
 """CIFAR-sized, MNIST-sized for the autoencoder and the glimpses, clips for the recurrent network, larger images for the
 detector and the translator; Adam at a constant rate, no augmentation, no moving average."""
+
+
+GPU_WORKLOADS = {
+    "cnn": Workload("cnn", 1024),
+    "vit": Workload("vit", 512),
+    "resnet50": Workload("resnet50", 128, (224, 224), classes=1000),
+    "dcgan": Workload("dcgan", 512),
+    "speednet": Workload("speednet-full", 1000),
+    "resnet18": Workload("resnet18", 512),
+    "unet": Workload("unet", 16, (256, 256), masks=True),
+    "detector": Workload("detector", 64, (240, 320), objects=30, classes=3),
+}
+"""Of a size for a GPU; a large one stands beside smaller ones, because neighbors share the card's memory."""
+
+
+def tiny(workload: Workload) -> Workload:
+    """The workload as a CPU can try it."""
+    height, width = workload.size
+    # First losses of few examples differ much; large images are slow.
+    batch = 32 if height <= 32 else 4
+    return replace(workload, batch=batch, size=(min(height, 96), min(width, 96)))
 
 
 @dataclass(frozen=True)
@@ -101,19 +131,71 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser()
     made.add_argument("workload")
     made.add_argument("--bf16", action="store_true", help="bfloat16 arithmetic, float32 parameters")
-    made.add_argument("--gpu", action="store_true")
+    made.add_argument("--gpu", action="store_true", help="the workload of this name for a GPU, on it")
+    made.add_argument("--tiny", action="store_true", help="that workload with tiny sizes, on the CPU")
+    made.add_argument("--turns", nargs=2, metavar=("FOLDER", "COUNT"), help="take turns on the card, see `turn`")
+    made.add_argument("--programs", type=Path, metavar="FOLDER", help="put XLA's compiled program there")
+    made.add_argument("--several", action="store_true", help=f"jaxrec: {STEPS_A_CALL} steps a call")
     made.add_argument("--tuned", action="store_true", help="jaxrec: tune the allocator as the training command does")
     made.add_argument("--channels-last", action="store_true", help="torch")
     made.add_argument("--compile", action="store_true", help="torch")
+    made.add_argument("--graph", action="store_true", help="torch: the whole step is one CUDA graph")
     made.add_argument("--jit", action="store_true", help="keras on tensorflow")
     return made
 
 
+def workload_of(options: argparse.Namespace) -> Workload:
+    """The workload that is asked for."""
+    if not options.gpu:
+        return WORKLOADS[options.workload]
+    workload = GPU_WORKLOADS[options.workload]
+    return tiny(workload) if options.tiny else workload
+
+
+def on_card(options: argparse.Namespace) -> bool:
+    """Whether the contestant computes on a GPU."""
+    return options.gpu and not options.tiny
+
+
+waited = 0.0
+"""Seconds that this process has waited for its turns."""
+
+
+@contextlib.contextmanager
+def turn(options: argparse.Namespace) -> Iterator[None]:
+    """Inside, at most COUNT processes that share ``--turns FOLDER COUNT`` are at work; without it, any number.
+
+    Kernels are chosen by their times on the card, which others at work would disturb.
+    """
+    global waited
+    if not options.turns:
+        yield
+        return
+    folder, count = options.turns
+    places = [(Path(folder) / f"turn{number}").open("w") for number in range(int(count))]
+    began, mine = time.monotonic(), None
+    while mine is None:
+        for place in places:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                mine = place
+                break
+        else:
+            time.sleep(0.02)
+    waited += time.monotonic() - began
+    try:
+        yield
+    finally:
+        for place in places:
+            place.close()
+
+
 def examples(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [B, H, W, C] or clips [B, T, H, W, C], and their classes int32 [B], or [B, N] of their objects.
+    """Images uint8 [B, H, W, C] or clips [B, T, H, W, C], and their classes int32: [B], [B, N] of their objects, or
+    [B, H, W] of their pixels.
 
     They are a coarse pattern for each class under noise; the frames of a clip differ in noise. An object is a rectangle
-    in the gray of its class.
+    in the gray of its class, and so is an area of pixels.
 
     Each image comes twice, with two classes: were the batch learned by heart, the optimizer's numbers would fall so far
     below the smallest normal one that they slow it down, as no training on data does.
@@ -124,6 +206,10 @@ def examples(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
     if workload.objects:
         half = (np.arange(count * workload.objects, dtype=np.int32) % classes).reshape(count, -1)
         images = _rectangles(workload, half)
+    elif workload.masks:
+        areas = rng.integers(0, classes, (count, 8, 8), np.int32)
+        half = areas.repeat(height // 8, 1).repeat(width // 8, 2)
+        images = (40 + 20 * half)[..., None].repeat(workload.channels, -1)
     else:
         half = np.arange(count, dtype=np.int32) % classes
         patterns = rng.integers(40, 216, (classes, 4, 4, workload.channels))[half]
@@ -216,7 +302,7 @@ class Contestant:
     """A workload ready to train."""
 
     advance: Callable[[int], float]
-    """Makes so many steps and returns the loss, which waits for the last of them.
+    """Makes so many steps and returns the last one's loss, which waits for it.
 
     Of the dcgan the discriminator's, of the translator the generator's, of the glimpses that of the class.
     """
@@ -225,6 +311,12 @@ class Contestant:
     version: str
     flops: float | None = None
     """Floating-point operations of a step."""
+    bytes: float | None = None
+    """Bytes that a step reads and writes."""
+    first: float | None = None
+    """The loss of the first step, if building the contestant has made it."""
+    steps: int = 1
+    """How many steps one call makes; `advance` is asked for multiples of it, and makes as many if asked for one."""
     peak: Callable[[], int] | None = None
     """Peak memory of the accelerator in bytes."""
 
@@ -250,10 +342,16 @@ def serve(build: Callable[[Any, argparse.Namespace], Contestant], options: argpa
     """Builds the contestant, tells its facts, and trains on request until the input ends."""
     imported = _age()
     contestant = build(workload, options)
-    loss = contestant.advance(1)
-    first = _age()
-    facts = {"import": imported, "compile": first - imported, "first": first, "loss": loss}
-    say(**facts, version=contestant.version, parameters=contestant.parameters, flops=contestant.flops)
+    loss = contestant.advance(1) if contestant.first is None else contestant.first
+    first = _age() - waited
+    facts = {"import": imported, "compile": first - imported, "first": first, "loss": loss, "steps": contestant.steps}
+    say(
+        **facts,
+        version=contestant.version,
+        parameters=contestant.parameters,
+        flops=contestant.flops,
+        bytes=contestant.bytes,
+    )
     while line := input_line():
         began = time.perf_counter()
         loss = contestant.advance(int(line))

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+import xla
 
 lecun = nn.initializers.lecun_normal()
 
@@ -52,6 +53,64 @@ class ResNet18(nn.Module):
                     x = norm()(conv(features, (1, 1), strides)(x))
                 x = nn.relu(x + y)
         return nn.Dense(10, dtype=self.dtype)(x.mean((1, 2)))
+
+
+class ResNet50(nn.Module):
+    """ResNet-50 with the usual stem for large images."""
+
+    classes: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x, train=True):
+        """[B, H, W, C] to logits [B, classes]."""
+        kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+        conv = partial(nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=kernel_init)
+        norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, dtype=self.dtype)
+        x = nn.relu(norm()(conv(64, (7, 7), (2, 2), padding=3)(x)))
+        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        for stage, blocks in enumerate((3, 4, 6, 3)):
+            features = 64 * 2**stage
+            for block in range(blocks):
+                strides = (2, 2) if stage and not block else (1, 1)
+                y = nn.relu(norm()(conv(features, (1, 1))(x)))
+                y = nn.relu(norm()(conv(features, (3, 3), strides, padding=1)(y)))
+                y = norm(scale_init=nn.initializers.zeros)(conv(4 * features, (1, 1))(y))
+                if x.shape != y.shape:
+                    x = norm()(conv(4 * features, (1, 1), strides)(x))
+                x = nn.relu(x + y)
+        return nn.Dense(self.classes, dtype=self.dtype)(x.mean((1, 2)))
+
+
+class UNet(nn.Module):
+    """Two convolutions at each scale on the way down and up, and skips between equal scales."""
+
+    classes: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x, train=True):
+        """[B, H, W, C] to logits [B, H, W, classes]."""
+        kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+        norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, dtype=self.dtype)
+
+        def pair(x, features):
+            for _ in range(2):
+                conv = nn.Conv(features, (3, 3), use_bias=False, kernel_init=kernel_init, dtype=self.dtype)
+                x = nn.relu(norm()(conv(x)))
+            return x
+
+        widths = [contest.UNET_WIDTH * 2**level for level in range(contest.UNET_DEPTH + 1)]
+        skips = []
+        for features in widths[:-1]:
+            x = pair(x, features)
+            skips.append(x)
+            x = nn.max_pool(x, (2, 2), strides=(2, 2))
+        x = pair(x, widths[-1])
+        for features in widths[-2::-1]:
+            x = nn.ConvTranspose(features, (2, 2), (2, 2), kernel_init=kernel_init, dtype=self.dtype)(x)
+            x = pair(jnp.concatenate([x, skips.pop()], -1), features)
+        return nn.Conv(self.classes, (1, 1), dtype=self.dtype)(x)
 
 
 class Autoencoder(nn.Module):
@@ -123,9 +182,11 @@ class ViT(nn.Module):
 
 
 class SpeedNet(nn.Module):
-    """airbench94's network, narrowed, its stem pooled; ``kernel`` is the fixed whitening."""
+    """airbench94's network, its stem pooled if asked for; ``kernel`` is the fixed whitening."""
 
     kernel: Any
+    widths: tuple[int, int, int]
+    pooled: bool
     dtype: Any
 
     @nn.compact
@@ -137,11 +198,12 @@ class SpeedNet(nn.Module):
         kernel = jnp.asarray(self.kernel, self.dtype)
         x = jax.lax.conv_general_dilated(x.astype(self.dtype), kernel, (1, 1), "VALID", dimension_numbers=numbers)
         x = nn.gelu(x + self.param("bias", nn.initializers.zeros, x.shape[-1:]).astype(x.dtype))
-        x = nn.max_pool(x, (2, 2), strides=(2, 2))
-        for i, features in enumerate(contest.SPEEDNET_WIDTHS):
+        if self.pooled:
+            x = nn.max_pool(x, (2, 2), strides=(2, 2))
+        for i, features in enumerate(self.widths):
             for j in range(2):
                 x = nn.Conv(features, (3, 3), use_bias=False, kernel_init=dirac, dtype=self.dtype)(x)
-                if i and not j:
+                if not j and (i or not self.pooled):
                     x = nn.max_pool(x, (2, 2), strides=(2, 2))
                 x = nn.gelu(norm()(x))
         x = nn.max_pool(x, (3, 3), strides=(3, 3)).reshape(x.shape[0], -1)
@@ -216,6 +278,8 @@ def doubled(x):
 LACKS = {"glimpse": "example of recurrent attention", "translator": "example of translation with a U-Net"}
 """What this has no form of."""
 
+SIZED = {"resnet50": ResNet50, "unet": UNet}
+"""Models that are told the number of classes."""
 MODELS = {"cnn": CNN, "resnet18": ResNet18, "autoencoder": Autoencoder, "vit": ViT, "rnn": RNN, "detector": Detector}
 
 
@@ -237,6 +301,15 @@ def player(model: nn.Module, *inputs: Any, seed: int = 0) -> Player:
     return Player(variables["params"], stats, jax.jit(adam.init)(variables["params"]))
 
 
+def model_of(workload: contest.Workload, inputs: Any, dtype: Any) -> nn.Module:
+    """The model of a workload other than the DCGAN; ``inputs``, float32 as it will see them, give the whitening."""
+    if workload.model in contest.SPEEDNET:
+        return SpeedNet(contest.whitening(inputs), *contest.SPEEDNET[workload.model], dtype)
+    if workload.model in SIZED:
+        return SIZED[workload.model](workload.classes, dtype)
+    return MODELS[workload.model](dtype)
+
+
 def updated(player: Player, grads: Any, stats: Any) -> Player:
     """The player after one step of Adam."""
     updates, opt_state = adam.update(grads, player.opt_state)
@@ -253,14 +326,12 @@ def build(workload: contest.Workload, options: Any) -> contest.Contestant:
     if workload.model == "dcgan":
         state, step = gan(dtype, x)
     else:
-        if workload.model == "speednet":
-            model = SpeedNet(contest.whitening(contest.inputs(workload, images)), dtype)
-        else:
-            model = MODELS[workload.model](dtype)
+        model = model_of(workload, contest.inputs(workload, images), dtype)
         state = player(model, x)
         step = partial(one_player, model, loss_of(workload))
     lowered = jax.jit(step, donate_argnums=0).lower(state, x, y)
-    compiled = lowered.compile()
+    with contest.turn(options):
+        compiled = lowered.compile()
 
     def advance(steps: int) -> float:
         nonlocal state
@@ -268,13 +339,10 @@ def build(workload: contest.Workload, options: Any) -> contest.Contestant:
             state, loss = compiled(state, x, y)
         return float(loss)
 
-    def peak() -> int:
-        return jax.devices()[0].memory_stats()["peak_bytes_in_use"]
-
     players = jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, Player))
     count = sum(leaf.size for each in players if isinstance(each, Player) for leaf in jax.tree.leaves(each.params))
-    flops = lowered.cost_analysis()["flops"]
-    return contest.Contestant(advance, count, f"flax {flax.__version__}", flops, peak if options.gpu else None)
+    facts = xla.facts(compiled, options, "flax")
+    return contest.Contestant(advance, count, f"flax {flax.__version__}", xla.operations(lowered, compiled), **facts)
 
 
 def loss_of(workload: contest.Workload) -> Callable[..., jax.Array]:
@@ -354,4 +422,4 @@ def gan(dtype: Any, images: jax.Array) -> Any:
 
 if __name__ == "__main__":
     options = contest.parser().parse_args()
-    contest.serve(build, options, contest.WORKLOADS[options.workload])
+    contest.serve(build, options, contest.workload_of(options))

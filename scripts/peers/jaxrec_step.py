@@ -7,6 +7,7 @@ from typing import Any
 import contest
 import jax
 import numpy as np
+import xla
 
 import jaxrec
 from jaxrec.run.initial import initializer
@@ -20,6 +21,7 @@ from jaxrec.settings import (
     Detector,
     Glimpse,
     Optimizer,
+    Segmenter,
     Task,
     Translator,
 )
@@ -45,8 +47,11 @@ def config_of(workload: contest.Workload, images: Any, bf16: bool, width: float)
         return Detector(width=contest.DETECTOR_WIDTH, bins=contest.BINS, augment=Augment(), **common)
     if workload.model == "rnn":
         return RNN(units=contest.UNITS, width=contest.RNN_WIDTHS[0], earlier=0, **common)
-    if workload.model == "speednet":
-        return Classifier(model="speednet", width=0.375, stem="large", **common)
+    if workload.model == "unet":
+        return Segmenter(width=contest.UNET_WIDTH, depth=contest.UNET_DEPTH, **common)
+    if workload.model in contest.SPEEDNET:
+        widths, pooled = contest.SPEEDNET[workload.model]
+        return Classifier(model="speednet", width=widths[1] / 256, stem="large" if pooled else "auto", **common)
     return Classifier(model=workload.model, width=width, **common)
 
 
@@ -68,6 +73,8 @@ def batch_of(workload: contest.Workload) -> dict[str, np.ndarray]:
     """The workload's batch in jaxrec's features."""
     images, label = contest.examples(workload)
     batch = {"label": label, "index": np.arange(len(label), dtype=np.int32)}
+    if workload.masks:
+        batch["mask"] = batch.pop("label")
     if workload.frames:
         return batch | {"clip": images, "length": np.full(len(label), workload.frames, np.int32)}
     if workload.objects:
@@ -90,21 +97,36 @@ def build(workload: contest.Workload, options: Any) -> contest.Contestant:
         keys = jax.random.split(jax.random.key(0), options.runs)
         state = jax.jit(jax.vmap(partial(system.init, config), (0, None)))(keys, batch)
         step = jax.vmap(system.train_step, (0, None))
-    compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
     name = "discriminator_loss" if workload.model == "dcgan" else "loss"
+    calls = contest.STEPS_A_CALL if options.several else 1
+
+    def several(state: Any, batch: Any) -> tuple[Any, Any]:
+        """The state after the steps of a call, and the metrics of each."""
+        return jax.lax.scan(lambda state, _: step(state, batch), state, length=calls)
+
+    lowered = jax.jit(step if calls == 1 else several, donate_argnums=0).lower(state, batch)
+    with contest.turn(options):
+        compiled = lowered.compile()
+    metrics = None
 
     def advance(steps: int) -> float:
-        nonlocal state
-        for _ in range(steps):
+        nonlocal state, metrics
+        is_first = metrics is None
+        for _ in range(-(-steps // calls)):
             state, metrics = devices.finish(compiled(state, batch))
-        return float(metrics[name].mean())
-
-    def peak() -> int:
-        return jax.devices()[0].memory_stats()["peak_bytes_in_use"]
+        loss = metrics[name]
+        if calls > 1:
+            # The first loss is compared with that of the others, who have made one step by then.
+            loss = loss[0 if is_first else -1]
+        return float(loss.mean())
 
     count = sum(leaf.size for player in state.players.values() for leaf in jax.tree.leaves(player.params))
     version = f"jaxrec {jaxrec.__version__}, jax {jax.__version__}"
-    return contest.Contestant(advance, count // options.runs, version, None, peak if options.gpu else None)
+    facts = xla.facts(compiled, options, "jaxrec")
+    if calls > 1:
+        # XLA does not say how often a loop is run.
+        facts["bytes"] = None
+    return contest.Contestant(advance, count // options.runs, version, steps=calls, **facts)
 
 
 if __name__ == "__main__":
@@ -113,7 +135,7 @@ if __name__ == "__main__":
         parser.add_argument(f"--{axis}", type=int, default=default)
     parser.add_argument("--width", type=float, default=1.0)
     options = parser.parse_args()
-    workload = contest.WORKLOADS[options.workload]
+    workload = contest.workload_of(options)
     if options.side:
         workload = replace(workload, size=(options.side, options.side))
     contest.serve(build, options, replace(workload, batch=options.batch or workload.batch))

@@ -114,7 +114,7 @@ def speednet(shape: tuple[int, ...], kernel: np.ndarray) -> keras.Model:
     whiten = layers.Conv2D(kernel.shape[-1], 2, use_bias=False, trainable=False)
     parts: list[Any] = [keras.Input(shape), whiten, Learned(1, "zeros"), layers.Activation(gelu)]
     parts.append(layers.MaxPooling2D())
-    for i, features in enumerate(contest.SPEEDNET_WIDTHS):
+    for i, features in enumerate(contest.SPEEDNET["speednet"][0]):
         for j in range(2):
             parts.append(layers.Conv2D(features, 3, padding="same", use_bias=False, kernel_initializer=dirac))
             if i and not j:
@@ -314,4 +314,4 @@ def build(workload: contest.Workload, options: Any) -> contest.Contestant:
 
 if __name__ == "__main__":
     options = contest.parser().parse_args()
-    contest.serve(build, options, contest.WORKLOADS[options.workload])
+    contest.serve(build, options, contest.workload_of(options))

@@ -1,5 +1,6 @@
 """PyTorch: the workloads as a PyTorch example would write them. Run by scripts/benchmark.py."""
 
+import copy
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_detector import DetectionLoss, Detector
 from torch_glimpse import GlimpseNetwork, looking, losses
-from torch_translator import PatchDiscriminator, UNet, translation
+from torch_translator import Generator, PatchDiscriminator, translation
+from torch_unet import UNet
 
 Gelu = partial(nn.GELU, approximate="tanh")
 
@@ -65,6 +67,40 @@ def resnet18() -> nn.Module:
         blocks += [Block(inputs, features, 2 if stage else 1), Block(features, features, 1)]
     stem = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()
     return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
+
+
+class Bottleneck(nn.Module):
+    """ResNet's block of three convolutions, the last one to four times the features."""
+
+    def __init__(self, inputs: int, features: int, stride: int) -> None:
+        super().__init__()
+        outputs = 4 * features
+        self.layers = nn.Sequential(
+            *(nn.Conv2d(inputs, features, 1, bias=False), nn.BatchNorm2d(features), nn.ReLU(inplace=True)),
+            *(nn.Conv2d(features, features, 3, stride, 1, bias=False), nn.BatchNorm2d(features)),
+            *(nn.ReLU(inplace=True), nn.Conv2d(features, outputs, 1, bias=False), nn.BatchNorm2d(outputs)),
+        )
+        nn.init.zeros_(self.layers[-1].weight)
+        self.shortcut = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, 4D, H / stride, W / stride]."""
+        return F.relu(self.layers(x) + self.shortcut(x), inplace=True)
+
+
+def resnet50(classes: int) -> nn.Module:
+    """ResNet-50 with the usual stem for large images."""
+    blocks: list[nn.Module] = []
+    inputs = 64
+    for stage, count in enumerate((3, 4, 6, 3)):
+        features = 64 * 2**stage
+        for block in range(count):
+            blocks.append(Bottleneck(inputs, features, 2 if stage and not block else 1))
+            inputs = 4 * features
+    stem = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes))
 
 
 def autoencoder() -> nn.Module:
@@ -141,17 +177,17 @@ class RNN(nn.Module):
 
 
 class SpeedNet(nn.Module):
-    """airbench94's network, narrowed, its stem pooled; ``kernel`` [2, 2, 3, 24] is the fixed whitening."""
+    """airbench94's network, its stem pooled if asked for; ``kernel`` [2, 2, 3, 24] is the fixed whitening."""
 
-    def __init__(self, kernel: np.ndarray) -> None:
+    def __init__(self, kernel: np.ndarray, widths: tuple[int, ...], pooled: bool) -> None:
         super().__init__()
         self.whiten = nn.Conv2d(3, kernel.shape[-1], 2)
         self.whiten.weight.data = torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy())
         self.whiten.weight.requires_grad = False
         nn.init.zeros_(self.whiten.bias)
-        layers: list[nn.Module] = [nn.MaxPool2d(2)]
+        layers: list[nn.Module] = [nn.MaxPool2d(2)] if pooled else []
         inputs = kernel.shape[-1]
-        for i, features in enumerate(contest.SPEEDNET_WIDTHS):
+        for i, features in enumerate(widths):
             for j in range(2):
                 conv = nn.Conv2d(inputs, features, 3, padding=1, bias=False)
                 conv.weight.data = torch.from_numpy(
@@ -159,7 +195,7 @@ class SpeedNet(nn.Module):
                 )
                 norm = nn.BatchNorm2d(features, momentum=0.4)
                 norm.weight.requires_grad = False
-                layers += [conv, *([nn.MaxPool2d(2)] if i and not j else []), norm, Gelu()]
+                layers += [conv, *([nn.MaxPool2d(2)] if not j and (i or not pooled) else []), norm, Gelu()]
                 inputs = features
         self.layers = nn.Sequential(*layers, nn.MaxPool2d(3), nn.Flatten())
         self.head = nn.Linear(inputs, 10, bias=False)
@@ -173,14 +209,19 @@ class SpeedNet(nn.Module):
 MODELS = {"cnn": cnn, "resnet18": resnet18, "autoencoder": autoencoder, "vit": ViT, "rnn": RNN}
 
 
-def model_of(name: str, images: np.ndarray) -> nn.Module:
+def model_of(workload: contest.Workload, images: np.ndarray) -> nn.Module:
     """The model of a workload; ``images``, float32 as it will see them, give sizes and whitening."""
-    if name == "speednet":
-        return SpeedNet(contest.whitening(images))
+    name = workload.model
+    if name in contest.SPEEDNET:
+        return SpeedNet(contest.whitening(images), *contest.SPEEDNET[name])
     if name == "detector":
         return Detector()
     if name == "glimpse":
         return GlimpseNetwork()
+    if name == "unet":
+        return UNet(contest.UNET_WIDTH, contest.UNET_DEPTH, workload.classes)
+    if name == "resnet50":
+        return started(resnet50(workload.classes))
     model = MODELS[name]()
     model(channels_first(images[:2]))
     return started(model)
@@ -191,8 +232,8 @@ def players_of(workload: contest.Workload, pixels: np.ndarray) -> list[nn.Module
     if workload.model == "dcgan":
         return [started(generator()), started(discriminator())]
     if workload.model == "translator":
-        return [UNet(), PatchDiscriminator()]
-    return [model_of(workload.model, pixels)]
+        return [Generator(), PatchDiscriminator()]
+    return [model_of(workload, pixels)]
 
 
 def channels_first(images: np.ndarray) -> Tensor:
@@ -203,7 +244,9 @@ def channels_first(images: np.ndarray) -> Tensor:
 def adam(parameters: Iterable[nn.Parameter], lr: float = contest.LEARNING_RATE) -> torch.optim.Adam:
     """Adam in its fastest form."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    return torch.optim.Adam(trained, lr, (contest.BETA1, contest.BETA2), fused=True)
+    # As part of a CUDA graph it may keep no number on the host.
+    capturable = trained[0].is_cuda
+    return torch.optim.Adam(trained, lr, (contest.BETA1, contest.BETA2), fused=True, capturable=capturable)
 
 
 def count(*models: nn.Module) -> int:
@@ -217,40 +260,86 @@ def count(*models: nn.Module) -> int:
     return counted
 
 
+Step = Callable[[], Tensor]
+
+
 def build(workload: contest.Workload, options: Any) -> contest.Contestant:
     """Makes the step of the workload."""
     torch.manual_seed(0)
-    device = torch.device("cuda" if options.gpu else "cpu")
+    on_card = contest.on_card(options)
+    device = torch.device("cuda" if on_card else "cpu")
     layout = torch.channels_last if options.channels_last else torch.contiguous_format
     images, label = contest.examples(workload)
     pixels = contest.inputs(workload, images)
     x = channels_first(pixels).contiguous(memory_format=layout).to(device)
     y = torch.from_numpy(label).long().to(device)
+    if workload.model == "translator":
+        y = channels_first(contest.inputs(workload, contest.targets(images)))
+        y = y.contiguous(memory_format=layout).to(device)
     precision = partial(torch.autocast, device.type, torch.bfloat16, enabled=options.bf16)
     models = [model.to(device, memory_format=layout) for model in players_of(workload, pixels)]
+    parameters = count(*models)
+    if on_card:
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+        # Chooses the convolutions of this process while few others disturb it; compiling takes much longer than that.
+        with contest.turn(options):
+            step_of(workload, copy.deepcopy(models), x, y, precision, False)().item()
+        torch.cuda.empty_cache()
     if options.compile:
         models = [torch.compile(model) for model in models]
-    if workload.model == "dcgan":
-        step = gan(*models, x, precision)
-    elif workload.model == "translator":
-        target = channels_first(contest.inputs(workload, contest.targets(images)))
-        target = target.contiguous(memory_format=layout).to(device)
-        optimizers = [adam(model.parameters()) for model in models]
-        step = translation(models, (x, target), optimizers, precision)
-    elif workload.model == "glimpse":
-        loss = torch.compile(losses) if options.compile else losses
-        (model,) = models
-        step = looking(model, x, y, adam(model.parameters()), loss, precision)
-    else:
-        step = one_player(*models, x, loss_of(workload, x, y, options.compile), precision)
+    step = step_of(workload, models, x, y, precision, options.compile)
+    first = float(step())
+    if on_card:
+        torch.cuda.reset_peak_memory_stats()
+    if on_card and options.graph:
+        step = captured(step)
 
     def advance(steps: int) -> float:
         for _ in range(steps):
             loss = step()
         return float(loss)
 
-    peak = torch.cuda.max_memory_allocated if options.gpu else None
-    return contest.Contestant(advance, count(*models), f"torch {torch.__version__}", None, peak)
+    peak = None
+    if on_card:
+        step()
+        # The memory of a graph belongs to it, and its replays take none.
+        most = torch.cuda.max_memory_allocated()
+        peak = lambda: max(most, torch.cuda.max_memory_allocated())  # noqa: E731
+    return contest.Contestant(advance, parameters, f"torch {torch.__version__}", first=first, peak=peak)
+
+
+def step_of(
+    workload: contest.Workload, models: list[nn.Module], x: Tensor, y: Tensor, precision: Any, compiled: bool
+) -> Step:
+    """The step of the workload's models on inputs ``x`` and classes or targets ``y``; a loss may be compiled too."""
+    if workload.model == "dcgan":
+        return gan(*models, x, precision)
+    if workload.model == "translator":
+        return translation(models, (x, y), [adam(model.parameters()) for model in models], precision)
+    (model,) = models
+    if workload.model == "glimpse":
+        return looking(model, x, y, adam(model.parameters()), torch.compile(losses) if compiled else losses, precision)
+    return one_player(model, x, loss_of(workload, x, y, compiled), precision)
+
+
+def captured(step: Step) -> Step:
+    """The step as one CUDA graph: nothing is left for Python to do."""
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = step()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return loss
+
+    return replay
 
 
 def loss_of(workload: contest.Workload, x: Tensor, y: Tensor, compiled: bool) -> Callable[[Any], Tensor]:
@@ -309,4 +398,4 @@ def gan(g: nn.Module, d: nn.Module, x: Tensor, precision: Callable[[], Any]) -> 
 
 if __name__ == "__main__":
     options = contest.parser().parse_args()
-    contest.serve(build, options, contest.WORKLOADS[options.workload])
+    contest.serve(build, options, contest.workload_of(options))
