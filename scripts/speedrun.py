@@ -112,6 +112,13 @@ def loaded(config: Train) -> tuple[Train, Batch, Batch]:
     return complete(config, data, system), *splits
 
 
+def of_length(config: Train, epochs: float, examples: int) -> Train:
+    """The complete settings of a training of so many passes over the examples."""
+    steps = math.ceil(epochs * examples / config.batch_size)
+    optimizer = replace(config.task.optimizer, steps=steps)
+    return replace(config, steps=steps, task=replace(config.task, optimizer=optimizer))
+
+
 def changed(config: Train, options: argparse.Namespace) -> Train:
     """The settings with what the command line changes."""
     task = config.task
@@ -120,8 +127,6 @@ def changed(config: Train, options: argparse.Namespace) -> Train:
     if options.freeze:
         task = replace(task, optimizer=replace(task.optimizer, freeze=options.freeze))
     config = replace(config, task=task)
-    if options.epochs:
-        config = replace(config, epochs=options.epochs, steps=None)
     for name in ("batch_size", "train_split", "test_split"):
         if getattr(options, name):
             config = replace(config, **{name: getattr(options, name)})
@@ -178,7 +183,7 @@ def show_costs(run: Callable[[], Result], text: str, folder: Path) -> None:
     """Traces a run, and prints the operations that take longest."""
     with jax.profiler.trace(str(folder)):
         jax.block_until_ready(run())
-    newest = max(folder.glob("plugins/profile/*/*.xplane.pb"))
+    newest = max(folder.glob("plugins/profile/*/*.xplane.pb"))  # Named by the time.
     for cost in costs(jax.profiler.ProfileData.from_file(str(newest)), text)[:30]:
         print(cost, flush=True)
 
@@ -221,7 +226,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--label", default="", help="added to the file's name")
     parser.add_argument("--goal", type=float, default=0.94, help="accuracy that the mean should reach")
     parser.add_argument("--lr", type=float, nargs="+", help="peak learning rates; all use the same program")
-    parser.add_argument("--epochs", type=float, help="in place of the experiment's")
+    parser.add_argument("--epochs", type=float, nargs="+", help="in place of the experiment's; a program for each")
     parser.add_argument("--width", type=float, help="in place of the experiment's")
     parser.add_argument("--batch-size", type=int, help="in place of the experiment's")
     parser.add_argument("--freeze", metavar="REGEX", help="in place of the experiment's")
@@ -242,11 +247,15 @@ def main(argv: list[str] | None = None) -> None:
         return
     options.out.mkdir(parents=True, exist_ok=True)
     name = Path(options.experiment).stem + options.label
-    facts = {"experiment": name, "steps": config.steps, "batch_size": config.batch_size, "width": config.task.width}
-    facts |= {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "jaxrec": jaxrec.__version__}
-    report = Report(options.out / f"speedrun-{name}.json", facts, options.goal)
-    report.add(**facts)
-    measure(config, train, test, options, report)
+    lengths = {name: config}
+    if options.epochs:
+        lengths = {f"{name}-{epochs:g}": of_length(config, epochs, len(train["label"])) for epochs in options.epochs}
+    for name, config in lengths.items():
+        facts = {"experiment": name, "steps": config.steps, "batch_size": config.batch_size, "width": config.task.width}
+        facts |= {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "jaxrec": jaxrec.__version__}
+        report = Report(options.out / f"speedrun-{name}.json", facts, options.goal)
+        report.add(**facts)
+        measure(config, train, test, options, report)
 
 
 if __name__ == "__main__":

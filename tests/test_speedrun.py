@@ -70,11 +70,25 @@ def test_one_program_makes_the_steps_that_are_made_one_by_one():
 def test_the_script_writes_each_run_and_the_arrays(tmp_path):
     file, arrays = tmp_path / "tiny.py", tmp_path / "arrays.npz"
     file.write_text(EXPERIMENT)
-    options = ["--runs", "2", "--lr", "0.1", "0.2", "--out", tmp_path, "--arrays", arrays, "--goal", "0.05"]
+    options = [
+        "--runs",
+        "2",
+        "--lr",
+        "0.1",
+        "0.2",
+        "--out",
+        tmp_path,
+        "--arrays",
+        arrays,
+        "--goal",
+        "0.05",
+        "--epochs",
+        "0.5",
+    ]
     speedrun.main([str(file), *map(str, options), "--train-split", "train[:300]", "--test-split", "test[:100]"])
-    report = json.loads((tmp_path / "speedrun-tiny.json").read_text())
+    report = json.loads((tmp_path / "speedrun-tiny-0.5.json").read_text())
     assert [(run["seed"], run["lr"]) for run in report["runs"]] == [(0, 0.1), (1, 0.1), (0, 0.2), (1, 0.2)]
-    assert {len(run["losses"]) for run in report["runs"]} == {3} == {report["steps"]}
+    assert {len(run["losses"]) for run in report["runs"]} == {2} == {report["steps"]}
     for row in report["summary"]:
         runs = [run for run in report["runs"] if run["lr"] == row["lr"]]
         assert row["mean accuracy"] == pytest.approx(np.mean([run["accuracy"] for run in runs]))
