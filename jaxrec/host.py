@@ -58,7 +58,7 @@ def keep_freed_memory() -> None:
     """Tells glibc to keep freed memory, so that XLA's buffers are not given back to the kernel at every step.
 
     The first `HEAP` bytes are asked for in large pages. The process holds its peak memory to its end;
-    docs/performance.md tells what that costs and gains. Without glibc this does nothing.
+    benchmarks/steps.md tells what that costs and gains. Without glibc this does nothing.
     """
     if platform.libc_ver()[0] != "glibc":
         return

@@ -6,7 +6,8 @@
     python scripts/benchmark.py --growth               how jaxrec's cost grows with batch, width, side, devices, runs
     python scripts/benchmark.py --gpu --peers          time per step on a GPU; jaxrec, plain Flax and PyTorch
 
-`--write docs/performance.md` puts the tables on that page, each under its heading, in place of the last ones.
+`--write benchmarks/steps.md` puts the tables on that page, each under its heading, in place of the last ones of the
+same processor. docs/performance.md says which page is written by which command.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import time
 import venv
 from collections.abc import Callable, Iterable
 from datetime import date
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,7 @@ from workers import (
 
 from jaxrec.data import cache_dir, cut_validation, open_dataset
 from jaxrec.host import CPU_FLAGS
+from jaxrec.run.store.manifest import source_commit
 
 QUALITY_ROUNDS = 3
 GPU_PAGE = ROOT / "benchmarks" / "gpu.md"
@@ -126,14 +129,33 @@ def interleaved(
     return workers, left_out
 
 
+GENERATIONS = {("25", "17"): "Zen 4", ("26", "2"): "Zen 5"}
+"""What AMD calls server processors of a family and model; a virtual machine may be told no more than 'AMD EPYC'."""
+
+
+def processor() -> str:
+    """The processor and its number of cores, such as ``AMD EPYC (Zen 4), 2 cores``."""
+    facts = dict(re.findall(r"^(\w[\w ]*?)\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE))
+    name = facts.get("model name", os.uname().machine)
+    if name.startswith("AMD EPYC"):
+        family, model = facts["cpu family"], facts["model"]
+        name += f" ({GENERATIONS.get((family, model), f'family {family}, model {model}')})"
+    return f"{name}, {len(os.sched_getaffinity(0))} cores"
+
+
+@cache
+def commit() -> str:
+    """The commit that is measured, asked for once: the first table that is written makes the clone differ from it."""
+    return source_commit() or "unknown"
+
+
 def conditions(versions: Iterable[str], rounds: int) -> str:
-    """Date, hardware and versions."""
-    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    """Date, hardware, versions and commit."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    machine = f"{cpu[1] if cpu else os.uname().machine}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB"
-    load = f"load {os.getloadavg()[0]:.1f}"
+    where = f"{processor()}, {memory:.0f} GiB, load {os.getloadavg()[0]:.1f}"
     python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
-    return f"{date.today()}, {machine}, {load}; {python}, {', '.join(dict.fromkeys(versions))}; {rounds} rounds."
+    with_what = f"{python}, {', '.join(dict.fromkeys(versions))}; commit {commit()}"
+    return f"{date.today()}, {where}; {with_what}; {rounds} rounds."
 
 
 def steps_table(name: str, options: argparse.Namespace, peers: Path | None) -> tuple[str, list[str]]:
@@ -166,7 +188,7 @@ def steps_table(name: str, options: argparse.Namespace, peers: Path | None) -> t
     verdict = f"{comparison(workers, best)}{machine}"
     parts = [conditions(versions, rounds), table(head, rows), verdict]
     parts += [f"Left out: {label} ({reason})." for label, reason in left_out.items()]
-    return "\n\n".join(parts), [name, *summary_row(workers, best)]
+    return "\n\n".join(parts), [name, processor(), str(date.today()), commit(), *summary_row(workers, best)]
 
 
 def step_rows(workers: dict[str, Worker], limit: float) -> list[list[str]]:
@@ -371,16 +393,29 @@ def peers_python(folder: Path, gpu: bool) -> Path:
     return python
 
 
+def with_other_rows(new: str, old: str) -> str:
+    """A table, and the rows of an older one of other workloads, or of other processors if a column names them."""
+    head, lines, rows = new.splitlines()[:2], new.splitlines()[2:], {}
+    names = 2 if "| processor |" in head[0] else 1
+    for row in [*old.splitlines()[2:], *lines]:
+        rows[tuple(row.split("|")[1 : 1 + names])] = row
+    return "\n".join([*head, *rows.values()])
+
+
 def write(page: Path, sections: dict[str, str], about: str = "") -> None:
     """Puts the sections on a page, in the place of those of the same heading, the new ones at its end.
 
-    A page that is not there yet begins with ``about``.
+    Of a summary, rows of other workloads and processors stay. A page that is not there yet begins with ``about``.
     """
     if not page.exists():
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(about, "utf-8")
     intro, *parts = re.split(r"^## ", page.read_text("utf-8"), flags=re.MULTILINE)
     old = {title: text.strip() for title, _, text in (part.partition("\n") for part in parts)}
+    sections = {
+        title: with_other_rows(text, old.get(title, "")) if title.startswith("Summary") else text
+        for title, text in sections.items()
+    }
     body = "".join(f"## {title}\n\n{text}\n\n" for title, text in {**old, **sections}.items())
     page.write_text(f"{intro.rstrip()}\n\n{body.rstrip()}\n", "utf-8")
 
@@ -448,10 +483,10 @@ def main() -> None:
         return
     if options.quality is not None:
         for name in options.quality or GOALS:
-            tell(f"Time to quality: {name}", lambda name=name: quality_table(name, options, peers))
+            tell(f"Time to quality: {name}, {processor()}", lambda name=name: quality_table(name, options, peers))
     if options.growth is not None:
         for axis in options.growth or GROWTH:
-            tell(f"Growth with {axis}", lambda axis=axis: growth_table(axis, options.rounds))
+            tell(f"Growth with {axis}, {processor()}", lambda axis=axis: growth_table(axis, options.rounds))
     if options.quality is None and options.growth is None:
         rows = []
 
@@ -461,9 +496,8 @@ def main() -> None:
             return text
 
         for name in options.workloads:
-            tell(f"Time per step: {name}{kind}", lambda name=name: section(name))
-        if set(options.workloads) == set(WORKLOADS):
-            tell(f"Summary{kind}", lambda: table(SUMMARY, rows))
+            tell(f"Time per step: {name}{kind}, {processor()}", lambda name=name: section(name))
+        tell(f"Summary{kind}", lambda: table(["", "processor", "date", "commit", *SUMMARY[1:]], rows))
 
 
 if __name__ == "__main__":

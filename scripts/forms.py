@@ -2,7 +2,7 @@
 
 Forwards and in each gradient, on a CPU.
 
-python scripts/forms.py --write docs/performance.md
+python scripts/forms.py --write benchmarks/forms.md
 """
 
 import argparse
@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from benchmark import conditions, table, write
+from benchmark import conditions, processor, table, write
 
 import jaxrec
 from jaxrec.models import layers
@@ -178,7 +178,7 @@ def main() -> None:
     text = f"{conditions(versions, ROUNDS)}\n\n{about}\n\n{measure()}"
     print(f"## Layer forms\n\n{text}")
     if options.write:
-        write(options.write, {"Layer forms": text})
+        write(options.write, {f"Layer forms, {processor()}": text})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What the commands add to their compiled steps, how soon the first step is made, and what many runs at once cost.
 
     python scripts/overhead.py                                  every table
-    python scripts/overhead.py steps start --write docs/performance.md
+    python scripts/overhead.py steps start --write benchmarks/command.md
 
 Reads prepared data sets from TFDS_DATA_DIR. Linux.
 """
@@ -29,7 +29,7 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
-from benchmark import conditions, table, write
+from benchmark import conditions, processor, table, write
 
 import jaxrec
 from jaxrec.data import datasets
@@ -282,7 +282,7 @@ def main() -> None:
         text = f"{conditions(VERSIONS, rounds)}\n\n{measure()}"
         print(f"## {title}\n\n{text}\n", flush=True)
         if options.write:
-            write(options.write, {title: text})
+            write(options.write, {f"{title}, {processor()}": text})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Where the time of a step goes on a CPU, by kind of operation.
 
-    python scripts/profile_step.py cnn128 vit --write docs/performance.md
+    python scripts/profile_step.py cnn128 vit --write benchmarks/profile.md
 
 The workloads are those of scripts/benchmark.py.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent / "peers"))
 
 import jax
-from benchmark import conditions, table, write
+from benchmark import conditions, processor, table, write
 from contest import WORKLOADS, examples
 from jax.profiler import ProfileData
 from jaxrec_step import batch_of, config_of
@@ -90,7 +90,7 @@ def main() -> None:
     text = f"{conditions(versions, 1)}\n\n{ABOUT}\n\n{table(head, rows)}"
     print(f"## Where the time goes\n\n{text}")
     if options.write:
-        write(options.write, {"Where the time goes": text})
+        write(options.write, {f"Where the time goes, {processor()}": text})
 
 
 if __name__ == "__main__":

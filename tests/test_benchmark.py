@@ -2,6 +2,7 @@
 
 import argparse
 import fcntl
+import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
+ROOT = Path(__file__).parents[1]
+SCRIPTS = ROOT / "scripts"
 sys.path[:0] = [str(SCRIPTS), str(SCRIPTS / "peers")]
 
 import benchmark
@@ -220,3 +222,44 @@ def test_turns_are_taken(tmp_path):
             fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
     fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
     place.close()
+
+
+def test_a_summary_keeps_rows_of_other_workloads_and_processors(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# Steps\n")
+    head = ["", "processor", "ms"]
+    benchmark.write(page, {"Summary": benchmark.table(head, [["cnn", "old", "9"], ["vit", "new", "8"]])})
+    benchmark.write(page, {"Summary": benchmark.table(head, [["vit", "new", "7"], ["cnn", "new", "6"]])})
+    rows = [["cnn", "old", "9"], ["vit", "new", "7"], ["cnn", "new", "6"]]
+    assert page.read_text() == f"# Steps\n\n## Summary\n\n{benchmark.table(head, rows)}\n"
+
+
+TABLES = sorted((ROOT / "benchmarks").glob("*.md"))
+STATED = re.compile(r"^20\d\d-\d\d-\d\d, .*; commit [0-9a-f]{7}.*\.$", re.MULTILINE)
+
+
+def test_new_tables_state_date_hardware_and_commit(monkeypatch):
+    monkeypatch.setattr(benchmark, "commit", lambda: "0123abc-dirty")
+    line = benchmark.conditions(["jaxrec 1", "jaxrec 1", "jax 2"], 3)
+    assert STATED.fullmatch(line)
+    assert benchmark.processor() in line and "jaxrec 1, jax 2; commit 0123abc-dirty; 3 rounds." in line
+
+
+@pytest.mark.parametrize("page", TABLES, ids=lambda page: page.name)
+def test_kept_tables_state_date_hardware_and_commit(page):
+    """Once for a whole table, or in columns of their own; a summary may leave it to the tables below it."""
+    sections = re.split(r"^## ", page.read_text("utf-8"), flags=re.MULTILINE)[1:]
+    assert sections
+    for section in sections:
+        columns = "| processor | date | commit |" in section
+        assert columns or STATED.search(section) or section.startswith("Summary\n"), section.splitlines()[0]
+
+
+def test_every_figure_of_the_performance_page_is_in_a_table():
+    def decimals(text: str) -> set[float]:
+        return {float(each) for each in re.findall(r"(?<![\w.])\d*\.\d+(?!\.?\w)", text)}
+
+    measured = set().union(*(decimals(page.read_text("utf-8")) for page in TABLES))
+    shown = decimals((ROOT / "docs" / "performance.md").read_text("utf-8"))
+    assert len(shown) > 50
+    assert shown - measured == set()

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 PART_BYTES = 2**21
 """How much of the widest activation is computed at a time: as much as the level-2 caches of two cores hold together on
-the machine of docs/performance.md."""
+the Zen 5 machine of docs/performance.md."""
 MOST_PARTS = 16
 """Each part adds to the time of compilation."""
 

@@ -30,7 +30,7 @@ def manifest(dataset: dict[str, Any], devices: list[str]) -> dict[str, Any]:
     return {
         "versions": versions,
         "devices": devices,
-        "git": _commit(),
+        "git": source_commit(),
         "dataset": dataset,
         "command": _command(),
     }
@@ -48,7 +48,7 @@ def _command() -> str:
     return shlex.join([program_name, *sys.argv[1:]]).replace("'python -m jaxrec.train'", program_name)
 
 
-def _commit() -> str:
+def source_commit() -> str:
     """The commit of the source that runs; empty if git does not know it."""
     if shutil.which("git") is None:
         return ""
