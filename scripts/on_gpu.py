@@ -35,6 +35,9 @@ OWN: dict[str, Entry] = {
     "jaxrec, one step a call": ("jaxrec_step", ["--tuned"], {}),
     "flax": ("flax_step", [], {}),
 }
+POOLING: dict[str, Entry] = {"jaxrec, XLA's pooling": ("jaxrec_step", ["--tuned", "--several", "--plain"], {})}
+"""Of the workloads whose pools jaxrec has a form of its own for."""
+POOLED = {"cnn", "speednet", "unet"}
 FEW_CORES = {"TORCHINDUCTOR_COMPILE_THREADS": "4"}
 """Each `torch.compile` would start as many compilers as there are cores."""
 PEERS: dict[str, Entry] = {
@@ -55,6 +58,7 @@ update by Adam on one batch held on the card, its loss fetched once per burst. A
 parameters and the same batch; docs/performance.md says how else the contest is held.
 
 - *jaxrec* makes {STEPS_A_CALL} steps a call. Its commands make as many on a GPU as lie between two lines of the log.
+- *XLA's pooling*: jaxrec without the one form of its own that it has on a GPU, the gradient of side by side max pools.
 - PyTorch computes under autocast with tensors in channels_last, `torch.backends.cudnn.benchmark` and fused Adam. *CUDA
   graph*: the whole step, compiled, is one graph.
 - TFLOP/s are those that XLA counts in plain Flax's program, divided by everybody's time; *of product* is the share of
@@ -87,6 +91,8 @@ class Contest:
         self.running[name], self.left_out[name] = {}, {}
         python = Path(sys.executable)
         entries = {label: (python, name, entry) for label, entry in OWN.items()}
+        if name in POOLED:
+            entries |= {label: (python, name, entry) for label, entry in POOLING.items()}
         if self.peers:
             entries |= {label: (self.peers, name, entry) for label, entry in PEERS.items()}
         if not name:

@@ -202,6 +202,7 @@ def test_gpu_contestants_that_fail_stop_nobody_else(tmp_path, monkeypatch):
 
     monkeypatch.setattr(on_gpu, "Worker", fake)
     monkeypatch.setattr(on_gpu, "OWN", {label: ("", [what], {}) for label, what in labels.items()})
+    monkeypatch.setattr(on_gpu, "POOLED", set())
     monkeypatch.setattr(on_gpu, "PROBES", {workers.PRODUCT: ("", ("", ["works"], {}))})
     given = ["--gpu", "--tiny", "--limit", "2", "--rounds", "2", "--burst", "0.03", "--workloads", "cnn", "vit"]
     sections = dict(on_gpu.gpu_tables(["cnn", "vit"], benchmark.read_options(given), None))

@@ -95,8 +95,10 @@ GPU_WORKLOADS = {
 def tiny(workload: Workload) -> Workload:
     """The workload as a CPU can try it."""
     height, width = workload.size
-    # First losses of few examples differ much; large images are slow.
+    # First losses of few examples differ much; large images are slow. The detector's network depends on their size.
     batch = 32 if height <= 32 else 4
+    if workload.objects:
+        return replace(workload, batch=batch)
     return replace(workload, batch=batch, size=(min(height, 96), min(width, 96)))
 
 
@@ -135,6 +137,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--tiny", action="store_true", help="that workload with tiny sizes, on the CPU")
     made.add_argument("--turns", nargs=2, metavar=("FOLDER", "COUNT"), help="take turns on the card, see `turn`")
     made.add_argument("--programs", type=Path, metavar="FOLDER", help="put XLA's compiled program there")
+    made.add_argument("--plain", action="store_true", help="jaxrec: only XLA's own operations")
     made.add_argument("--several", action="store_true", help=f"jaxrec: {STEPS_A_CALL} steps a call")
     made.add_argument("--tuned", action="store_true", help="jaxrec: tune the allocator as the training command does")
     made.add_argument("--channels-last", action="store_true", help="torch")

@@ -1,5 +1,6 @@
 """jaxrec's own contestant: the step that the training command compiles. Run by scripts/benchmark.py."""
 
+import contextlib
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -104,7 +105,9 @@ def build(workload: contest.Workload, options: Any) -> contest.Contestant:
         """The state after the steps of a call, and the metrics of each."""
         return jax.lax.scan(lambda state, _: step(state, batch), state, length=calls)
 
-    lowered = jax.jit(step if calls == 1 else several, donate_argnums=0).lower(state, batch)
+    forms = jaxrec.plain_forms() if options.plain else contextlib.nullcontext()
+    with forms:
+        lowered = jax.jit(step if calls == 1 else several, donate_argnums=0).lower(state, batch)
     with contest.turn(options):
         compiled = lowered.compile()
     metrics = None

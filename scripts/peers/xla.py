@@ -4,6 +4,7 @@ import contextlib
 from typing import Any
 
 import contest
+import jax
 
 
 def operations(lowered: Any, compiled: Any) -> float | None:
@@ -17,9 +18,9 @@ def operations(lowered: Any, compiled: Any) -> float | None:
 def facts(compiled: Any, options: Any, name: str) -> dict[str, Any]:
     """``bytes`` and, on a GPU, ``peak`` of a contestant of this ``name``; its program's text is put where asked."""
     if options.programs:
-        kind = "several" if options.several else "one"
+        kind = "_several" * options.several + "_plain" * options.plain
         with contextlib.suppress(Exception):
-            (options.programs / f"{options.workload}_{name}_{kind}.txt").write_text(compiled.as_text())
+            (options.programs / f"{options.workload}_{name}{kind}.txt").write_text(compiled.as_text())
     found: dict[str, Any] = {"bytes": _cost(compiled, "bytes accessed")}
     if contest.on_card(options):
         found["peak"] = lambda: _memory(compiled)
@@ -38,6 +39,9 @@ def _cost(program: Any, name: str) -> float | None:
 
 def _memory(compiled: Any) -> int:
     """Bytes of arguments, results and intermediate values; the allocator's own peak holds the tries of kernels too."""
-    plan = compiled.memory_analysis()
-    parts = plan.argument_size_in_bytes, plan.output_size_in_bytes, plan.temp_size_in_bytes
-    return sum(parts) - plan.alias_size_in_bytes
+    try:
+        plan = compiled.memory_analysis()
+        parts = plan.argument_size_in_bytes, plan.output_size_in_bytes, plan.temp_size_in_bytes
+        return sum(parts) - plan.alias_size_in_bytes
+    except Exception:
+        return jax.devices()[0].memory_stats()["peak_bytes_in_use"]
