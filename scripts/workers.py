@@ -142,7 +142,8 @@ class Worker:
 
 def surroundings(folder: Path, flags: Iterable[str] = ()) -> dict[str, str]:
     """A contestant's environment: caches of compiled code are off or empty, and TensorFlow is silent."""
-    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
     caches = {"JAX_ENABLE_COMPILATION_CACHE": "false", "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
     platform = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     if "--gpu" in flags and "--tiny" not in flags:
