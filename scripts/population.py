@@ -11,6 +11,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -18,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.cli.training_arguments import read_experiment
+from jaxrec.models.members import convolutions_as_products
 from jaxrec.run.data import complete, open_data
 from jaxrec.settings import Classifier
 from jaxrec.tasks.classifier import init, predict, train_step
@@ -80,18 +82,26 @@ def main() -> None:
     keys = jax.random.split(jax.random.key(0), options.members)
     card = jax.devices()[0].device_kind
     print(f"{config.steps} steps of {config.batch_size} digits on {card}; jax {jax.__version__}", flush=True)
-    rates = {}
-    for members in (1, options.members):
-        train_all, compiling = compiled(jax.vmap(member), keys[:members])
-        seconds = median_seconds(train_all, keys[:members], options.rounds)
-        accuracies = train_all(keys[:members])
-        rates[members] = members / seconds
-        print(
-            f"{members} at once: {rates[members]:.3g} members a second, in {seconds:.2f} s after {compiling:.1f} s of "
-            f"compiling; test accuracy {100 * accuracies.mean():.2f} % ± {100 * accuracies.std():.2f}",
-            flush=True,
-        )
-    print(f"{rates[options.members] / rates[1]:.1f} times as many members a second")
+    alone = trained("one alone", member, keys[:1], options.rounds, nullcontext())
+    trained("all, grouped convolutions", member, keys, options.rounds, nullcontext())
+    together = trained("all, convolutions as products", member, keys, options.rounds, convolutions_as_products())
+    print(f"{together / alone:.1f} times as many members a second")
+
+
+def trained(
+    name: str, member: Callable[[jax.Array], jax.Array], keys: jax.Array, rounds: int, form: AbstractContextManager
+) -> float:
+    """Trains a member for each key, as one program whose operations are traced in ``form``; members a second."""
+    with form:
+        train, compiling = compiled(jax.vmap(member), keys)
+    seconds = median_seconds(train, keys, rounds)
+    accuracies = 100 * train(keys)
+    print(
+        f"{name}: {len(keys) / seconds:.3g} members a second, {seconds:.2f} s after {compiling:.1f} s of compiling; "
+        f"test accuracy {accuracies.mean():.2f} % ± {accuracies.std():.2f}",
+        flush=True,
+    )
+    return len(keys) / seconds
 
 
 if __name__ == "__main__":

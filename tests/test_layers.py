@@ -13,7 +13,7 @@ from conftest import close, equations
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
-from jaxrec.models import layers
+from jaxrec.models import layers, members
 from jaxrec.models.cpu import convolutions, forms, winograd
 from jaxrec.models.cpu.forms import plain_forms
 from jaxrec.models.cpu.parts import in_parts
@@ -623,3 +623,37 @@ def test_spectral_norm_is_blind_to_the_kernels_scale_and_so_is_its_gradient():
     close(outputs(5.0), outputs(1.0))
     slope = jax.grad(lambda factor: jnp.sum(outputs(factor) ** 2))(1.0)
     np.testing.assert_allclose(slope, 0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "strides, size, padding", [(1, 3, "SAME"), (2, 3, "SAME"), (2, 4, "VALID"), (1, 1, ((1, 0), (0, 2)))]
+)
+def test_a_convolution_as_a_product_is_the_convolution_for_each_member(strides, size, padding, in_float64):
+    x, kernels = normal(0, 2, 9, 8, 3), normal(1, 4, size, size, 3, 5)
+
+    def plain(x, kernel):
+        pairs = padding if isinstance(padding, str) else list(padding)
+        return lax.conv_general_dilated(x, kernel, (strides, strides), pairs, dimension_numbers=layers.NUMBERS)
+
+    def value_and_gradients(conv):
+        def value(x, kernel):
+            return jnp.sin(conv(x, kernel)).sum()
+
+        return jax.jit(jax.vmap(jax.value_and_grad(value, (0, 1)), (None, 0)))(x, kernels)
+
+    found = value_and_gradients(partial(members.conv, strides=strides, padding=padding))
+    close(found, value_and_gradients(plain), 1e-10)
+
+
+def test_convolutions_are_products_where_they_are_asked_for():
+    x, kernel = jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
+    conv = jax.jit(layers.conv)
+
+    def convolutions():
+        return conv.lower(x, kernel).as_text().count("stablehlo.convolution")
+
+    with plain_forms():
+        assert convolutions() == 1
+        with members.convolutions_as_products():
+            assert convolutions() == 0
+        assert convolutions() == 1

@@ -20,6 +20,7 @@ from jax import lax
 
 from jaxrec.errors import UserError
 
+from . import members
 from .cpu import convolutions, parts, pooling, products
 from .cpu.depthwise import depthwise as own_depthwise
 from .cpu.forms import own_forms, pools_by_arithmetic
@@ -98,6 +99,8 @@ def conv(
     """
     if own_forms(x):
         return convolutions.conv(x, kernel, strides, padding)
+    if members.as_products():
+        return members.conv(x, kernel, strides, padding)
     return lax.conv_general_dilated(x, kernel, (strides, strides), padding, dimension_numbers=NUMBERS)
 
 
