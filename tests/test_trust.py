@@ -2,14 +2,16 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxrec.after.calibration import fit_temperature, negative_log_likelihood, probabilities, reliability
 from jaxrec.after.weak_spots import brightness, extent, find_label_errors, near_duplicates, sharpness, slices
 from jaxrec.after.weak_spots import small_copies as copies
-from jaxrec.cli import evaluate
+from jaxrec.cli import evaluate, predict
 from jaxrec.errors import UserError
 from jaxrec.run.trained import load
 
@@ -116,6 +118,23 @@ def test_evaluate_calibrates_and_lists_weak_spots(trained, capsys, as_users_run_
     with (run / "label_errors.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == weak["label_errors"] and {row["split"] for row in rows} <= {"test", "validation"}
+
+
+@pytest.mark.slow
+def test_predict_divides_by_the_temperature_that_was_fitted(trained, tmp_path, as_users_run_it):
+    run = shutil.copytree(trained("cnn"), tmp_path / "run", ignore=shutil.ignore_patterns("calibration.json"))
+    image = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
+    Image.fromarray(image).save(tmp_path / "image.png")
+    arguments = [str(run), str(tmp_path / "image.png"), "--calibrated"]
+    with pytest.raises(UserError, match="--calibrate"):
+        predict.main(arguments)
+    assert not (run / "predictions").exists()
+    (run / "calibration.json").write_text('{"temperature": 0.25}')
+    predict.main(arguments)
+    (told,) = (run / "predictions" / "predictions.jsonl").read_text().splitlines()
+    said = list(json.loads(told)["probabilities"].values())
+    logits = load(run).predict(image[None, ..., None])["logits"]
+    np.testing.assert_allclose(said, probabilities(logits, 0.25)[0], atol=1e-6)
 
 
 @pytest.mark.slow

@@ -45,6 +45,9 @@ class Predict(OpenedModel):
     """Tell and draw boxes of at least this score. Default: the run's --score."""
     ensemble: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="RUN")] = ()
     """Another run of the same classes; the probabilities of all runs are averaged. Repeat it for each run."""
+    calibrated: bool = False
+    """Divide logits by the temperature that `jaxrec evaluate RUN --calibrate` has fitted, so that probabilities are as
+    often right as they say."""
     out: str | None = None
     """Folder for predictions.csv, predictions.jsonl, other files and pictures. Default: RUN/predictions."""
     skip_bad: bool = False
@@ -128,6 +131,7 @@ def _predict(options: Predict) -> None:
     named = named_paths(options.paths)
     files, left_out = find_images(named)
     from jaxrec.host import tune_cpu
+    from jaxrec.run.diagnosis import fitted_temperature
     from jaxrec.run.trained import load
 
     tune_cpu()
@@ -137,12 +141,13 @@ def _predict(options: Predict) -> None:
     if options.score is not None:
         set_score(trained, options.score)
     every = (trained, *others)
+    temperatures = [fitted_temperature(each) for each in every] if options.calibrated else []
     for remark in dict.fromkeys(remark for each in every for remark in each.remarks(files)):
         print(remark)
     paths = find_clips(named, left_out) if trained.reads_clips else without_videos(files, named, left_out)
     out = Path(options.out) if options.out else trained.folder / "predictions"
     try:
-        first, count = write_all(every, paths, options, out, left_out)
+        first, count = write_all(every, temperatures, paths, options, out, left_out)
         write_left_out(out, left_out)
     except OSError as error:
         raise unwritable(out, error) from error
@@ -160,8 +165,10 @@ def _predict_by_engine(options: Predict) -> None:
 
     engine = str(options.engine)
     check_installed(f"--engine {engine}", PACKAGES[engine], engine)
-    if len(options.paths) != 1 or options.ensemble or options.top:
-        raise UserError("--engine takes one PATH, and neither --ensemble nor --top; remove what is too much")
+    if len(options.paths) != 1 or options.ensemble or options.top or options.calibrated:
+        raise UserError(
+            "--engine takes one PATH, and neither --ensemble, --top nor --calibrated; remove what is too much"
+        )
     trained = load(options.run, checkpoint=options.checkpoint)
     trained.check_reads_images()
     out = (Path(options.out) if options.out else trained.folder / "predictions").absolute() / "answers"
@@ -180,12 +187,19 @@ def _predict_by_engine(options: Predict) -> None:
 
 
 def write_all(
-    every: tuple["Trained", ...], paths: list[Path], options: Predict, out: Path, left_out: list[LeftOut]
+    every: tuple["Trained", ...],
+    temperatures: list[float],
+    paths: list[Path],
+    options: Predict,
+    out: Path,
+    left_out: list[LeftOut],
 ) -> tuple[list[dict[str, Any]], int]:
     """Writes the predictions and pictures of all files; returns the first rows, and the number of all.
 
-    Files that cannot be read are added to ``left_out`` if the options say so.
+    ``temperatures`` are those of the runs, or none. Files that cannot be read are added to ``left_out`` if the options
+    say so.
     """
+    from jaxrec.run.diagnosis import calibrated
     from jaxrec.run.show.predicted import describe, draw_sheet
 
     trained, *others = every
@@ -195,7 +209,10 @@ def write_all(
     with open_predictions(out) as write:
         for part, images, *length in read_images(trained, paths, options.skip_bad, left_out):
             # Each run brings the files to what it was trained on itself: the others may resize them in another way.
-            outputs = averaged([trained.predict(images, *length), *(each.predict(part) for each in others)])
+            said = [trained.predict(images, *length), *(each.predict(part) for each in others)]
+            if temperatures:
+                said = [calibrated(*each) for each in zip(said, temperatures, strict=True)]
+            outputs = averaged(said)
             if not count:
                 draw_sheet(trained, images, outputs, out)
             told = describe(trained, part, images, outputs, out, labels)

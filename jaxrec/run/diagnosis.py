@@ -1,5 +1,6 @@
 """How far the answers of a trained classifier can be trusted, and where they are weak: files that the report shows."""
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -131,6 +132,23 @@ def calibrate(trained: Trained, validation: Split | None, test: Answers) -> dict
     reliability_picture(drawn).save(pictures / RELIABILITY)
     write_json(trained.folder / CALIBRATION, found)
     return found
+
+
+def fitted_temperature(trained: Trained) -> float:
+    """The temperature that `calibrate` has fitted for a run; raises UserError if none was fitted."""
+    path = trained.folder / CALIBRATION
+    if not path.exists():
+        raise UserError(
+            f"--calibrated divides by a temperature, and none was fitted for '{trained.folder.name}'; do so first with "
+            f"jaxrec evaluate {trained.folder} --calibrate"
+        )
+    return float(json.loads(path.read_text("utf-8"))["temperature"])
+
+
+def calibrated(outputs: dict[str, np.ndarray], temperature: float) -> dict[str, np.ndarray]:
+    """A run's outputs, with the probabilities float32 [N, C] of its logits divided by a temperature."""
+    found = calibration.probabilities(outputs["logits"], temperature)
+    return {**outputs, "probabilities": found.astype(np.float32)}
 
 
 def find_weak_spots(trained: Trained, data: Data, test_split: Split, test: Answers) -> dict[str, Any]:
