@@ -99,7 +99,7 @@ def test_skip_changes_nothing_of_a_classifier_where_all_is_finite(tmp_path):
 
 def test_a_run_resumed_with_other_settings_is_verified(tmp_path, capsys):
     usual = ["--runs", tmp_path, "--name", "run"]
-    assert main(small("gan", *usual, "--steps", 6, "--log-every", 4, "--save-every", 3, "--eval-every", 5)) == 0
+    assert main(small("autoencoder", *usual, "--steps", 6, "--log-every", 4, "--save-every", 3, "--eval-every", 5)) == 0
     steps = [row["step"] for row in read_metrics(tmp_path / "run") if row["split"] == "train"]
     assert steps == [3, 4, 5, 6]  # Every saved state is a logged one.
     for changed in (
