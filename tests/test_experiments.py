@@ -27,6 +27,7 @@ REQUIRED = {
     "mnist_cnn",
     "edge_mnist",
     "cifar10_speednet",
+    "cifar10_speedrun",
     "mnist_autoencoder",
     "mnist_denoising",
     "mnist_vae",
