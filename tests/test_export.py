@@ -137,6 +137,44 @@ def test_constants_are_computed_when_the_file_is_written():
     assert max(onnx.numpy_helper.to_array(each).size for each in model.graph.initializer) == 2
 
 
+def _normed(x):
+    rng = np.random.default_rng(2)
+    mean, scale, bias = rng.normal(size=(3, x.shape[-1])).astype(np.float32)
+    return (x - mean) * scale + bias
+
+
+CONVOLUTIONS = {name: OPERATIONS[name] for name in ("strided", "grouped", "transposed", "cut")}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_normalization_goes_into_the_kernel_before_it(name):
+    def function(x):
+        return {"y": jax.nn.relu(_normed(CONVOLUTIONS[name](x) / 2))}
+
+    content = onnx_model(function, {"x": jax.ShapeDtypeStruct(A.shape, A.dtype)}, {})
+    kinds = [node.op_type for node in onnx.load_from_string(content).graph.node]
+    kinds = [kind for kind in kinds if kind not in ("Transpose", "Pad")]
+    assert kinds == ["ConvTranspose" if name == "transposed" else "Conv", "Relu", "Identity"]
+    close(run_onnx(content, {"x": A})["y"], np.asarray(function(jnp.asarray(A))["y"]), 1e-5)
+
+
+OTHERWISE_USED = {
+    "by two": lambda y: y + _normed(y),
+    "from a number": lambda y: 1 - y,
+    "by pixel": lambda y: y * np.arange(4, dtype=np.float32)[:, None, None],
+    "by example": lambda y: y * np.arange(3, dtype=np.float32)[:, None, None, None],
+}
+
+
+@pytest.mark.parametrize("name", OTHERWISE_USED)
+def test_what_is_no_normalization_stays(name):
+    def function(x):
+        return {"y": OTHERWISE_USED[name](lax.conv_general_dilated(x, KERNEL, (1, 1), "SAME", dimension_numbers=NHWC))}
+
+    content = onnx_model(function, {"x": jax.ShapeDtypeStruct(A.shape, A.dtype)}, {})
+    close(run_onnx(content, {"x": A})["y"], np.asarray(function(jnp.asarray(A))["y"]), 1e-5)
+
+
 @pytest.mark.parametrize("kind", ["onnx", "stablehlo"])
 def test_the_command_writes_a_file_and_a_script_that_uses_it(kind, trained, tmp_path, capsys, as_users_run_it):
     run = trained("cnn")

@@ -18,7 +18,6 @@ SAME_NAMES = {
     "sub": "Sub",
     "mul": "Mul",
     "div": "Div",
-    "max": "Max",
     "min": "Min",
     "pow": "Pow",
     "neg": "Neg",
@@ -97,6 +96,16 @@ _elementwise("integer_pow", _integer_power)
 _elementwise("round", _rounded)
 _elementwise("is_finite", _finite)
 _elementwise("clamp", lambda graph, params, low, x, high: graph.one("Min", graph.one("Max", x, low), high))
+
+
+@RULES.writes("max")
+def _largest(graph: Graph, params: Params, given: list[Value], avals: Sequence[Any]) -> list[Value]:
+    """Of a number and 0, a rectifier: quantizers give it one range with the convolution before it."""
+    dtype, shape = np.dtype(avals[0].dtype), tuple(avals[0].shape)
+    others = [each for each in given if not (each.known and not np.any(each.stored))]
+    if len(others) == 1 and dtype == np.float32:
+        return [Value(graph.one("Relu", graph.small(others[0])), shape, others[0].sizes, dtype)]
+    return [Value(graph.one("Max", *map(graph.operand, given)), shape, stored_sizes(shape, given), dtype)]
 
 
 @RULES.writes("rem")

@@ -193,3 +193,12 @@ def element_type(dtype: Any) -> int:
             "with --format stablehlo"
         )
     return TYPES[name]
+
+
+def read_by(node: onnx.NodeProto) -> set[str]:
+    """The tensors that a node takes, a loop also those that its body does."""
+    names = set(node.input)
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            names |= read_by(inner)
+    return names

@@ -11,7 +11,8 @@ from jax.extend import core
 from onnx import helper
 
 from . import onnx_elementwise, onnx_gathering, onnx_products, onnx_reductions, onnx_shapes
-from .onnx_graph import OPSET, Graph, Missing, Value, constant, element_type, is_number, not_written
+from .onnx_fold import folded
+from .onnx_graph import OPSET, Graph, Missing, Value, constant, element_type, is_number, not_written, read_by
 from .onnx_rules import Rules
 
 RULES = Rules(
@@ -35,7 +36,7 @@ def onnx_model(
     """An ONNX model of a function of arrays.
 
     Constants, such as parameters, are written into the model, and what follows from them alone is computed now: the
-    scale of a batch normalization is one constant.
+    scale of a batch normalization is one constant. After a convolution, it goes into the kernel.
 
     Args:
         function: of arrays, in the order of ``inputs``; gives arrays by name.
@@ -59,7 +60,7 @@ def onnx_model(
         graph.nodes.append(helper.make_node("Identity", [graph.full(value)], [name]))
     model = helper.make_model(
         helper.make_graph(
-            _needed(graph.nodes, set(shapes)),
+            folded(graph, _needed(graph.nodes, set(shapes))),
             "jaxrec",
             [_described(name, spec) for name, spec in inputs.items()],
             [_described(name, spec) for name, spec in shapes.items()],
@@ -68,7 +69,7 @@ def onnx_model(
         producer_name="jaxrec",
         ir_version=9,
     )
-    used = {name for node in model.graph.node for name in _read_by(node)}
+    used = {name for node in model.graph.node for name in read_by(node)}
     model.graph.initializer.extend(each for each in graph.constants if each.name in used)
     helper.set_model_props(model, dict(metadata))
     onnx.checker.check_model(model)
@@ -86,17 +87,8 @@ def _needed(nodes: Sequence[onnx.NodeProto], wanted: set[str]) -> list[onnx.Node
     for node in reversed(nodes):
         if wanted.intersection(node.output):
             kept.append(node)
-            wanted = wanted.union(_read_by(node))
+            wanted = wanted.union(read_by(node))
     return kept[::-1]
-
-
-def _read_by(node: onnx.NodeProto) -> set[str]:
-    """The tensors that a node takes, a loop also those that its body does."""
-    names = set(node.input)
-    for attribute in node.attribute:
-        for inner in attribute.g.node:
-            names |= _read_by(inner)
-    return names
 
 
 def _known(value: Any) -> Value:

@@ -15,7 +15,7 @@ AT_ONCE = 32
 def write_int8(path: Path, split: Split, count: int) -> Path:
     """Writes the model at ``path`` in 8 bits, as the same file in the folder ``int8`` beside it.
 
-    The scale of a batch normalization goes into the kernel before it (Jacob et al. 2018). Sums stay 32 bits wide.
+    Sums stay 32 bits wide.
 
     Args:
         path: an ONNX file of one input, images or clips.
