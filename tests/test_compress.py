@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from functools import partial
 
 import jax
@@ -14,7 +15,7 @@ from systems import ROWS, at, batches, systems
 from jaxrec.after.channels import narrowed
 from jaxrec.after.distil import distilled, soft_labels, with_teacher
 from jaxrec.after.prune import MASKS, Gradual, cubic, kernels, pruning, smallest_out
-from jaxrec.cli import compress, train
+from jaxrec.cli import compress, train, verify
 from jaxrec.errors import UserError
 from jaxrec.run.compressing import Wanted
 from jaxrec.run.compressing import compress as run_compress
@@ -197,6 +198,19 @@ def test_a_pruned_run_opens_like_any_other(run, monkeypatch, capsys):
     assert found.predict(np.zeros((1, 8, 8, 1), np.uint8))["probabilities"].shape == (1, 10)
 
 
+def test_a_pruned_run_is_resumed_and_verified_as_it_was_trained(run, capsys):
+    name = "resumed"
+    run_compress(load(run), Wanted(prune=0.9, teacher=load(run), steps=10, name=name))
+    before = kernels(load(run.with_name(name)).state.player.params)
+    train.main(["--name", name, "--runs", str(run.parent), "--resume", "--steps", "14", "--no-tune-allocator"])
+    after = load(run.with_name(name))
+    assert after.step == 14
+    for path, weights in kernels(after.state.player.params).items():
+        assert np.array_equal(weights == 0, before[path] == 0) and not np.array_equal(weights, before[path])
+    assert verify.main([str(run.with_name(name))]) == 0
+    assert " 0 logged" not in capsys.readouterr().out
+
+
 def test_a_run_without_half_of_its_channels_is_a_smaller_network(run, monkeypatch):
     """It learns from the wide run, too."""
     monkeypatch.setattr(exporting, "TIMED", 0.05)
@@ -205,6 +219,13 @@ def test_a_run_without_half_of_its_channels_is_a_smaller_network(run, monkeypatc
     numbers = told(run.with_name("narrow"))
     assert numbers["after"]["operations"] < 0.5 * numbers["before"]["operations"]
     assert load(run.with_name("narrow")).state.player.params["conv2"]["kernel"].shape == (3, 3, 4, 8)
+    resumed = ["--name", "narrow", "--runs", str(run.parent), "--resume", "--steps", "6", "--no-tune-allocator"]
+    assert train.main(resumed) == 0 and load(run.with_name("narrow")).step == 6
+    with pytest.raises(UserError, match="--structured"):
+        verify.main([str(run.with_name("narrow"))])
+    shutil.rmtree(run.with_name("narrow") / "checkpoints")
+    with pytest.raises(UserError, match="'narrow' has no checkpoint"):
+        train.main(resumed)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +239,7 @@ def test_a_run_without_half_of_its_channels_is_a_smaller_network(run, monkeypatc
 def test_what_makes_nothing_smaller_is_refused(run, arguments, named):
     with pytest.raises(UserError, match=named):
         compress.main([str(run), *arguments])
-    assert {path.name for path in run.parent.iterdir() if path.is_dir()} <= {"wide", "wide-pruned", "narrow"}
+    assert {path.name for path in run.parent.iterdir() if path.is_dir()} <= {"wide", "wide-pruned", "narrow", "resumed"}
 
 
 def test_channels_that_depend_on_each_other_are_left(run):

@@ -2,7 +2,6 @@
 
 import tempfile
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,11 +10,10 @@ import jax
 import numpy as np
 
 from jaxrec.after.channels import narrowed
-from jaxrec.after.distil import distilling
-from jaxrec.after.prune import Gradual, pruning
 from jaxrec.data import blank, class_names, image_shape
 from jaxrec.errors import UserError
 from jaxrec.models.cpu.forms import plain_forms
+from jaxrec.run.around import Around
 from jaxrec.run.export.exporting import examples_for, function_of, inputs_of, timed, write
 from jaxrec.run.fit import Run, fit
 from jaxrec.run.start import read_weights
@@ -23,7 +21,6 @@ from jaxrec.run.store.leaves import leaves_by_path
 from jaxrec.run.store.state import model_of
 from jaxrec.run.trained import Trained
 from jaxrec.settings import Train
-from jaxrec.tasks.system import System
 
 LAST = 0.6
 """The share of the run after which the masks stay as they are: the weights that are left go on learning."""
@@ -94,19 +91,13 @@ def _settings(trained: Trained, wanted: Wanted, dataset: Any) -> Train:
     return Train(**known)
 
 
-def _around(wanted: Wanted, config: Train) -> Callable[[System], System]:
-    steps = config.steps or 0
-    schedule = None
+def _around(wanted: Wanted, config: Train) -> Around:
+    around = Around(narrower=wanted.structured)
+    if wanted.teacher is not None:
+        around = replace(around, teacher=str(wanted.teacher.folder.absolute()))
     if wanted.prune is not None and not wanted.structured:
-        end = max(1, round(LAST * steps))
-        schedule = Gradual(wanted.prune, end=end, every=max(1, end // CHANGES), scope=wanted.scope)
-    teacher = None if wanted.teacher is None else _logits_of(wanted.teacher)
-
-    def around(system: System) -> System:
-        if teacher is not None:
-            system = distilling(system, teacher)
-        return system if schedule is None else pruning(system, schedule)
-
+        end = max(1, round(LAST * (config.steps or 0)))
+        around = replace(around, prune=wanted.prune, scope=wanted.scope, end=end, every=max(1, end // CHANGES))
     return around
 
 
@@ -151,16 +142,6 @@ def _check_teacher(trained: Trained, teacher: Trained) -> None:
                 f"--distil '{teacher.folder.name}' was trained on other {told} than '{trained.folder.name}'; give a "
                 f"{trained.system.name} of the same images and classes"
             )
-
-
-def _logits_of(teacher: Trained) -> Callable[[jax.Array], jax.Array]:
-    players = {name: player.replace(opt_state=()) for name, player in teacher.state.players.items()}
-    state = jax.device_get(teacher.state.replace(players=players))
-
-    def logits(images: jax.Array) -> jax.Array:
-        return teacher.system.predict(state, images)["logits"]
-
-    return logits
 
 
 def measured(trained: Trained, results: dict[str, Any], data: Any) -> dict[str, Any]:

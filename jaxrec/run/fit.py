@@ -2,12 +2,13 @@
 
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jaxrec.errors import UserError
+from jaxrec.run.around import Around
 from jaxrec.run.contract import check_contract
 from jaxrec.run.data import Data
 from jaxrec.run.ending import finish, note_history, write_config
@@ -54,7 +55,7 @@ def fit(
     dataset: Any = None,
     observers: Sequence[Observer] = (),
     *,
-    around: Callable[[System], System] | None = None,
+    around: Around | None = None,
     weights: Weights | None = None,
 ) -> Run:
     """Trains a system as configured, and leaves a run folder to look at.
@@ -65,8 +66,8 @@ def fit(
             under ``"train"`` and ``"test"``, or a ``jaxrec.data.Dataset``.
         observers: each is called with a ``Moment`` after every call of the compiled step: the step, the state on the
             devices, and the rows that were logged. The next call takes the state's memory over: copy what you keep.
-        around: what stands around the system's own functions in this run, such as pruning. Such a run cannot be
-            resumed: its settings do not say what that was.
+        around: what stands around the system's own functions in this run, such as pruning; default: what the folder
+            of a resumed run says.
         weights: what the run starts from, in place of what ``config.init_from`` holds.
 
     Returns:

@@ -9,6 +9,7 @@ from typing import Any
 from jaxrec.data import cache_dir
 from jaxrec.errors import UserError
 from jaxrec.host import keep_programs
+from jaxrec.run.around import read_around
 from jaxrec.run.data import check_same_data, complete, open_data
 from jaxrec.run.feed import Feed
 from jaxrec.run.fit import prepare
@@ -27,7 +28,7 @@ from jaxrec.run.teachers import teacher
 from jaxrec.run.world.devices import Devices
 from jaxrec.settings import Task
 from jaxrec.tasks.state import State
-from jaxrec.tasks.system import system_of
+from jaxrec.tasks.system import System, system_of
 
 Difference = tuple[int, str]
 """A step, and what is different there."""
@@ -35,6 +36,17 @@ Difference = tuple[int, str]
 
 def _hashes(state: State) -> Hashes:
     return hashes_of(*split_state(state))
+
+
+def _system(run: Path, task: Task) -> System:
+    """The run's system as the run trains it."""
+    system, around = system_of(task), read_around(run)
+    if around is not None and around.narrower:
+        raise UserError(
+            f"run '{run.name}' began with channels of another run removed, and its settings do not say which; verify "
+            "runs that compress --structured did not make"
+        )
+    return system if around is None else around(system)
 
 
 class Replay:
@@ -48,7 +60,7 @@ class Replay:
             raise UserError(f"run '{run.name}' is a population, whose states are not logged; verify runs of one member")
         self.run, self.config, self.compared = run, folder.read_config(run), 0
         keep_programs(cache_dir() / "programs")
-        self.system = system_of(self.config.task)
+        self.system = _system(run, self.config.task)
         self.devices = Devices(self.config.mesh)
         self.devices.check_batch(self.config.batch_size)
         if dataset is None:

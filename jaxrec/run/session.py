@@ -5,7 +5,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from jaxrec.data import cache_dir
 from jaxrec.data.datasets import ARRAYS, absolute_name
 from jaxrec.errors import TRAINING_MEMORY, UserError, memory_errors
 from jaxrec.host import keep_programs
+from jaxrec.run.around import FILE, Around, read_around
 from jaxrec.run.data import Data, complete, open_data
 from jaxrec.run.known import known_data
 from jaxrec.run.show.report import Record
@@ -103,7 +104,7 @@ def open_session(
     dataset: Any = None,
     *,
     members: bool = False,
-    around: Callable[[System], System] | None = None,
+    around: Around | None = None,
     weights: Weights | None = None,
 ) -> Iterator[Session]:
     """Opens all that a run needs, and closes it at the end.
@@ -114,7 +115,7 @@ def open_session(
         config: the settings as the user gave them.
         dataset: in place of the data set that they name; see ``open_data``.
         members: whether many runs are trained at once, in one folder.
-        around: what stands around the system's own functions; default: nothing.
+        around: what stands around the system's own functions; default: what the folder of a resumed run says.
         weights: what the run starts from; default: what ``config.init_from`` names.
 
     Raises:
@@ -141,7 +142,7 @@ def _session(
     config: Train,
     dataset: Any,
     began: float,
-    around: Callable[[System], System] | None,
+    around: Around | None,
     given: Weights | None,
 ) -> Iterator[Session]:
     keep_programs(cache_dir() / "programs")
@@ -150,6 +151,8 @@ def _session(
     devices = Devices(config.mesh, config.require)
     devices.check_batch(config.batch_size)
     system = system_of(config.task)
+    if resumed is not None:
+        around = _recorded(resumed)
     if around is not None:
         system = around(system)
     config = replace(config, dataset=_dataset_name(config, system, dataset), init_from=_source(config))
@@ -167,7 +170,8 @@ def _session(
     _check_agreement(config, data)
     if resumed is not None:
         folder.check_same(folder.read_config(resumed), config)
-    run = resumed or Path(processes.by_first(lambda: str(folder.create(config))))
+    more = None if around is None else {FILE: asdict(around)}
+    run = resumed or Path(processes.by_first(lambda: str(folder.create(config, more))))
     config = replace(config, name=run.name)
     lock = processes.by_first(lambda: folder.lock(run))
     stop = Stop()
@@ -220,6 +224,18 @@ def _resumed_folder(config: Train) -> Path | None:
         )
     Record(run)  # The report is written while the run trains: a damaged file would end it there.
     return run
+
+
+def _recorded(run: Path) -> Around | None:
+    """What stands around the system of a run that is resumed."""
+    told = processes.by_first(lambda: None if (around := read_around(run)) is None else asdict(around))
+    around = None if told is None else Around(**told)
+    if around is not None and around.narrower and not processes.by_first(lambda: _begun(run)):
+        raise UserError(
+            f"run '{run.name}' has no checkpoint, and its settings do not say which channels it began with; remove its "
+            "folder, and compress again"
+        )
+    return around
 
 
 def _check_agreement(config: Train, data: Data) -> None:

@@ -56,8 +56,8 @@ def read_json(path: Path, parse: Callable[[Any], Any] = lambda value: value) -> 
         ) from error
 
 
-def create(config: Train) -> Path:
-    """Makes the folder of a new run, its settings in it, and returns it.
+def create(config: Train, more: Mapping[str, Any] | None = None) -> Path:
+    """Makes the folder of a new run, its settings and ``more`` JSON files by name in it, and returns it.
 
     Raises UserError if it cannot be written or exists already.
     """
@@ -75,7 +75,8 @@ def create(config: Train) -> Path:
     shutil.rmtree(part, ignore_errors=True)  # left by a killed process of the same number, as in containers
     try:
         part.mkdir(parents=True)
-        write_json(part / "config.json", to_dict(replace(config, name=name)))
+        for file, value in {"config.json": to_dict(replace(config, name=name)), **(more or {})}.items():
+            write_json(part / file, value)
         part.rename(run)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
