@@ -52,7 +52,6 @@ from jaxrec.host import CPU_FLAGS
 from jaxrec.run.store.manifest import source_commit
 
 QUALITY_ROUNDS = 3
-GPU_PAGE = ROOT / "benchmarks" / "gpu.md"
 PACKAGES = {False: ["torch", "keras", "tensorflow-cpu", "jax", "flax", "optax"], True: ["torch"]}
 """What the peers' environment holds, without and with a GPU."""
 
@@ -424,16 +423,14 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; what suits only one kind of run is refused in another."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", action="store_true", help="PyTorch and Keras too, installed if they are not yet")
-    parser.add_argument("--peers-dir", type=Path, help="the peers' environment; else beside jaxrec's cache")
+    parser.add_argument("--peers-dir", type=Path, help="the peers' environment; default: beside jaxrec's cache")
     parser.add_argument("--peers-python", type=Path, help="a Python that has the peers, in place of an environment")
     parser.add_argument("--workloads", nargs="+", metavar="NAME", help="default: all")
     parser.add_argument("--rounds", type=int, help="default: 7, 5 on a GPU")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 arithmetic, float32 parameters")
     parser.add_argument("--quality", nargs="*", choices=list(GOALS), help="time to quality instead of time per step")
     parser.add_argument("--growth", nargs="*", choices=list(GROWTH), help="how cost grows instead of time per step")
-    parser.add_argument(
-        "--write", type=Path, metavar="PAGE", help=f"put the tables on this page; with --gpu {GPU_PAGE} by default"
-    )
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the tables on this page")
     gpu = parser.add_argument_group("on a GPU")
     gpu.add_argument("--gpu", action="store_true", help="on a GPU, in bfloat16, workloads of a size for one")
     gpu.add_argument("--burst", type=float, default=0.3, help="seconds that a contestant trains at a time")
@@ -448,14 +445,14 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error("--quality and --growth are for the CPU; leave out --gpu")
     if options.tiny and not options.gpu:
         parser.error("--tiny is a trial of --gpu; give both")
+    if options.tiny and options.write:
+        parser.error("--write keeps what was measured, and --tiny measures nothing; leave one out")
     known = GPU_WORKLOADS if options.gpu else WORKLOADS
     options.workloads = options.workloads or list(known)
     for name in options.workloads:
         if name not in known:
             parser.error(f"--workloads {name} is none of {', '.join(known)}")
     options.rounds = options.rounds or (5 if options.gpu else 7)
-    if options.gpu and options.write is None:
-        options.write = GPU_PAGE
     return options
 
 

@@ -17,7 +17,6 @@ from peers.contest import STEPS_A_CALL
 from workers import (
     COPY,
     PRODUCT,
-    ROOT,
     SUMMARY,
     Entry,
     Failure,
@@ -29,6 +28,8 @@ from workers import (
     summary_row,
     table,
 )
+
+from jaxrec.run.store.manifest import source_commit
 
 OWN: dict[str, Entry] = {
     "jaxrec": ("jaxrec_step", ["--tuned", "--several"], {}),
@@ -68,6 +69,8 @@ parameters and the same batch; docs/performance.md says how else the contest is 
 - *Memory* is that of arguments, results and intermediate values: XLA's plan of the step, PyTorch's peak.
 - *Compile* runs from the end of the imports to the end of the first step, without the wait for the card. It is taken
   while other contestants compile too, on the same cores, so alone all are faster.
+
+Each table says with which options it was measured. The whole page:
 
 ```bash
 python scripts/benchmark.py --gpu --peers --write benchmarks/gpu.md
@@ -171,17 +174,18 @@ def gpu_tables(names: list[str], options: argparse.Namespace, peers: Path | None
                 contest.warm("")
                 print(f"  ready after {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
                 for name in together:
-                    title, text, row = timed(contest, name)
-                    rows.append(row)
+                    title, text, summary = timed(contest, name)
+                    if summary:
+                        rows.append([name, card(options), str(date.today()), commit(options), *summary])
                     yield title, text
         finally:
             contest.close()
-    if len(rows) > 1:
-        yield "Summary", table(SUMMARY, [row for row in rows if len(row) == len(SUMMARY)])
+    if rows:
+        yield "Summary", table(["", "processor", "date", "commit", *SUMMARY[1:]], rows)
 
 
 def timed(contest: Contest, name: str) -> tuple[str, str, list[str]]:
-    """The section of a workload whose contestants are ready, and its row in the summary."""
+    """The section of a workload whose contestants are ready, and what is told of it in the summary, if anything is."""
     contest.warm(name)
     contest.turn("")
     for _ in range(contest.options.rounds):
@@ -200,16 +204,16 @@ def timed(contest: Contest, name: str) -> tuple[str, str, list[str]]:
     head = ["", "ms/step", "jaxrec is faster by", "TFLOP/s", "of product", "of memory", "memory MiB"]
     head += ["import s", "compile s", "loss"]
     parts = [conditions(workers, contest.options), table(head, gpu_rows(workers, rates))]
-    row = [name]
+    row = []
     if "jaxrec" in workers:
         best = best_peer(workers)
-        row += summary_row(workers, best)
+        row = summary_row(workers, best)
         parts.append(comparison(workers, best).strip())
     told = {PRODUCT: "Matrix product: {:,.0f} TFLOP/s.", COPY: "Memory: {:,.2f} TB/s."}
     parts.append(" ".join(told[label].format(rate / 1e12) for label, rate in rates.items()))
     # A bar would be a column's border.
     parts += [f"Left out: {label} ({reason.replace('|', '/')})." for label, reason in left_out.items()]
-    return f"Time per step: {name}", "\n\n".join(filter(None, parts)), row
+    return f"Time per step: {name}, {card(contest.options)}", "\n\n".join(filter(None, parts)), row
 
 
 def gpu_rows(workers: dict[str, Worker], rates: dict[str, float]) -> list[list[str]]:
@@ -232,15 +236,27 @@ def gpu_rows(workers: dict[str, Worker], rates: dict[str, float]) -> list[list[s
     return rows
 
 
+def card(options: argparse.Namespace) -> str:
+    """The name of the card."""
+    if options.tiny:
+        return "tiny on a CPU"
+    return told("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") or "unknown card"
+
+
+def commit(options: argparse.Namespace) -> str:
+    """The commit that is measured."""
+    return options.commit or source_commit() or "unknown"
+
+
 def conditions(workers: dict[str, Worker], options: argparse.Namespace) -> str:
-    """Date, card, versions and commit."""
-    card = told("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
-    commit = options.commit or told("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD") or "unknown"
+    """Date, card, versions, commit and how the contest was held."""
+    memory = told("nvidia-smi", "--query-gpu=memory.total,driver_version", "--format=csv,noheader")
     versions = dict.fromkeys(worker.facts["version"] for worker in workers.values())
     python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
-    where = "on the CPU, tiny sizes" if options.tiny else f"{card or 'an unknown card'} (name, memory, driver)"
-    how = f"{options.rounds} rounds of {options.burst} s, {options.together} workloads ready at once"
-    return f"{date.today()}, {where}; {python}, {', '.join(versions)}; commit {commit}; {how}."
+    where = f"{card(options)} ({memory or 'memory and driver unknown'})"
+    how = f"--rounds {options.rounds} --burst {options.burst} --together {options.together} --at-once {options.at_once}"
+    how += f" --limit {options.limit:g}"
+    return f"{date.today()}, {where}; {python}, {', '.join(versions)}; commit {commit(options)}; {how}."
 
 
 def told(*command: str) -> str:
