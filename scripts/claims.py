@@ -39,6 +39,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def as_text(claims: Claims) -> str:
 
 def figures_of(commands: Sequence[str], seed: int, run: Path, root: Path) -> dict[str, Any]:
     """Runs an experiment's commands; returns the results by the metrics' names. Raises RunFailed."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     printed = ""
     for command in commands:
         words = [{"N": str(seed), "RUN": str(run)}.get(word, word) for word in command.split()]
@@ -142,7 +143,10 @@ def figures_of(commands: Sequence[str], seed: int, run: Path, root: Path) -> dic
         if done.returncode:
             raise RunFailed(f"'{command}' with seed {seed} failed: {done.stderr.strip()[-500:]}")
         printed += done.stdout
-    figures = json.loads((run / "results.json").read_text("utf-8"))
+    results = run / "results.json"
+    if not results.exists():
+        raise RunFailed(f"{' and '.join(commands)} with seed {seed} left no results.json")
+    figures = json.loads(results.read_text("utf-8"))
     for metric, pattern in PRINTED.items():
         found = re.search(pattern, printed)
         if found:
@@ -155,14 +159,20 @@ def value_of(figures: Mapping[str, Any], metric: str, unit: str) -> float:
     name, _, place = metric.rstrip("]").partition("[")
     if name not in figures:
         raise RunFailed(f"the results have no {name}")
-    value = figures[name][int(place)] if place else figures[name]
+    value = figures[name]
+    if place:
+        value = value[int(place)] if int(place) < len(value) else None
+    if value is None:
+        raise RunFailed(f"{metric} of the results is undefined")
     return 100 * value if unit == "%" else value
 
 
 def holds(claim: Mapping[str, Any], values: Sequence[float]) -> bool:
-    """Whether the mean of the new values lies within two deviations of the stated mean."""
+    """Whether the mean of the new values lies within two deviations of the stated mean, or is rounded to it."""
+    decimals = -int(Decimal(str(claim["mean"])).as_tuple().exponent)
+    rounding = 0.5 * 10**-decimals
     # Numbers that are equal as printed may differ in the last bit.
-    return abs(statistics.mean(values) - claim["mean"]) <= WIDTH * claim["deviation"] + 1e-9
+    return abs(statistics.mean(values) - claim["mean"]) <= max(WIDTH * claim["deviation"], rounding) + 1e-9
 
 
 def told(claim: Mapping[str, Any], values: Sequence[float]) -> str:
@@ -190,7 +200,8 @@ def tried(name: str, claim: Mapping[str, Any], count: int, root: Path) -> list[s
         print(f"{name}: {failure}", flush=True)
         return [name]
     seconds = (time.perf_counter() - began) / count
-    print(f"{name}, seeds {', '.join(map(str, seeds))}: {seconds:.0f} s each, stated {claim['seconds']} s")
+    print(f"{name}, seeds {', '.join(map(str, seeds))}: {seconds:.0f} s each")
+    print(f"  stated: {claim['seconds']} s on {claim['hardware']}")
     failed = []
     for metric, each in claim["metrics"].items():
         verdict = "holds"
@@ -218,6 +229,8 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
         claims_file(root).parent.mkdir(exist_ok=True)
         claims_file(root).write_text(text, "utf-8")
         return 0
+    if not claims_file(root).exists():
+        parser.error(f"{claims_file(root)} is not there; write it with --write")
     claims: Claims = json.loads(claims_file(root).read_text("utf-8"))
     unknown = sorted(set(options.names) - set(claims))
     if unknown:

@@ -3,8 +3,8 @@
     python scripts/population.py                  64 members of experiments/digits_cnn.py
     python scripts/population.py --members 8 --steps 50
 
-A member's whole training is one pure function of its key: initial state, epochs in an order of its own, augmentation,
-test accuracy. `jax.vmap` of it trains the population. Compile time is told apart.
+A member's whole training is the pure function of scripts/speedrun.py: a key to a test accuracy. `jax.vmap` of it trains
+the population. Compile time is told apart.
 """
 
 import argparse
@@ -13,39 +13,14 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
+from speedrun import loaded, training
 
 from jaxrec.cli.training_arguments import read_experiment
 from jaxrec.models.members import convolutions_as_products
-from jaxrec.run.data import complete, open_data
 from jaxrec.settings import Classifier
-from jaxrec.tasks.classifier import init, predict, train_step
-from jaxrec.tasks.state import State
-from jaxrec.tasks.system import system_of
-
-Examples = dict[str, jax.Array]
-
-
-def accuracy_of_member(
-    config: Classifier, batch: int, steps: int, train: Examples, test: Examples, key: jax.Array
-) -> jax.Array:
-    """The test accuracy, float32, of a network that starts and is trained by ``key``."""
-    start, order = jax.random.split(key)
-    size = len(train["label"])
-
-    def step(state: State, number: jax.Array) -> tuple[State, None]:
-        epoch, place = number * batch // size, number * batch % size
-        shuffled = jax.random.permutation(jax.random.fold_in(order, epoch), size)
-        places = shuffled[(place + jnp.arange(batch)) % size]
-        state, _ = train_step(state, {"image": train["image"][places], "label": train["label"][places]})
-        return state, None
-
-    state, _ = jax.lax.scan(step, init(config, start, train), jnp.arange(steps))
-    probabilities = predict(state, test["image"])["probabilities"]
-    return jnp.mean(probabilities.argmax(-1) == test["label"])
 
 
 def compiled(function: Callable[..., jax.Array], keys: jax.Array) -> tuple[Callable[..., jax.Array], float]:
@@ -73,12 +48,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     experiment = read_experiment("digits_cnn")
-    config = replace(experiment, steps=options.steps or experiment.steps)
-    system = system_of(config.task)
-    data = open_data(config, system, trains=True)
-    config = complete(config, data, system)
-    train, test = (jax.device_put(split.load()) for split in (data.train, data.test))
-    member = partial(accuracy_of_member, config.task, config.batch_size, config.steps, train, test)
+    config, *splits = loaded(replace(experiment, steps=options.steps or experiment.steps))
+    assert isinstance(config.task, Classifier)
+    train, test = jax.device_put(splits)
+    whole, lr = training(config.task, config.batch_size), jnp.float32(config.task.optimizer.lr)
+
+    def member(key: jax.Array) -> jax.Array:
+        return whole(key, lr, train, test).accuracy
+
     keys = jax.random.split(jax.random.key(0), options.members)
     card = jax.devices()[0].device_kind
     print(f"{config.steps} steps of {config.batch_size} digits on {card}; jax {jax.__version__}", flush=True)
@@ -92,6 +69,7 @@ def trained(
     name: str, member: Callable[[jax.Array], jax.Array], keys: jax.Array, rounds: int, form: AbstractContextManager
 ) -> float:
     """Trains a member for each key, as one program whose operations are traced in ``form``; members a second."""
+    # One alone is a member under vmap, too, so that all three programs answer alike.
     with form:
         train, compiling = compiled(jax.vmap(member), keys)
     seconds = median_seconds(train, keys, rounds)

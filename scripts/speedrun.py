@@ -26,6 +26,7 @@ from jax import lax
 
 import jaxrec
 from jaxrec.cli.training_arguments import read_experiment
+from jaxrec.errors import UserError
 from jaxrec.parallel import stream
 from jaxrec.run.data import complete, open_data
 from jaxrec.run.feed import gathered
@@ -96,7 +97,8 @@ def training(config: Classifier, batch_size: int) -> Callable[..., Result]:
 
         examples, tests = len(train["label"]), len(test["label"])
         state, losses = lax.scan(step, state, orders(key, examples, batch_size, config.optimizer.steps))
-        return Result(accuracy(state, test, math.gcd(tests, batch_size)), losses)
+        at_once = max(size for size in range(1, min(tests, batch_size) + 1) if tests % size == 0)
+        return Result(accuracy(state, test, at_once), losses)
 
     return train_and_test
 
@@ -225,7 +227,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("."), metavar="FOLDER", help="where the JSON file goes")
     parser.add_argument("--label", default="", help="added to the file's name")
     parser.add_argument("--goal", type=float, default=0.94, help="accuracy that the mean should reach")
-    parser.add_argument("--lr", type=float, nargs="+", help="peak learning rates; all use the same program")
+    parser.add_argument(
+        "--lr",
+        type=float,
+        nargs="+",
+        help="peak learning rates; choose among them on images held out by --train-split and --test-split",
+    )
     parser.add_argument("--epochs", type=float, nargs="+", help="in place of the experiment's; a program for each")
     parser.add_argument("--width", type=float, help="in place of the experiment's")
     parser.add_argument("--batch-size", type=int, help="in place of the experiment's")
@@ -236,8 +243,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--trace", action="store_true", help="also trace a run, and print what takes longest")
     parser.add_argument("--arrays", type=Path, metavar="FILE", help="write the decoded splits as .npz")
     options = parser.parse_args(argv)
+    if options.runs < 0:
+        parser.error(f"--runs {options.runs}: expected 0 or more")
     began = time.perf_counter()
-    config, train, test = loaded(changed(read_experiment(options.experiment), options))
+    try:
+        config = read_experiment(options.experiment)
+        if not isinstance(config.task, Classifier):
+            parser.error(f"{options.experiment} trains a {config.task.model}; expected a classifier")
+        config, train, test = loaded(changed(config, options))
+    except UserError as error:
+        parser.error(str(error))
     print(f"{len(train['label'])} and {len(test['label'])} examples in {time.perf_counter() - began:.1f} s", flush=True)
     if options.arrays:
         splits = {"train": train, "test": test}

@@ -77,7 +77,7 @@ def test_a_claim_that_does_not_hold_is_found_by_running_it(made_up, monkeypatch,
     assert claims.main(["tiny", "--seeds", "1"], made_up) == 1
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("tiny, seeds 3:")
-    verdicts = {line.split(":")[0].strip(): line.split(": ")[-1] for line in said[1:3]}
+    verdicts = {line.split(":")[0].strip(): line.split(": ")[-1] for line in said[2:4]}
     assert verdicts == {"accuracy": "NO LONGER HOLDS", "examples": "holds"}
     assert said[-1] == "no longer holds: tiny accuracy"
 

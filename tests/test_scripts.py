@@ -4,14 +4,16 @@ import dataclasses
 import os
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxrec
 from jaxrec.data import open_dataset
+from jaxrec.models.members import convolutions_as_products
 from jaxrec.run.fit import fit
 from jaxrec.settings import Classifier, Optimizer, Train, preset
 
@@ -19,14 +21,15 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
 sys.path[:0] = [str(SCRIPTS)]
 
 import overhead
-import population
+import speedrun
 
 pytestmark = pytest.mark.slow
 
 
 def run(script: str, *arguments: str) -> str:
     """What the script prints; it has to succeed."""
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS.parent), "XLA_FLAGS": ""}
+    places = os.pathsep.join([str(SCRIPTS.parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": places, "XLA_FLAGS": ""}
     command = [sys.executable, str(SCRIPTS / script), *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -49,7 +52,11 @@ def test_mutated_files_are_read_or_refused_in_one_sentence():
 @pytest.fixture
 def digits_as_arrays() -> list[dict[str, jax.Array]]:
     splits = open_dataset("digits").splits
-    return [jax.device_put(splits[name].load()) for name in ("train", "test")]
+    made = []
+    for name in ("train", "test"):
+        examples = splits[name].load()
+        made.append({"image": examples["image"], "label": examples["label"].astype(np.int32)})
+    return jax.device_put(made)
 
 
 @pytest.fixture
@@ -67,11 +74,20 @@ def test_the_loop_is_timed_beside_the_compiled_step(memory, short):
 
 
 def test_members_of_a_population_train_as_they_would_alone(digits_as_arrays):
-    config = Classifier(classes=10, width=0.125, optimizer=Optimizer(name="momentum", lr=0.2))
-    member = jax.jit(partial(population.accuracy_of_member, config, 64, 60, *digits_as_arrays))
+    config = Classifier(classes=10, width=0.125, optimizer=Optimizer(name="momentum", lr=0.2, steps=60))
+    whole = speedrun.training(config, 64)
+
+    def member(key):
+        return whole(key, jnp.float32(0.2), *digits_as_arrays).accuracy
+
     keys = jax.random.split(jax.random.key(0), 2)
-    together = jax.jit(jax.vmap(member))(keys)
-    np.testing.assert_allclose(together, [member(key) for key in keys], atol=0.01)
+    with jaxrec.plain_forms():
+        alone = [jax.jit(member)(key) for key in keys]
+        together = jax.jit(jax.vmap(member))(keys)
+        with convolutions_as_products():
+            by_products = jax.jit(jax.vmap(member))(keys)
+    np.testing.assert_allclose(together, alone, atol=0.01)
+    np.testing.assert_allclose(by_products, alone, atol=0.01)
     assert together.min() > 0.3 and together[0] != together[1]
 
 

@@ -129,18 +129,21 @@ def test_predict_divides_by_the_temperature_that_was_fitted(trained, tmp_path, a
     with pytest.raises(UserError, match="--calibrate"):
         predict.main(arguments)
     assert not (run / "predictions").exists()
-    (run / "calibration.json").write_text('{"temperature": 0.25}')
+    step = load(run).step
+    for damaged in ("{", '{"temperature": 0.25}', json.dumps({"temperature": 0.25, "step": step - 1})):
+        (run / "calibration.json").write_text(damaged)
+        with pytest.raises(UserError, match=r"calibration\.json|--checkpoint"):
+            predict.main(arguments)
+    (run / "calibration.json").write_text(json.dumps({"temperature": 0.25, "step": step}))
     predict.main(arguments)
     (told,) = (run / "predictions" / "predictions.jsonl").read_text().splitlines()
     said = list(json.loads(told)["probabilities"].values())
     logits = load(run).predict(image[None, ..., None])["logits"]
     np.testing.assert_allclose(said, probabilities(logits, 0.25)[0], atol=1e-6)
-
-
-@pytest.mark.slow
-def test_runs_without_one_class_an_example_are_refused(trained, as_users_run_it):
-    run = trained("autoencoder")
-    before = load(run).folder / "calibration.json"
-    with pytest.raises(UserError, match="--calibrate"):
-        evaluate.main([str(run), "--calibrate"])
-    assert not before.exists()
+    # Each run of an ensemble has a temperature of its own.
+    other = shutil.copytree(run, tmp_path / "other")
+    (other / "calibration.json").write_text(json.dumps({"temperature": 2.0, "step": step}))
+    predict.main([*arguments, "--ensemble", str(other)])
+    (told,) = (run / "predictions" / "predictions.jsonl").read_text().splitlines()
+    mean = (probabilities(logits, 0.25)[0] + probabilities(logits, 2.0)[0]) / 2
+    np.testing.assert_allclose(list(json.loads(told)["probabilities"].values()), mean, atol=1e-6)

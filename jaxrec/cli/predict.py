@@ -167,7 +167,7 @@ def _predict_by_engine(options: Predict) -> None:
     check_installed(f"--engine {engine}", PACKAGES[engine], engine)
     if len(options.paths) != 1 or options.ensemble or options.top or options.calibrated:
         raise UserError(
-            "--engine takes one PATH, and neither --ensemble, --top nor --calibrated; remove what is too much"
+            "--engine takes one PATH, and none of --ensemble, --top and --calibrated; remove what is too much"
         )
     trained = load(options.run, checkpoint=options.checkpoint)
     trained.check_reads_images()

@@ -1,6 +1,5 @@
 """How far the answers of a trained classifier can be trusted, and where they are weak: files that the report shows."""
 
-import json
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from jaxrec.run.data import Data, open_data
 from jaxrec.run.known import known_data
 from jaxrec.run.show.plots import reliability_picture
 from jaxrec.run.show.trust import CALIBRATION, LABEL_ERRORS, NEAR_DUPLICATES, RELIABILITY, WEAK_SPOTS
-from jaxrec.run.store.folder import write_json
+from jaxrec.run.store.folder import read_json, write_json
 from jaxrec.run.store.listing import write_table
 from jaxrec.run.trained import Trained
 
@@ -118,7 +117,8 @@ def calibrate(trained: Trained, validation: Split | None, test: Answers) -> dict
         raise UserError("--calibrate fits a temperature on the validation split, and the run has none; train with one")
     held_out = answers_of(trained, validation)
     temperature = calibration.fit_temperature(held_out.logits, held_out.label)
-    found: dict[str, Any] = {"temperature": temperature, "validation": len(validation), "test": len(test.label)}
+    found: dict[str, Any] = {"temperature": temperature, "step": trained.step}
+    found |= {"validation": len(validation), "test": len(test.label)}
     drawn = {}
     for name, value in (("before", 1.0), ("after", temperature)):
         probability = calibration.probabilities(test.logits, value)
@@ -135,14 +135,26 @@ def calibrate(trained: Trained, validation: Split | None, test: Answers) -> dict
 
 
 def fitted_temperature(trained: Trained) -> float:
-    """The temperature that `calibrate` has fitted for a run; raises UserError if none was fitted."""
-    path = trained.folder / CALIBRATION
+    """The temperature that `calibrate` has fitted to the weights of a run.
+
+    Raises UserError if none was fitted, or one to the weights of another step.
+    """
+    path, fit = trained.folder / CALIBRATION, f"jaxrec evaluate {trained.folder} --calibrate"
     if not path.exists():
         raise UserError(
-            f"--calibrated divides by a temperature, and none was fitted for '{trained.folder.name}'; do so first with "
-            f"jaxrec evaluate {trained.folder} --calibrate"
+            f"--calibrated divides by a temperature, and '{trained.folder.name}' has none; fit one by {fit}"
         )
-    return float(json.loads(path.read_text("utf-8"))["temperature"])
+
+    def parsed(found: Any) -> tuple[int, float]:
+        return int(found["step"]), float(found["temperature"])
+
+    step, temperature = read_json(path, parsed)
+    if step != trained.step:
+        raise UserError(
+            f"the temperature of '{trained.folder.name}' was fitted at step {step}, and these are the weights of step "
+            f"{trained.step}; fit one to them by {fit} and the same --checkpoint"
+        )
+    return temperature
 
 
 def calibrated(outputs: dict[str, np.ndarray], temperature: float) -> dict[str, np.ndarray]:
