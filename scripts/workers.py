@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BURST = 1.0
 """Seconds that a contestant trains at a time."""
 TOLERANCE = {"speednet": 1.0}
-"""Largest relative difference of first losses, else .25; speednet's head starts with large random numbers."""
+"""Largest relative difference of first losses, by default .25; speednet's head starts with large random numbers."""
 PRODUCT, COPY = "matrix product", "memory"
 """What the machine can do at most; no models."""
 
@@ -153,7 +153,7 @@ def surroundings(folder: Path, flags: Iterable[str] = ()) -> dict[str, str]:
 
 
 def cheats(name: str, workers: dict[str, Worker]) -> dict[str, str]:
-    """The contestants that do not the work of jaxrec, and how it shows."""
+    """The contestants that do not do jaxrec's work, and how it shows."""
     own, found = workers["jaxrec"].facts, {}
     for label, worker in workers.items():
         if label in (PRODUCT, COPY):

@@ -311,7 +311,7 @@ def test_the_divergence_warms_up():
         np.testing.assert_allclose(metrics["loss"] - metrics["reconstruction"], 0.5 * share * metrics["kl"], rtol=1e-3)
 
 
-def test_a_learned_prior_starts_as_the_normal_one_and_goes_where_the_codes_are():
+def test_a_learned_prior_starts_as_the_normal_one_and_goes_where_the_codes_are(monkeypatch):
     optimizer = dataclasses.replace(SGD, lr=0.02, rules=(Rule("coder", freeze=True),))
     tested = compiled(autoencoder.eval_step)
 
@@ -335,6 +335,14 @@ def test_a_learned_prior_starts_as_the_normal_one_and_goes_where_the_codes_are()
     assert after["kl"] < 0.5 * before["kl"]
     # Encoder and decoder are kept, so the rest of the bound is as before.
     np.testing.assert_allclose(after["elbo"] + after["kl"], before["elbo"] + before["kl"], rtol=1e-4)
+    # Images are drawn from codes that the prior maps to the normal draws.
+    key, player = jax.random.key(5), state.player
+    monkeypatch.setattr(autoencoder, "_decode", lambda state, code: code)
+    codes = autoencoder.generate(state, key, 3)["image"]
+    normal = jax.random.normal(key, codes.shape)
+    mapped, _ = player.model.apply(player.variables(), codes, method="to_normal")
+    np.testing.assert_allclose(mapped, normal, atol=1e-4)
+    assert np.abs(codes - normal).max() > 0.01
 
 
 def test_a_sigmoid_head_takes_class_numbers_and_flags_alike():

@@ -268,7 +268,8 @@ def test_a_pass_that_both_players_see_is_learned_from_as_if_it_were_made_anew(mo
     monkeypatch.setattr(translator, "recalled", again)
     apart = jax.device_get(jax.jit(lambda *arguments: translator.train_step(*arguments))(state, batch))
     for name in ("generator", "discriminator"):
-        close(together[0].players[name].params, apart[0].players[name].params)
+        for part in ("params", "stats"):
+            close(getattr(together[0].players[name], part), getattr(apart[0].players[name], part))
     close(together[1], apart[1])
 
 

@@ -18,7 +18,7 @@ class Autoencoder(Task):
     model: Literal["autoencoder", "vae"] = "autoencoder"
     """The model to train."""
     architecture: Literal["conv", "dense", "residual", "unet"] = "conv"
-    """Architecture of the encoder and the decoder. residual: conv with residual blocks at each scale, for GPUs. unet
+    """Architecture of the encoder and the decoder. residual: conv with residual blocks at each scale. unet
     has skip connections, for denoising only."""
     width: Annotated[int, Range(1, 65536)] = 32
     """Channels of the first convolution. Dense layers have 16 times as many units."""

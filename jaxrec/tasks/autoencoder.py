@@ -103,7 +103,7 @@ def init(
     if config.architecture == "unet" and (config.model == "vae" or not config.noise):
         raise UserError(
             "architecture 'unet' passes its input around the code; it is for denoising alone: "
-            "give a noise above 0 and model 'autoencoder', or choose conv or dense"
+            "give a noise above 0 and model 'autoencoder', or choose conv, residual or dense"
         )
     if config.model != "vae" and config.couplings:
         raise UserError(f"couplings {config.couplings} learn the prior of a vae's codes; choose model 'vae', or 0")

@@ -12,7 +12,7 @@ _switched_on = jax.make_user_context(None)
 
 
 def use_own_forms() -> None:
-    """Turns the own forms on in the whole process; `jaxrec.tune_cpu` does this and more."""
+    """Turns the own forms of a CPU on in the whole process; `jaxrec.tune_cpu` does this and more."""
     _switched_on.set_global(True)
 
 
@@ -20,8 +20,8 @@ def use_own_forms() -> None:
 def plain_forms() -> Iterator[None]:
     """What is traced inside is made of XLA's plain operations, whether or not `jaxrec.tune_cpu` was called.
 
-    The own forms have gradients of any order but no forward mode, and they suit a CPU alone. So `jax.jvp`,
-    `jax.hessian` and `jax.export` for other platforms need plain operations in a process that is tuned:
+    The own forms have gradients of any order but no forward mode, and but for max pooling they suit a CPU alone. So
+    `jax.jvp`, `jax.hessian` and `jax.export` for other platforms need plain operations in a process that is tuned:
 
         with jaxrec.plain_forms():
             exported = jax.export.export(predict, platforms=["tpu"])(images)
