@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from functools import partial
 
@@ -15,8 +16,11 @@ from systems import ROWS, at, batches, systems
 from jaxrec.after.channels import narrowed
 from jaxrec.after.distil import distilled, soft_labels, with_teacher
 from jaxrec.after.prune import MASKS, Gradual, cubic, kernels, pruning, smallest_out
+from jaxrec.after.rounded import rounded
 from jaxrec.cli import compress, train, verify
 from jaxrec.errors import UserError
+from jaxrec.models import layers
+from jaxrec.models.rounding import in_8_bits, rounded_activations, rounded_kernel
 from jaxrec.run.compressing import Wanted
 from jaxrec.run.compressing import compress as run_compress
 from jaxrec.run.export import exporting
@@ -168,6 +172,63 @@ def test_a_student_that_sees_only_the_teacher_learns_its_answers():
     assert np.array_equal(classifier.predict(state, batch["image"])["logits"].argmax(-1), taught.argmax(-1))
 
 
+def test_a_kernel_has_whole_multiples_of_a_scale_of_its_channel():
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 4, 5)).astype(np.float32) * 10.0 ** np.arange(5)
+    kernel = np.where(np.arange(5) == 2, 0, kernel).astype(np.float32)
+    rounded_off = np.asarray(rounded_kernel(jnp.asarray(kernel)), np.float64)
+    scale = np.abs(kernel).max((0, 1, 2)) / 127
+    steps = rounded_off / np.where(scale > 0, scale, 1)
+    np.testing.assert_allclose(steps, np.round(steps), atol=1e-4)
+    np.testing.assert_allclose(np.abs(steps).max((0, 1, 2)), [127, 127, 0, 127, 127], rtol=1e-5)
+    assert np.all(np.abs(rounded_off - kernel) <= 0.501 * scale)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 3.0), (0.5, 2.0), (-2.0, -1.0), (0.0, 0.0)])
+def test_activations_have_256_values_with_0_among_them(low, high):
+    x = np.linspace(low, high, 3001, dtype=np.float32)
+    found = np.asarray(rounded_activations(jnp.asarray(x)), np.float64)
+    low, high = min(low, 0), max(high, 0)
+    assert len(np.unique(found.round(6))) <= 256
+    # An end of the range lies off by what brings 0 onto the grid.
+    assert np.abs(found - x).max() <= 1.01 * (high - low) / 255
+    assert rounded_activations(jnp.append(jnp.asarray(x), jnp.float32(0)))[-1] == 0
+
+
+LAYERS = {
+    "strided": (partial(layers.conv, strides=2), (3, 3, 4, 5)),
+    "transposed": (partial(layers.conv_transpose, strides=2), (3, 3, 4, 5)),
+    "depthwise": (layers.depthwise, (3, 3, 1, 4)),
+    "dense": (layers.dense, (4, 5)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_rounds_both_operands_and_gradients_go_straight_through(name):
+    """They are those of the layer at the rounded operands."""
+    layer, shape = LAYERS[name]
+    rng = np.random.default_rng(0)
+    x, kernel = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((2, 6, 6, 4), shape))
+    with in_8_bits():
+        found, pullback = jax.vjp(layer, x, kernel)
+    expected, plain_pullback = jax.vjp(layer, rounded_activations(x), rounded_kernel(kernel))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert not np.allclose(found, layer(x, kernel), atol=1e-4)
+    for one, other in zip(pullback(found), plain_pullback(found), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_a_step_in_8_bits_learns_from_rounded_numbers_and_keeps_whole_ones():
+    config = ROWS["cnn"].config
+    batch = at(batches(config, 1, SIZE), 0)
+    state = classifier.init(config, jax.random.key(0), batch)
+    plain, coarse = (jax.jit(step)(state, batch)[0] for step in (classifier.train_step, rounded(classifier.train_step)))
+    assert jax.tree.structure(plain) == jax.tree.structure(coarse)
+    for path, value in kernels(coarse.player.params).items():
+        other = np.asarray(kernels(plain.player.params)[path])
+        assert not np.array_equal(value, other)
+        assert np.abs(value - rounded_kernel(value)).max() > 0
+
+
 # The command
 
 
@@ -228,6 +289,17 @@ def test_a_run_without_half_of_its_channels_is_a_smaller_network(run, monkeypatc
         train.main(resumed)
 
 
+def test_a_run_trained_for_8_bits_is_exported_in_them(run, monkeypatch, capsys):
+    monkeypatch.setattr(exporting, "TIMED", 0.05)
+    assert compress.main([str(run), "--int8", "--steps", "4"]) == 0
+    new = run.with_name("wide-int8")
+    out = capsys.readouterr().out
+    shares = [float(share) for share in re.findall(r"right about ([\d.]+)%", out)]
+    accuracy = 100 * load(new).evaluate()["accuracy"]
+    assert shares[0] == pytest.approx(accuracy, abs=0.01) and abs(shares[1] - accuracy) < 3
+    assert verify.main([str(new)]) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -239,7 +311,8 @@ def test_a_run_without_half_of_its_channels_is_a_smaller_network(run, monkeypatc
 def test_what_makes_nothing_smaller_is_refused(run, arguments, named):
     with pytest.raises(UserError, match=named):
         compress.main([str(run), *arguments])
-    assert {path.name for path in run.parent.iterdir() if path.is_dir()} <= {"wide", "wide-pruned", "narrow", "resumed"}
+    made = {"wide", "wide-pruned", "wide-int8", "narrow", "resumed"}
+    assert {path.name for path in run.parent.iterdir() if path.is_dir()} <= made
 
 
 def test_channels_that_depend_on_each_other_are_left(run):

@@ -20,6 +20,7 @@ from test_forms import SYSTEMS, inputs, state_of
 
 from jaxrec import plain_forms
 from jaxrec.after.export.onnx_trace import onnx_model
+from jaxrec.cli import compress
 from jaxrec.cli.export import main, tell
 from jaxrec.errors import UserError
 from jaxrec.run.export.exporting import differences_of, write
@@ -207,6 +208,14 @@ def test_a_model_in_8_bits_is_smaller_and_says_nearly_the_same(trained, tmp_path
     assert float(shares[0]) == pytest.approx(accuracy, abs=0.01) and abs(float(shares[1]) - accuracy) < 3
     expected = run_onnx(whole.read_bytes(), given)["probabilities"]
     assert np.abs(run_onnx(small.read_bytes(), given)["probabilities"] - expected).max() < 0.1
+
+
+@pytest.mark.parametrize("command", [main, compress.main])
+def test_8_bits_of_what_reads_no_images_are_refused_before_anything_is_done(command, trained):
+    run = trained("gan")
+    with pytest.raises(UserError, match="--int8"):
+        command([str(run), "--int8"])
+    assert not (run / "exported").exists() and not run.with_name(f"{run.name}-int8").exists()
 
 
 def test_a_generator_is_drawn_from_by_its_latents(trained, tmp_path, as_users_run_it):

@@ -17,6 +17,7 @@ EXAMPLES = (
     "jaxrec compress runs/cnn-mnist-1 --prune .9",
     "jaxrec compress runs/cnn-mnist-1 --prune .5 --structured --int8",
     "jaxrec compress runs/small --distil runs/large --steps 500",
+    "jaxrec compress runs/cnn-mnist-1 --int8 --steps 500",
 )
 SHOWN = (
     ("parameters", "parameters", "{:,}"),
@@ -41,13 +42,13 @@ class Compress(OpenedRun):
     distil: Annotated[str | None, tyro.conf.arg(metavar="RUN")] = None
     """Learn from the answers of this run too; of the same images and classes. It may be the run itself."""
     int8: bool = False
-    """Also export the new run, as it is and in 8 bits."""
+    """Round kernels and activations to 8 bits in training, and export the new run, as it is and in 8 bits."""
     steps: Annotated[int | None, AT_LEAST_ONE] = None
     """Length of the training. Default: as many steps as the run has made."""
     lr: Annotated[float | None, POSITIVE] = None
     """Peak learning rate. Default: the run's own."""
     name: str | None = None
-    """Name of the new run folder. Default: that of the run and -pruned or -distilled."""
+    """Name of the new run folder. Default: that of the run and -pruned, -distilled or -int8."""
     dataset: str | None = None
     """Data set to train on and to evaluate with. Default: the run's own."""
 
@@ -62,12 +63,17 @@ def main(argv: list[str]) -> int:
 
     tune_cpu()
     trained = load(options.run)
+    if options.int8:
+        from jaxrec.cli.export import check_reads_images
+
+        check_reads_images(trained)
     teacher = None if options.distil is None else load(options.distil)
     wanted = Wanted(
         prune=options.prune,
         scope=options.scope,
         structured=options.structured,
         teacher=teacher,
+        int8=options.int8,
         steps=options.steps,
         lr=options.lr,
         name=options.name,
@@ -85,10 +91,10 @@ def main(argv: list[str]) -> int:
 
 def _check(options: Compress) -> None:
     """Raises UserError if the options ask for nothing, or for what belongs to another one."""
-    if options.prune is None and options.distil is None:
+    if options.prune is None and options.distil is None and not options.int8:
         raise UserError(
-            "nothing is to be made smaller: give --prune, with or without --structured, or --distil; for 8 bits alone, "
-            "use jaxrec export RUN --int8"
+            "nothing is to be made smaller: give --prune, with or without --structured, --distil or --int8; for 8 bits "
+            "without training, use jaxrec export RUN --int8"
         )
     if options.prune is None and options.structured:
         raise UserError("--structured removes the share of the channels that --prune gives; add --prune, such as .5")

@@ -43,6 +43,8 @@ def main(argv: list[str]) -> int:
     from jaxrec.run.trained import load
 
     trained = load(options.run, checkpoint=options.checkpoint)
+    if options.int8:
+        check_reads_images(trained)
     data = None
     if trained.system.drawn_from is None:
         data = trained.open_data(dataset=options.dataset, tell=print)
@@ -66,8 +68,6 @@ def _write_int8(trained: "Trained", options: Export, path: Path, inputs: dict) -
     from jaxrec.run.export.exporting import right_answers
     from jaxrec.run.export.int8 import write_int8
 
-    if trained.system.drawn_from is not None:
-        raise UserError(f"--int8 takes ranges from images, and {trained.folder.name} reads none; remove it")
     training = trained.open_data(trained.config.train_split, options.dataset).test
     small = write_int8(path, training, options.calibrate)
     tell(trained, options.format, small, inputs)
@@ -89,6 +89,12 @@ def check_options(options: Export) -> None:
         raise UserError(f"--int8 is for --format onnx, and the format is {options.format}; remove one of them")
     if options.format == "onnx":
         check_installed("--format onnx", ("onnx", "onnxruntime"), "export")
+
+
+def check_reads_images(trained: "Trained") -> None:
+    """Raises UserError if the run cannot be written in 8 bits."""
+    if trained.system.drawn_from is not None:
+        raise UserError(f"--int8 takes ranges from images, and {trained.folder.name} reads none; remove it")
 
 
 def tell(trained: "Trained", kind: str, path: Path, inputs: dict) -> float:

@@ -25,6 +25,7 @@ from .cpu import convolutions, parts, pooling, products
 from .cpu.depthwise import depthwise as own_depthwise
 from .cpu.forms import own_forms, pools_by_arithmetic
 from .cpu.operands import widened
+from .rounding import operands
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,
@@ -97,6 +98,7 @@ def conv(
 
     With padding SAME the result is [B,ceil(H/strides),ceil(W/strides),D].
     """
+    x, kernel = operands(x, kernel)
     if own_forms(x):
         return convolutions.conv(x, kernel, strides, padding)
     if members.as_products():
@@ -109,6 +111,7 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, strides: int, padding: str =
 
     With padding SAME the result is [B,H*strides,W*strides,D].
     """
+    x, kernel = operands(x, kernel)
     if own_forms(x):
         return convolutions.conv_transpose(x, kernel, strides, padding)
     return lax.conv_transpose(x, kernel, (strides, strides), padding, dimension_numbers=NUMBERS)
@@ -116,6 +119,7 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, strides: int, padding: str =
 
 def depthwise(x: jax.Array, kernel: jax.Array, strides: int = 1) -> jax.Array:
     """`lax.conv_general_dilated` of each channel of x [B,H,W,C] by its own part of a kernel [K,K,1,C], padding SAME."""
+    x, kernel = operands(x, kernel)
     if own_forms(x):
         return own_depthwise(x, kernel, strides)
     return lax.conv_general_dilated(
@@ -143,6 +147,7 @@ def product(order: str, a: jax.Array, b: jax.Array) -> jax.Array:
 def dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The product [...,D] of the last axis of x [...,C] and the first of a kernel [C,D]."""
     axes = "abcdefgh"[: x.ndim - 1]
+    x, kernel = operands(x, kernel)
     return product(f"{axes}y,yz->{axes}z", x, kernel)
 
 
@@ -208,6 +213,7 @@ def _conv(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any,
     is_usual = all(options[name] == value for name, value in usual.items())
     if is_usual:
         return conv(x, kernel, strides[0], padding)
+    x, kernel = operands(x, kernel)
     return lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 

@@ -9,6 +9,7 @@ import jax
 
 from jaxrec.after.distil import distilling
 from jaxrec.after.prune import Gradual, pruning
+from jaxrec.after.rounded import rounding
 from jaxrec.run.store.folder import read_json
 from jaxrec.tasks.system import System
 
@@ -29,11 +30,16 @@ class Around:
     """Steps between two changes of the masks."""
     teacher: str | None = None
     """The folder of a run whose answers are learned from."""
+    int8: bool = False
+    """Whether training rounds kernels and activations to 8 bits."""
     narrower: bool = False
     """Whether channels of the weights that the run started from were removed."""
 
     def __call__(self, system: System) -> System:
         """The system as the run trains it; raises UserError if the teacher's folder cannot be read."""
+        # First, because the teacher is not to be rounded.
+        if self.int8:
+            system = rounding(system)
         if self.teacher is not None:
             system = distilling(system, _logits_of(self.teacher))
         if self.prune is not None:

@@ -39,12 +39,21 @@ class Wanted:
     """Remove channels, not weights."""
     teacher: Trained | None = None
     """A run to learn from."""
+    int8: bool = False
+    """Round kernels and activations in training."""
     steps: int | None = None
     """Default: as many as the run has made."""
     lr: float | None = None
     """Peak learning rate; default: the run's own."""
     name: str | None = None
-    """Default: that of the run and ``-pruned`` or ``-distilled``."""
+    """Default: that of the run and ``-pruned``, ``-distilled`` or ``-int8``."""
+
+    @property
+    def kind(self) -> str:
+        """What is done, in a word for the run's name."""
+        if self.prune is not None:
+            return "pruned"
+        return "int8" if self.teacher is None else "distilled"
 
 
 def compress(trained: Trained, wanted: Wanted, dataset: Any = None) -> Run:
@@ -84,7 +93,7 @@ def _settings(trained: Trained, wanted: Wanted, dataset: Any) -> Train:
         # The best score may be that of a step at which less was pruned.
         "patience": 0,
         "runs": str(trained.folder.parent),
-        "name": wanted.name or f"{trained.folder.name}-{'distilled' if wanted.prune is None else 'pruned'}",
+        "name": wanted.name or f"{trained.folder.name}-{wanted.kind}",
     }
     if isinstance(dataset, str):
         known["dataset"] = dataset
@@ -92,7 +101,7 @@ def _settings(trained: Trained, wanted: Wanted, dataset: Any) -> Train:
 
 
 def _around(wanted: Wanted, config: Train) -> Around:
-    around = Around(narrower=wanted.structured)
+    around = Around(int8=wanted.int8, narrower=wanted.structured)
     if wanted.teacher is not None:
         around = replace(around, teacher=str(wanted.teacher.folder.absolute()))
     if wanted.prune is not None and not wanted.structured:
