@@ -9,6 +9,7 @@ import pytest
 
 from jaxrec.errors import UserError
 from jaxrec.models.autoencoder import Autoencoder as AutoencoderModule
+from jaxrec.models.autoencoder import Block
 from jaxrec.models.couplings import Couplings
 from jaxrec.models.cpu import parts
 from jaxrec.models.resnet import LAYOUTS, ResNet
@@ -388,3 +389,11 @@ def test_generated_images_lie_between_minus_one_and_one(architecture):
     z = 100 * normal(8, 6)
     images = jax.jit(generator.apply)(draw(generator, z), z)
     assert np.abs(images).max() <= 1 and images.std() > 0.01
+
+
+def test_a_residual_block_starts_as_its_shortcut():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 6, 3)), jnp.float32)
+    block = Block()
+    variables = jax.jit(block.init)(jax.random.key(0), x)
+    np.testing.assert_array_equal(block.apply(variables, x), x)
+    assert any(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(variables))
