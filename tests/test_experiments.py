@@ -38,6 +38,7 @@ REQUIRED = {
     "mnist_rows",
     "scenes_detector",
     "bccd_detector",
+    "bccd_detector_hour",
     "bccd_agent",
     "glimpse_mnist",
     "glimpse_translated",
