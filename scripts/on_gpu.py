@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 
@@ -114,38 +114,31 @@ class Contest:
         self.left_out[name][label] = str(reason)
         self.running[name].pop(label).kill()
 
-    def wait(self, name: str, deadline: float) -> None:
-        """Waits until the contestants of a workload have made their first step, and ends those that are too late."""
+    def each(self, name: str, ask: Callable[[Worker], None]) -> None:
+        """Asks something of every contestant of a workload, and ends those that fail."""
         for label, worker in list(self.running[name].items()):
             try:
-                worker.ready(max(1.0, deadline - time.monotonic()))
-                print(f"  {name}: {label} compiled in {worker.facts['compile']:.1f} s", file=sys.stderr, flush=True)
+                ask(worker)
             except Failure as failure:
                 self.drop(name, label, failure)
+
+    def wait(self, name: str, deadline: float) -> None:
+        """Waits until the contestants of a workload have made their first step, and ends those that are too late."""
+        self.each(name, lambda worker: worker.ready(max(1.0, deadline - time.monotonic())))
+        for label, worker in self.running[name].items():
+            print(f"  {name}: {label} compiled in {worker.facts['compile']:.1f} s", file=sys.stderr, flush=True)
 
     def warm(self, name: str) -> None:
         """Finds the length of everybody's bursts."""
-        for label, worker in list(self.running[name].items()):
-            try:
-                worker.warm(PATIENCE)
-            except Failure as failure:
-                self.drop(name, label, failure)
+        self.each(name, lambda worker: worker.warm(PATIENCE))
 
     def turn(self, name: str) -> None:
         """One burst of every contestant of a workload."""
-        for label, worker in list(self.running[name].items()):
-            try:
-                worker.burst(PATIENCE)
-            except Failure as failure:
-                self.drop(name, label, failure)
+        self.each(name, lambda worker: worker.burst(PATIENCE))
 
     def finish(self, name: str) -> None:
         """Ends the contestants of a workload."""
-        for label, worker in list(self.running[name].items()):
-            try:
-                worker.finish(PATIENCE)
-            except Failure as failure:
-                self.drop(name, label, failure)
+        self.each(name, lambda worker: worker.finish(PATIENCE))
         for worker in self.running[name].values():
             worker.kill()
 

@@ -9,35 +9,17 @@ the population. Compile time is told apart.
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
-from speedrun import loaded, training
+from speedrun import loaded, timed, training
 
 from jaxrec.cli.training_arguments import read_experiment
 from jaxrec.models.members import convolutions_as_products
 from jaxrec.settings import Classifier
-
-
-def compiled(function: Callable[..., jax.Array], keys: jax.Array) -> tuple[Callable[..., jax.Array], float]:
-    """The compiled function of keys, and the seconds that compiling took."""
-    began = time.perf_counter()
-    return jax.jit(function).lower(keys).compile(), time.perf_counter() - began
-
-
-def median_seconds(function: Callable[..., jax.Array], keys: jax.Array, rounds: int) -> float:
-    """The median of the times of some calls after a first one."""
-    jax.block_until_ready(function(keys))
-    times = []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        jax.block_until_ready(function(keys))
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
 
 
 def main() -> None:
@@ -71,8 +53,10 @@ def trained(
     """Trains a member for each key, as one program whose operations are traced in ``form``; members a second."""
     # One alone is a member under vmap, too, so that all three programs answer alike.
     with form:
-        train, compiling = compiled(jax.vmap(member), keys)
-    seconds = median_seconds(train, keys, rounds)
+        lowered = jax.jit(jax.vmap(member)).lower(keys)
+    compiling, train = timed(lowered.compile)
+    train(keys)  # The first call is slower.
+    seconds = statistics.median(timed(train, keys)[0] for _ in range(rounds))
     accuracies = 100 * train(keys)
     print(
         f"{name}: {len(keys) / seconds:.3g} members a second, {seconds:.2f} s after {compiling:.1f} s of compiling; "

@@ -152,7 +152,7 @@ def test_discriminators_are_shown_what_each_way_translates(monkeypatch, unpaired
         "input": jnp.array([5.0, 6.0]).reshape(2, 1, 1, 1),
         "target": jnp.array([20.0, 30.0]).reshape(2, 1, 1, 1),
     }
-    answers, _ = translator._answers(state, None, None, examples, KEY, None)
+    answers, _ = translator._answers(config, translator._translating(state, None, KEY, None), None, examples)
     shown, extra = translator._shown(state, examples, answers, None)
     found = {name: images.ravel().tolist() for name, images in shown.items()}
     there = {"real there": [20, 30], "fake there": [8, 9]}
@@ -193,14 +193,14 @@ def test_cycles_lead_back_and_images_of_the_target_stay(monkeypatch):
         asked.append((way, float(images.mean())))
         return images.mean((1, 2, 3)), []
 
-    def run(model, way, params, stats, images):
+    def run(way, stats, images):
         return (images + 3 if way == "there" else images / 2), stats
 
     monkeypatch.setattr(translator, "_judged", judged)
     state = SimpleNamespace(config=tiny_translator(unpaired=True, game="wasserstein"))
     examples = {"input": jnp.full((1, 2, 2, 1), 5.0), "target": jnp.full((1, 2, 2, 1), 20.0)}
     answers = {"there": examples["input"] + 3, "back": examples["target"] / 2}
-    terms, _ = translator._cycle_terms(state, run, translator.Ways(None, None), None, None, examples, answers)
+    terms, _ = translator._cycle_terms(state, run, None, examples, answers)
     # There 5 becomes 8, and back again 4; back 20 becomes 10, and there again 13.
     assert terms["cycle"] == ("cycle_error", abs(4 - 5) + abs(13 - 20))
     assert terms["identity"] == ("identity_error", 3 + 2.5)
@@ -263,7 +263,8 @@ def test_a_pass_that_both_players_see_is_learned_from_as_if_it_were_made_anew(mo
         inputs = jnp.roll(inputs, 1, axis=0)
         stats = state.players["generator"].stats
         key = stream(state.key, "generator", state.step)
-        return translator._answers(state, params, stats, {"input": inputs, "target": targets}, key, None)[0]
+        run = translator._translating(state, params, key, None)
+        return translator._answers(config, run, stats, {"input": inputs, "target": targets})[0]
 
     monkeypatch.setattr(translator, "recalled", again)
     apart = jax.device_get(jax.jit(lambda *arguments: translator.train_step(*arguments))(state, batch))

@@ -130,18 +130,8 @@ def _predict(options: Predict) -> None:
     """Predicts here, in this process."""
     named = named_paths(options.paths)
     files, left_out = find_images(named)
-    from jaxrec.host import tune_cpu
-    from jaxrec.run.diagnosis import fitted_temperature
-    from jaxrec.run.trained import load
-
-    tune_cpu()
-    trained = load(options.run, checkpoint=options.checkpoint)
-    others = [load(run, trained.devices, checkpoint=options.checkpoint) for run in options.ensemble]
-    check_ensemble(trained, others, options.top)
-    if options.score is not None:
-        set_score(trained, options.score)
-    every = (trained, *others)
-    temperatures = [fitted_temperature(each) for each in every] if options.calibrated else []
+    every, temperatures = _opened(options)
+    trained = every[0]
     for remark in dict.fromkeys(remark for each in every for remark in each.remarks(files)):
         print(remark)
     paths = find_clips(named, left_out) if trained.reads_clips else without_videos(files, named, left_out)
@@ -154,6 +144,23 @@ def _predict(options: Predict) -> None:
     _print(first, count, out)
     if left_out:
         print(f"{counted(left_out)}; {out / LEFT_OUT} names them")
+
+
+def _opened(options: Predict) -> tuple[tuple["Trained", ...], list[float]]:
+    """The run and those of its ensemble, and the temperatures to divide their logits by, if any are asked for."""
+    from jaxrec.host import tune_cpu
+    from jaxrec.run.diagnosis import fitted_temperature
+    from jaxrec.run.trained import load
+
+    tune_cpu()
+    trained = load(options.run, checkpoint=options.checkpoint)
+    others = [load(run, trained.devices, checkpoint=options.checkpoint) for run in options.ensemble]
+    check_ensemble(trained, others, options.top)
+    if options.score is not None:
+        set_score(trained, options.score)
+    every = (trained, *others)
+    temperatures = [fitted_temperature(each) for each in every] if options.calibrated else []
+    return every, temperatures
 
 
 def _predict_by_engine(options: Predict) -> None:

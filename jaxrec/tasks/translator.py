@@ -5,7 +5,7 @@ are made, ``image`` alone is read, and is the target; unpaired images that are n
 batch may carry ``index`` and ``epoch`` (int32 [B]) and, for evaluation, ``real`` (bool [B], False for padding).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -363,25 +363,35 @@ def _with_mean(state: State, mean: jax.Array) -> State:
     return state.replace(players={**state.players, "generator": player})
 
 
+Translating = Callable[[str, Any, jax.Array], tuple[jax.Array, Any]]
+"""``(way, stats, images) -> (answers, statistics after them)``."""
+
+
+def _translating(state: State, params: Any, key: jax.Array, axis_name: str | None) -> Translating:
+    """The passes of the generators in training, with these parameters."""
+
+    def run(way: str, stats: Any, images: jax.Array) -> tuple[jax.Array, Any]:
+        model = for_replicas(getattr(state.players["generator"].model, way), axis_name)
+        return _run(model, way, params, stats, images, key=key)
+
+    return run
+
+
 def _answered(state: State, examples: Batch, key: jax.Array, axis_name: str | None) -> Pass:
     """What the generators make of the examples, by way; both players learn from it."""
     player = state.players["generator"]
 
     def run(params: Any) -> tuple[Batch, Any]:
-        return _answers(state, params, player.stats, examples, key, axis_name)
+        return _answers(state.config, _translating(state, params, key, axis_name), player.stats, examples)
 
     return passed(player, state, run, axis_name)
 
 
-def _answers(
-    state: State, params: Any, stats: Any, examples: Batch, key: jax.Array, axis_name: str | None
-) -> tuple[Batch, Any]:
+def _answers(config: Config, run: Translating, stats: Any, examples: Batch) -> tuple[Batch, Any]:
     """The generators' answers by way, and the statistics after them."""
     answers = {}
-    for way in _ways(state.config):
-        model = for_replicas(getattr(state.players["generator"].model, way), axis_name)
-        source = examples["input" if way == "there" else "target"]
-        answers[way], stats = _run(model, way, params, stats, source, key=key)
+    for way in _ways(config):
+        answers[way], stats = run(way, stats, examples["input" if way == "there" else "target"])
     return answers, stats
 
 
@@ -495,15 +505,17 @@ def _generator_turn(
     state: State, examples: Batch, made: Pass | None, key: jax.Array, axis_name: str | None
 ) -> tuple[State, dict[str, jax.Array]]:
     config, player = state.config, state.players["generator"]
-    terms = _cycle_terms if config.unpaired else _pair_terms
 
     def loss(params: Any, stats: Any, examples: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
-        model = Ways(*(for_replicas(one, axis_name) for one in player.model))
+        run = _translating(state, params, key, axis_name)
         if made is None or config.accumulate > 1:  # Each part of a batch is a pass of its own.
-            answers, stats = _answers(state, params, stats, examples, key, axis_name)
+            answers, stats = _answers(config, run, stats, examples)
         else:
             answers, stats = recalled(made, params, axis_name), made.after
-        weighted, stats = terms(state, partial(_run, key=key), model, params, stats, examples, answers)
+        if config.unpaired:
+            weighted, stats = _cycle_terms(state, run, stats, examples, answers)
+        else:
+            weighted = _pair_terms(state, examples, answers["there"])
         value = jnp.float32(0)
         metrics = {}
         for weight, (name, term) in weighted.items():
@@ -519,12 +531,9 @@ Terms = dict[str, tuple[str, jax.Array]]
 """The terms of the generator's loss: the weight of each, its name among the metrics, and its value."""
 
 
-def _pair_terms(
-    state: State, run: Any, model: Ways, params: Any, stats: Any, examples: Batch, answers: Batch
-) -> tuple[Terms, Any]:
-    """The terms of a translation whose targets are known."""
+def _pair_terms(state: State, examples: Batch, made: jax.Array) -> Terms:
+    """The terms of the translations that were ``made``, whose targets are known."""
     config, inputs, targets = state.config, examples["input"], examples["target"]
-    made = answers["there"]
     terms: Terms = {"pixel": ("pixel_error", jnp.abs(made - targets).mean())}
     if config.game != "none":
         fake_logits, fake_layers = _judged(state, "there", made, inputs)
@@ -540,7 +549,7 @@ def _pair_terms(
             raise UserError("--perceptual compares features of a judge, and init was given none: give it judge=")
         error = perceptual_error(state.extra["judge"], made, targets)
         terms["perceptual"] = ("perceptual_error", error)
-    return terms, stats
+    return terms
 
 
 def perceptual_error(judge: Player, images: jax.Array, targets: jax.Array) -> jax.Array:
@@ -554,14 +563,12 @@ def perceptual_error(judge: Player, images: jax.Array, targets: jax.Array) -> ja
     return jnp.square(features(images) - wanted).mean() / (jnp.square(wanted).mean() + EMPTY)
 
 
-def _cycle_terms(
-    state: State, run: Any, model: Ways, params: Any, stats: Any, examples: Batch, answers: Batch
-) -> tuple[Terms, Any]:
+def _cycle_terms(state: State, run: Translating, stats: Any, examples: Batch, answers: Batch) -> tuple[Terms, Any]:
     """The terms of a translation whose targets are not known."""
     config, inputs, targets = state.config, examples["input"], examples["target"]
     there, back = answers["there"], answers["back"]
-    there_and_back, stats = run(model.back, "back", params, stats, there)
-    back_and_there, stats = run(model.there, "there", params, stats, back)
+    there_and_back, stats = run("back", stats, there)
+    back_and_there, stats = run("there", stats, back)
     games = []
     for way, real, fake in (("there", targets, there), ("back", inputs, back)):
         real_logits, _ = _judged(state, way, real, None)
@@ -570,8 +577,8 @@ def _cycle_terms(
     cycle = jnp.abs(there_and_back - inputs).mean() + jnp.abs(back_and_there - targets).mean()
     terms: Terms = {"adversarial": ("generator_loss", games[0] + games[1]), "cycle": ("cycle_error", cycle)}
     if config.identity and inputs.shape[-1] == targets.shape[-1]:
-        same_targets, stats = run(model.there, "there", params, stats, targets)
-        same_inputs, stats = run(model.back, "back", params, stats, inputs)
+        same_targets, stats = run("there", stats, targets)
+        same_inputs, stats = run("back", stats, inputs)
         identity = jnp.abs(same_targets - targets).mean() + jnp.abs(same_inputs - inputs).mean()
         terms["identity"] = ("identity_error", identity)
     return terms, stats

@@ -27,10 +27,7 @@ def folded(graph: Graph, nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto
         nodes: the nodes, each after those whose results it takes.
     """
     constants = {each.name: numpy_helper.to_array(each) for each in graph.constants}
-    users: dict[str, list[onnx.NodeProto]] = {}
-    for node in nodes:
-        for name in read_by(node):
-            users.setdefault(name, []).append(node)
+    users = _users(nodes)
     replaced: dict[str, onnx.NodeProto] = {}
     given: dict[str, str] = {}  # What the result of a dropped node is now.
     for node in nodes:
@@ -47,6 +44,15 @@ def folded(graph: Graph, nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto
         node.input[:] = [_now(name, given) for name in node.input]
         kept.append(node)
     return kept
+
+
+def _users(nodes: Sequence[onnx.NodeProto]) -> dict[str, list[onnx.NodeProto]]:
+    """The nodes that take each tensor."""
+    users: dict[str, list[onnx.NodeProto]] = {}
+    for node in nodes:
+        for name in read_by(node):
+            users.setdefault(name, []).append(node)
+    return users
 
 
 def _can_fold(node: onnx.NodeProto, constants: Mapping[str, np.ndarray]) -> bool:
