@@ -1,5 +1,6 @@
 """The layers against flax's and XLA's plain ones: values, gradients, and gradients of gradients."""
 
+import platform
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 import pytest
 from conftest import close, equations
@@ -14,7 +16,7 @@ from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
 from jaxrec.models import layers, members
-from jaxrec.models.cpu import convolutions, forms, winograd
+from jaxrec.models.cpu import convolutions, forms, onednn, winograd
 from jaxrec.models.cpu.forms import plain_forms
 from jaxrec.models.cpu.parts import in_parts
 from jaxrec.models.vit import Projection
@@ -528,6 +530,51 @@ def test_on_a_cpu_bfloat16_is_multiplied_as_it_is_and_convolved_in_float32(
     made = {(name, each.dtype) for name, each in operands(program.jaxpr)}
     assert made and made <= {(name, jnp.dtype(dtype)) for name, dtype in dtypes.items()}
     assert {each.dtype for each in program.out_avals} == {jnp.dtype("bfloat16")}
+
+
+@pytest.fixture
+def by_onednn(monkeypatch):
+    """Every convolution by oneDNN, in float32 too, so that numbers can be compared closely."""
+    if not onednn.is_carried():
+        pytest.skip(f"jaxlib {jaxlib.__version__} on {platform.machine()} is not known to hold oneDNN")
+    monkeypatch.setattr(onednn, "suits", lambda x: x.size > 0)
+
+
+@pytest.mark.usefixtures("by_onednn")
+@pytest.mark.parametrize("padding, batch", [("SAME", 1), ("VALID", 2), (((2, 1), (0, 3)), 33)], ids=str)
+@pytest.mark.parametrize("size, strides", [(1, 1), (1, 2), (3, 1), (3, 2), (3, 3), (4, 2), (2, 3)])
+@channels
+def test_onednns_convolution_is_laxs_in_value_and_gradients(inputs, outputs, size, strides, padding, batch):
+    x, kernel = normal(0, batch, 7, 6, inputs), normal(1, size, size, inputs, outputs) / (size * inputs**0.5)
+
+    def plain(x, kernel):
+        return lax.conv_general_dilated(x, kernel, (strides, strides), padding, dimension_numbers=NUMBERS)
+
+    def ours(x, kernel):
+        return layers.conv(x, kernel, strides, padding)
+
+    for order in (first_order, image_penalty):
+        got, expected = (jax.jit(order(function))(x, kernel)[1] for function in (ours, plain))
+        for each, wanted in zip(got, expected, strict=True):
+            assert np.linalg.norm(each - wanted) <= 1e-5 * np.linalg.norm(wanted)
+
+
+@pytest.mark.usefixtures("by_onednn")
+def test_onednns_convolution_under_vmap_and_transposed():
+    x, kernels = normal(0, 3, 2, 8, 8, 5), normal(1, 3, 4, 4, 5, 6) / 9
+    for ours, plain in PAIRS.values():
+        got, expected = (jax.jit(jax.vmap(lambda x, k, f=f: f(x, k, 2)))(x, kernels) for f in (ours, plain))
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("devices, dtype", [(8, jnp.bfloat16), (1, jnp.float32), (1, jnp.float16)])
+def test_onednn_is_for_bfloat16_on_one_device(devices, dtype, monkeypatch):
+    monkeypatch.setattr(onednn, "is_carried", lambda: True)
+    monkeypatch.setattr(onednn, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert onednn.suits(jnp.ones(1, jnp.bfloat16))
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
+    assert not onednn.suits(jnp.ones(1, dtype))
 
 
 def test_avg_pool_repeats_the_border_and_upsample_undoes_it():

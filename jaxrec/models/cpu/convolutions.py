@@ -7,8 +7,9 @@
   each phase of the stride. XLA's is one convolution over an image that is filled up with zeros.
 - A gradient by the kernel is a convolution over a dilated kernel, for which XLA has a fast path, at any order of
   differentiation.
-- Numbers narrower than float32 are converted once before XLA's convolutions, which would convert them at each use. In
-  products bfloat16 stays as it is.
+- A convolution in bfloat16 is oneDNN's on CPUs that multiply bfloat16 (`jaxrec.models.cpu.onednn`).
+- Other numbers narrower than float32 are converted once before XLA's convolutions, which would convert them at each
+  use. In products bfloat16 stays as it is.
 
 A convolution has three operands: the image [B,H,W,C], the kernel [K,K,C,D] and the output [B,H',W',D]. One sum over
 products of their entries defines it, and the three functions with gradients below are its derivatives by each of the
@@ -29,7 +30,7 @@ from jax import lax
 
 from jaxrec.parallel import cut_axes
 
-from . import patches, products, winograd
+from . import onednn, patches, products, winograd
 from .operands import matched, widened
 from .patches import Pads, Pair
 
@@ -81,6 +82,8 @@ def _transposed_pads(size: int, stride: int, padding: str) -> Pair:
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolved(image: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
     """The output [B,H',W',D] of image and kernel."""
+    if onednn.suits(image):
+        return onednn.convolved(image, kernel, strides, pads)
     if kernel.shape[2] <= FEW:
         return patches.convolved(image, kernel, strides, pads)
     suits = winograd.suits(kernel.shape[:2], kernel.shape[2:], strides)
@@ -92,6 +95,8 @@ def _convolved(image: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _transposed(output: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
     """The image [B,H,W,C] of output and kernel."""
+    if onednn.suits(output) and strides == (1, 1):
+        return _by_dilation(output, kernel, strides, pads)
     if kernel.shape[2] <= FEW:
         return patches.transposed(output, kernel, strides, pads)
     around = tuple((2 - before, 2 - after) for before, after in pads)
@@ -108,6 +113,8 @@ def _transposed(output: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads)
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _kernel_gradient(image: jax.Array, output: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
     """The kernel [K,K,C,D] of image and output."""
+    if onednn.suits(image):
+        return onednn.kernel_gradient(image, output, strides, pads)
     rows, columns = (
         side + sum(pad) - (n - 1) * stride
         for side, pad, n, stride in zip(image.shape[1:3], pads, output.shape[1:3], strides, strict=True)
@@ -168,6 +175,8 @@ _kernel_gradient.defvjp(_kernel_gradient_forward, _kernel_gradient_backward)
 
 def _by_xla(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Sequence[Pair], **options: Any) -> jax.Array:
     """XLA's convolution, in float32 at least; the result has x's dtype."""
+    if not options and onednn.suits(x):
+        return onednn.convolved(x, kernel, strides, pads)
     options = {"dimension_numbers": NUMBERS, **options}
     return lax.conv_general_dilated(widened(x), widened(kernel), strides, pads, **options).astype(x.dtype)
 
@@ -209,4 +218,5 @@ def _by_dilation(output: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads
         (size - 1 - before, size - 1 - after) for size, (before, after) in zip(kernel.shape[:2], pads, strict=True)
     ]
     turned = kernel[::-1, ::-1].swapaxes(2, 3)
-    return _by_xla(output, turned, (1, 1), around, lhs_dilation=strides)
+    dilated = {} if strides == (1, 1) else {"lhs_dilation": strides}
+    return _by_xla(output, turned, (1, 1), around, **dilated)

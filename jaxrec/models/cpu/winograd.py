@@ -29,7 +29,7 @@ from .products import sums
 MANY = 48
 """Channels on both sides from which 3x3 convolutions are made here."""
 TRANSPOSED = 64
-"""Channels on both sides at which the gradient by the kernel is faster if the image is transposed first."""
+"""Channels on both sides at which the gradient by the kernel is faster in float32 if the image is transposed first."""
 LARGE = 2**23
 """Multiplications in each of the 16 products from which this is faster; the gradient by the kernel always is."""
 
@@ -66,9 +66,10 @@ def kernel_gradient(image: jax.Array, output: jax.Array, pads: Pads) -> jax.Arra
 
     The transposes of the transforms that `convolved` makes, around 16 products of their own.
     """
-    # A product whose first factor has to be transposed is slow with so few channels.
-    transpose = image.shape[3] == output.shape[3] == TRANSPOSED and not cut_axes()
-    if transpose:
+    # A product whose first factor has to be transposed is slow with so few channels, and in bfloat16 with any number.
+    few = image.shape[3] == output.shape[3] == TRANSPOSED
+    narrow = image.dtype == jnp.bfloat16
+    if (few or narrow) and not cut_axes():
         tiles, gradients = _transposed_tiles(image, pads), _transposed_gradients(output)
         order = "cn,nd->cd"
     else:

@@ -1,0 +1,125 @@
+"""Convolutions in bfloat16 by oneDNN, the library that jaxlib carries, for CPUs that multiply bfloat16 themselves.
+
+XLA's own convolutions on a CPU convert bfloat16 to float32. oneDNN multiplies it as it is and sums in float32, which is
+several times faster on CPUs with matrix units (AMX). jaxlib's builds for Linux on x86 hold oneDNN, and XLA runs it if a
+program asks for the operation ``__onednn$convolution``. No option makes XLA ask for it, so this file does. The
+operation is not documented, and a wrong description of it ends the process: it is used with those versions of jaxlib
+alone in which it was tried.
+
+oneDNN is asked for convolutions forward. Both gradients are written as such:
+
+- by the image: with the kernel turned by half a turn;
+- by the kernel: with three axes. The images of a batch are the channels that are summed over, the output's gradient is
+  the kernel, as large as the image, and the image's channels are a third side along which nothing is summed. So the
+  products are as large as those of the other two.
+"""
+
+import functools
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jaxlib
+from jax import lax
+
+from .patches import Pads, Pair
+
+TRIED = ("0.10.2", "0.12.0.1")
+"""Versions of jaxlib in which XLA runs the operation as it is described here."""
+
+
+def suits(x: jax.Array) -> bool:
+    """Whether convolutions of x are made here.
+
+    In a process of several devices they are not: the compiler cannot cut an operation that it does not know.
+    """
+    return x.dtype == jnp.bfloat16 and x.size > 0 and jax.device_count() == 1 and is_carried() and multiplies_bfloat16()
+
+
+def is_carried() -> bool:
+    """Whether this jaxlib holds oneDNN, as far as is known."""
+    return jaxlib.__version__ in TRIED and platform.system() == "Linux" and platform.machine() == "x86_64"
+
+
+@functools.cache
+def multiplies_bfloat16() -> bool:
+    """Whether the CPU has instructions for bfloat16; without them oneDNN's detours are slower than float32."""
+    return "avx512_bf16" in Path("/proc/cpuinfo").read_text().split()
+
+
+def convolved(image: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
+    """The convolution of an image [B,H,W,C] by a kernel [K,K,C,D]."""
+    sides = _sides(image.shape[1:3], kernel.shape[:2], strides, pads)
+    shape = (image.shape[0], *sides, kernel.shape[3])
+    return _convolution(image, kernel, shape, strides=strides, pads=pads)
+
+
+def kernel_gradient(image: jax.Array, output: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
+    """The gradient by the kernel [K,K,C,D]; ``output`` [B,H',W',D] is the gradient by the convolution's output."""
+    spread = [(n - 1) * stride + 1 for n, stride in zip(output.shape[1:3], strides, strict=True)]
+    size = _sides(image.shape[1:3], spread, (1, 1), pads)
+    # Barriers: XLA would transpose together with all that the arrays were made of, reading one number at a time.
+    pixels = lax.optimization_barrier(lax.optimization_barrier(image).transpose(1, 2, 3, 0))
+    weights = lax.optimization_barrier(lax.optimization_barrier(output).transpose(1, 2, 0, 3))
+    shape = (1, *size, image.shape[3], output.shape[3])
+    kernel = _convolution(
+        pixels[None], weights[:, :, None], shape, strides=(1, 1, 1), pads=(*pads, (0, 0)), dilation=(*strides, 1)
+    )
+    return kernel[0]
+
+
+def _sides(image: Sequence[int], kernel: Sequence[int], strides: Pair, pads: Pads) -> Pair:
+    """Height and width of a convolution's output."""
+    rows, columns = (
+        (side + sum(pad) - size) // stride + 1
+        for side, size, stride, pad in zip(image, kernel, strides, pads, strict=True)
+    )
+    return rows, columns
+
+
+def _convolution(
+    image: jax.Array,
+    kernel: jax.Array,
+    shape: tuple[int, ...],
+    *,
+    strides: Sequence[int],
+    pads: Sequence[Pair],
+    dilation: Sequence[int] | None = None,
+) -> jax.Array:
+    """oneDNN's convolution of an image [B,...,C] by a kernel [...,C,D] with as many sides; the output has ``shape``."""
+    count = len(strides)
+    # Where the kernel does not reach the border, the image is cut off: oneDNN knows no negative padding.
+    cut = [(0, 0, 0), *((min(before, 0), min(after, 0), 0) for before, after in pads), (0, 0, 0)]
+    image = lax.pad(image, jnp.zeros((), image.dtype), cut)
+    pads = [(max(before, 0), max(after, 0)) for before, after in pads]
+    sides = list(range(count))
+    last = count + 1
+    images = {"dims": last + 1, "data": {"batch_dim": 0, "feature_dim": last, "spatial_dims": [1 + i for i in sides]}}
+    filters = {"input_feature_dim": count, "output_feature_dim": last, "spatial_dims": sides}
+    described = {
+        "dims": last + 1,
+        "input": images,
+        "kernel": {"dims": last + 1, "filter": filters},
+        "output": images,
+        "window": {
+            "size": kernel.shape[:count],
+            "pad_left": [before for before, _ in pads],
+            "pad_right": [after for _, after in pads],
+            "strides": list(strides),
+            "window_dilations": list(dilation or [1] * count),
+        },
+        "feature_groups": 1,
+    }
+    called: Any = jax.ffi.ffi_call(
+        "__onednn$convolution",
+        jax.ShapeDtypeStruct(shape, image.dtype),
+        # An operation of XLA itself, which is described by text: not one by the newer interface, which is for others'.
+        custom_call_api_version=2,
+        legacy_backend_config=json.dumps({"onednn_conv_config": described}),
+        vmap_method="sequential",
+    )
+    return called(image, kernel)
