@@ -176,7 +176,7 @@ _kernel_gradient.defvjp(_kernel_gradient_forward, _kernel_gradient_backward)
 def _by_xla(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Sequence[Pair], **options: Any) -> jax.Array:
     """XLA's convolution, in float32 at least; the result has x's dtype."""
     if not options and onednn.suits(x):
-        return onednn.convolved(x, kernel, strides, pads)
+        return onednn.convolved(x, kernel, strides, tuple(pads))
     options = {"dimension_numbers": NUMBERS, **options}
     return lax.conv_general_dilated(widened(x), widened(kernel), strides, pads, **options).astype(x.dtype)
 
