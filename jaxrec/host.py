@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import warnings
 from pathlib import Path
 
 import jax
@@ -84,6 +85,8 @@ def keep_programs(folder: Path) -> None:
 
     A folder of the user's own choosing (``JAX_COMPILATION_CACHE_DIR``) is left as it is.
     """
+    # What holds an operation of oneDNN cannot be kept; jax says so at each compilation (`jaxrec.models.cpu.onednn`).
+    warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry .*bad_alloc", UserWarning)
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -111,6 +111,14 @@ def test_compiled_programs_are_few_and_kept(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_a_run_in_bfloat16_says_nothing_of_programs_that_cannot_be_kept(tmp_path):
+    """On one device, where convolutions may be an operation that jax's cache of compiled programs refuses."""
+    options = small("cnn", "--precision", "bf16", "--runs", tmp_path, "--name", "narrow")
+    done = python("-m", "jaxrec.train", *options, JAXREC_CACHE=str(tmp_path), XLA_FLAGS="")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
 def test_training_says_what_it_does_in_plain_lines(cnn):
     text = (cnn.parent / "output").read_text()
     assert "\x1b" not in text

@@ -96,7 +96,7 @@ def _convolved(image: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -
 def _transposed(output: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
     """The image [B,H,W,C] of output and kernel."""
     if onednn.suits(output) and strides == (1, 1):
-        return _by_dilation(output, kernel, strides, pads)
+        return onednn.transposed(output, kernel, pads)
     if kernel.shape[2] <= FEW:
         return patches.transposed(output, kernel, strides, pads)
     around = tuple((2 - before, 2 - after) for before, after in pads)
@@ -218,5 +218,4 @@ def _by_dilation(output: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads
         (size - 1 - before, size - 1 - after) for size, (before, after) in zip(kernel.shape[:2], pads, strict=True)
     ]
     turned = kernel[::-1, ::-1].swapaxes(2, 3)
-    dilated = {} if strides == (1, 1) else {"lhs_dilation": strides}
-    return _by_xla(output, turned, (1, 1), around, **dilated)
+    return _by_xla(output, turned, (1, 1), around, lhs_dilation=strides)

@@ -4,7 +4,7 @@ XLA's own convolutions on a CPU convert bfloat16 to float32. oneDNN multiplies i
 several times faster on CPUs with matrix units (AMX). jaxlib's builds for Linux on x86 hold oneDNN, and XLA runs it if a
 program asks for the operation ``__onednn$convolution``. No option makes XLA ask for it, so this file does. The
 operation is not documented, and a wrong description of it ends the process: it is used with those versions of jaxlib
-alone in which it was tried.
+alone in which it was tried. jax cannot keep a program that holds it in its cache of compiled programs.
 
 oneDNN is asked for convolutions forward. Both gradients are written as such:
 
@@ -58,6 +58,18 @@ def convolved(image: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) ->
     return _convolution(image, kernel, shape, strides=strides, pads=pads)
 
 
+def transposed(output: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
+    """The transpose of `convolved` without strides, [B,H',W',D] to [B,H,W,C]."""
+    around = [
+        (size - 1 - before, size - 1 - after) for size, (before, after) in zip(kernel.shape[:2], pads, strict=True)
+    ]
+    sides = _sides(output.shape[1:3], kernel.shape[:2], (1, 1), around)
+    shape = (output.shape[0], *sides, kernel.shape[2])
+    turned = kernel[::-1, ::-1]
+    # oneDNN copies the kernel into an order of its own, so that a transpose there costs nothing.
+    return _convolution(output, turned, shape, strides=(1, 1), pads=around, outputs_first=True)
+
+
 def kernel_gradient(image: jax.Array, output: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
     """The gradient by the kernel [K,K,C,D]; ``output`` [B,H',W',D] is the gradient by the convolution's output."""
     spread = [(n - 1) * stride + 1 for n, stride in zip(output.shape[1:3], strides, strict=True)]
@@ -72,7 +84,7 @@ def kernel_gradient(image: jax.Array, output: jax.Array, strides: Pair, pads: Pa
     return kernel[0]
 
 
-def _sides(image: Sequence[int], kernel: Sequence[int], strides: Pair, pads: Pads) -> Pair:
+def _sides(image: Sequence[int], kernel: Sequence[int], strides: Pair, pads: Sequence[Pair]) -> Pair:
     """Height and width of a convolution's output."""
     rows, columns = (
         (side + sum(pad) - size) // stride + 1
@@ -89,8 +101,12 @@ def _convolution(
     strides: Sequence[int],
     pads: Sequence[Pair],
     dilation: Sequence[int] | None = None,
+    outputs_first: bool = False,
 ) -> jax.Array:
-    """oneDNN's convolution of an image [B,...,C] by a kernel [...,C,D] with as many sides; the output has ``shape``."""
+    """oneDNN's convolution of an image [B,...,C] by a kernel [...,C,D], or [...,D,C] if ``outputs_first``.
+
+    Image and kernel have as many sides; the output has ``shape``.
+    """
     count = len(strides)
     # Where the kernel does not reach the border, the image is cut off: oneDNN knows no negative padding.
     cut = [(0, 0, 0), *((min(before, 0), min(after, 0), 0) for before, after in pads), (0, 0, 0)]
@@ -99,7 +115,8 @@ def _convolution(
     sides = list(range(count))
     last = count + 1
     images = {"dims": last + 1, "data": {"batch_dim": 0, "feature_dim": last, "spatial_dims": [1 + i for i in sides]}}
-    filters = {"input_feature_dim": count, "output_feature_dim": last, "spatial_dims": sides}
+    inputs, outputs = (last, count) if outputs_first else (count, last)
+    filters = {"input_feature_dim": inputs, "output_feature_dim": outputs, "spatial_dims": sides}
     described = {
         "dims": last + 1,
         "input": images,
