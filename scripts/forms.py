@@ -6,6 +6,7 @@ python scripts/forms.py --write benchmarks/forms.md
 """
 
 import argparse
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -55,7 +56,7 @@ PRODUCTS = [
     (1024, 128, 384, jnp.bfloat16),
 ]
 POOLS = [(32, 32, 32), (128, 16, 64)]
-MODELS: list[tuple[str, int]] = [("cnn", 32), ("cnn", 128), ("vit", 64)]
+MODELS: list[tuple[Any, int]] = [("cnn", 32), ("cnn", 128), ("vit", 64)]
 
 
 @contextmanager
@@ -107,16 +108,17 @@ def against(ours: list[Any], plain: list[Any]) -> list[str]:
     return cells
 
 
-def measure() -> str:
-    """The table."""
-    rng, rows = np.random.default_rng(0), []
+def normal(*shape: int, dtype: Any = jnp.float32) -> jax.Array:
+    """Numbers to compute with, the same ones for each shape."""
+    return jnp.asarray(np.random.default_rng(0).normal(size=shape), dtype)
 
-    def normal(*shape: int) -> jax.Array:
-        return jnp.asarray(rng.normal(size=shape), jnp.float32)
 
-    for transposed, batch, side, inputs, outputs, size, strides in CONVOLUTIONS:
+def convolutions() -> Iterator[list[str]]:
+    """Rows of convolutions, in both dtypes."""
+    for dtype, sizes in itertools.product((jnp.float32, jnp.bfloat16), CONVOLUTIONS):
+        transposed, batch, side, inputs, outputs, size, strides = sizes
         layer = layers.conv_transpose if transposed else layers.conv
-        x, kernel = normal(batch, side, side, inputs), normal(size, size, inputs, outputs)
+        x, kernel = normal(batch, side, side, inputs, dtype=dtype), normal(size, size, inputs, outputs, dtype=dtype)
 
         def ours(x: jax.Array, kernel: jax.Array, layer: Any = layer, strides: int = strides) -> jax.Array:
             return layer(x, kernel, strides)
@@ -127,26 +129,35 @@ def measure() -> str:
 
         name = f"{'transposed ' * transposed}{size}x{size}" + f", strides {strides}" * (strides > 1)
         cells = against(passes(ours, x, kernel), passes(plain, x, kernel))
-        rows.append([name, f"{batch}x{side}x{side}x{inputs} to {outputs}", *cells])
-        print(rows[-1], flush=True)
+        yield [f"{name}, {jnp.dtype(dtype).name}", f"{batch}x{side}x{side}x{inputs} to {outputs}", *cells]
+
+
+def products() -> Iterator[list[str]]:
+    """Rows of matrix products."""
     for batch, inputs, outputs, dtype in PRODUCTS:
-        x, kernel = normal(batch, inputs).astype(dtype), normal(inputs, outputs).astype(dtype)
+        x, kernel = normal(batch, inputs, dtype=dtype), normal(inputs, outputs, dtype=dtype)
 
         def dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
             return layers.dense(nn.gelu(x), kernel)
 
-        def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        def plain(x: jax.Array, kernel: jax.Array, dense: Any = dense) -> jax.Array:
             with jaxrec.plain_forms():
                 return dense(x, kernel)
 
         cells = against(passes(dense, x, kernel), passes(plain, x, kernel))
-        rows.append([f"product after GELU, {jnp.dtype(dtype).name}", f"{batch}x{inputs} to {outputs}", *cells])
-        print(rows[-1], flush=True)
+        yield [f"product after GELU, {jnp.dtype(dtype).name}", f"{batch}x{inputs} to {outputs}", *cells]
+
+
+def pools() -> Iterator[list[str]]:
+    """Rows of max pooling."""
     for batch, side, channels in POOLS:
         x = normal(batch, side, side, channels)
         cells = against(passes(lambda x: layers.max_pool(x, 2), x), passes(lambda x: nn.max_pool(x, (2, 2), (2, 2)), x))
-        rows.append(["max pooling 2x2", f"{batch}x{side}x{side}x{channels}", *cells, ""])
-        print(rows[-1], flush=True)
+        yield ["max pooling 2x2", f"{batch}x{side}x{side}x{channels}", *cells, ""]
+
+
+def models() -> Iterator[list[str]]:
+    """Rows of models that process a batch in parts."""
     for name, batch in MODELS:
         model, x = build_classifier(Classifier(model=name, classes=10), (32, 32, 3)), normal(batch, 32, 32, 3)
         params = jax.jit(model.init)(jax.random.key(0), x)
@@ -159,8 +170,15 @@ def measure() -> str:
                 return by_parts(x, params)
 
         cells = against(passes(by_parts, x, params), passes(at_once, x, params))
-        rows.append([f"{name} in parts", f"{batch}x32x32x3", *cells])
-        print(rows[-1], flush=True)
+        yield [f"{name} in parts", f"{batch}x32x32x3", *cells]
+
+
+def measure() -> str:
+    """The table."""
+    rows = []
+    for row in itertools.chain(convolutions(), products(), pools(), models()):
+        print(row, flush=True)
+        rows.append(row)
     return table(["", "", "value", "gradient by images", "gradient by kernel or parameters"], rows)
 
 
