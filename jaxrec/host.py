@@ -85,7 +85,7 @@ def keep_programs(folder: Path) -> None:
 
     A folder of the user's own choosing (``JAX_COMPILATION_CACHE_DIR``) is left as it is.
     """
-    # What holds an operation of oneDNN cannot be kept; jax says so at each compilation (`jaxrec.models.cpu.onednn`).
+    # jax cannot keep programs with operations of oneDNN (`jaxrec.models.cpu.onednn`), and warns each time.
     warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry .*bad_alloc", UserWarning)
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(folder))

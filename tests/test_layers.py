@@ -538,6 +538,7 @@ def by_onednn(monkeypatch):
     if not onednn.is_carried():
         pytest.skip(f"jaxlib {jaxlib.__version__} on {platform.machine()} is not known to hold oneDNN")
     monkeypatch.setattr(onednn, "suits", lambda x: x.size > 0)
+    monkeypatch.setattr(onednn, "FEWEST_IMAGES", 1)
 
 
 @pytest.mark.usefixtures("by_onednn")
@@ -560,21 +561,73 @@ def test_onednns_convolution_is_laxs_in_value_and_gradients(inputs, outputs, siz
 
 
 @pytest.mark.usefixtures("by_onednn")
-def test_onednns_convolution_under_vmap_and_transposed():
-    x, kernels = normal(0, 3, 2, 8, 8, 5), normal(1, 3, 4, 4, 5, 6) / 9
-    for ours, plain in PAIRS.values():
-        got, expected = (jax.jit(jax.vmap(lambda x, k, f=f: f(x, k, 2)))(x, kernels) for f in (ours, plain))
-        np.testing.assert_allclose(got, expected, atol=1e-5)
+@pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0)], ids=str)
+def test_onednns_convolution_under_vmap_and_transposed(axes):
+    x, kernel = (
+        normal(seed, *[3] * (axis is not None), *shape)
+        for seed, axis, shape in zip((0, 1), axes, ((2, 8, 8, 5), (4, 4, 5, 6)), strict=True)
+    )
+    for pair in PAIRS.values():
+        got, expected = (jax.jit(jax.vmap(lambda x, k, f=f: f(x, k, 2), axes))(x, kernel) for f in pair)
+        assert np.linalg.norm(got - expected) <= 1e-5 * np.linalg.norm(expected)
+        mapped = (jax.vmap(first_order(lambda x, k, f=f: f(x, k / 9, 2)), axes) for f in pair)
+        for got, expected in zip(*(jax.jit(function)(x, kernel)[1] for function in mapped), strict=True):
+            assert np.linalg.norm(got - expected) <= 1e-5 * np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize("devices, dtype", [(8, jnp.bfloat16), (1, jnp.float32), (1, jnp.float16)])
-def test_onednn_is_for_bfloat16_on_one_device(devices, dtype, monkeypatch):
-    monkeypatch.setattr(onednn, "is_carried", lambda: True)
-    monkeypatch.setattr(onednn, "multiplies_bfloat16", lambda: True)
+@pytest.mark.usefixtures("by_onednn")
+@pytest.mark.skipif(not onednn.has_matrix_units(), reason="this CPU has no matrix units for bfloat16")
+@pytest.mark.parametrize("size, strides", [(1, 1), (3, 1), (4, 2)])
+@channels
+def test_onednns_convolution_in_bfloat16_is_that_in_float32_but_for_rounding(inputs, outputs, size, strides):
+    wide = normal(0, 16, 7, 6, inputs), normal(1, size, size, inputs, outputs) / (size * inputs**0.5)
+    narrow = [jnp.asarray(x, jnp.bfloat16) for x in wide]
+    expected = jax.jit(first_order(lambda x, k: plain_down(x, k, strides)))(*(x.astype(jnp.float32) for x in narrow))
+    ours = first_order(lambda x, k: layers.conv(x, k, strides).astype(jnp.float32))
+    for got, wanted in zip(jax.jit(ours)(*narrow)[1], expected[1], strict=True):
+        assert np.linalg.norm(got.astype(jnp.float32) - wanted) <= 2e-2 * np.linalg.norm(wanted)
+
+
+NARROW = jnp.ones(1, jnp.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "value"),
+    [
+        (jax, "device_count", lambda: 8),
+        (onednn.jaxlib, "__version__", "0.9.1"),
+        (onednn.platform, "machine", lambda: "aarch64"),
+        (onednn, "has_matrix_units", lambda: False),
+    ],
+    ids=["devices", "version", "machine", "CPU"],
+)
+def test_onednn_is_for_one_device_of_a_known_kind(where, name, value, monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    assert onednn.suits(jnp.ones(1, jnp.bfloat16))
-    monkeypatch.setattr(jax, "device_count", lambda: devices)
-    assert not onednn.suits(jnp.ones(1, dtype))
+    monkeypatch.setattr(onednn.jaxlib, "__version__", onednn.TRIED[0])
+    monkeypatch.setattr(onednn.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(onednn.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(onednn, "has_matrix_units", lambda: True)
+    assert onednn.suits(NARROW)
+    assert not onednn.suits(NARROW.astype(jnp.float32)) and not onednn.suits(NARROW[:0])
+    monkeypatch.setattr(where, name, value)
+    assert not onednn.suits(NARROW)
+
+
+def test_inside_shard_map_convolutions_are_not_onednns(monkeypatch):
+    """Its operation does not say over which axes of a mesh it varies, as gradients have to."""
+    for name, value in (("is_carried", True), ("has_matrix_units", True)):
+        monkeypatch.setattr(onednn, name, lambda value=value: value)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    asked = []
+
+    def ask(x):
+        asked.append(onednn.suits(x))
+        return x
+
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
+    cut = jax.shard_map(ask, mesh=mesh, in_specs=PartitionSpec("data"), out_specs=PartitionSpec("data"))
+    jax.eval_shape(cut, NARROW)
+    assert asked == [False]
 
 
 def test_avg_pool_repeats_the_border_and_upsample_undoes_it():

@@ -1,5 +1,6 @@
 """Convolution and its transpose on a CPU, in the form that is fastest for their sizes, with gradients of any order.
 
+- In bfloat16 on a CPU with matrix units it is oneDNN's (`jaxrec.models.cpu.onednn`). Otherwise:
 - A convolution of few channels is one matrix product of patches (`jaxrec.models.cpu.patches`).
 - A 3x3 convolution of many channels is Winograd's (`jaxrec.models.cpu.winograd`), with less than half of the
   multiplications.
@@ -7,9 +8,8 @@
   each phase of the stride. XLA's is one convolution over an image that is filled up with zeros.
 - A gradient by the kernel is a convolution over a dilated kernel, for which XLA has a fast path, at any order of
   differentiation.
-- A convolution in bfloat16 is oneDNN's on CPUs that multiply bfloat16 (`jaxrec.models.cpu.onednn`).
-- Other numbers narrower than float32 are converted once before XLA's convolutions, which would convert them at each
-  use. In products bfloat16 stays as it is.
+- Numbers narrower than float32 are converted once before XLA's convolutions, which would convert them at each use. In
+  products bfloat16 stays as it is.
 
 A convolution has three operands: the image [B,H,W,C], the kernel [K,K,C,D] and the output [B,H',W',D]. One sum over
 products of their entries defines it, and the three functions with gradients below are its derivatives by each of the
@@ -89,7 +89,7 @@ def _convolved(image: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -
     suits = winograd.suits(kernel.shape[:2], kernel.shape[2:], strides)
     if suits and winograd.is_large(image, kernel, pads):
         return winograd.convolved(image, kernel, pads)
-    return _by_xla(image, kernel, strides, pads)
+    return _plain(image, kernel, strides, pads)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -113,7 +113,7 @@ def _transposed(output: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads)
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _kernel_gradient(image: jax.Array, output: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
     """The kernel [K,K,C,D] of image and output."""
-    if onednn.suits(image):
+    if onednn.suits(image) and image.shape[0] >= onednn.FEWEST_IMAGES:
         return onednn.kernel_gradient(image, output, strides, pads)
     rows, columns = (
         side + sum(pad) - (n - 1) * stride
@@ -128,7 +128,7 @@ def _kernel_gradient(image: jax.Array, output: jax.Array, strides: Pair, pads: P
         return winograd.kernel_gradient(image, output, pads)
     numbers = ("NHWC", "IHWO", "HWNC")
     by_channel = _with_channels_first(image)
-    return _by_xla(by_channel, output, (1, 1), pads, rhs_dilation=strides, dimension_numbers=numbers)
+    return _plain(by_channel, output, (1, 1), pads, rhs_dilation=strides, dimension_numbers=numbers)
 
 
 def _with_channels_first(image: jax.Array) -> jax.Array:
@@ -173,8 +173,8 @@ _transposed.defvjp(_transposed_forward, _transposed_backward)
 _kernel_gradient.defvjp(_kernel_gradient_forward, _kernel_gradient_backward)
 
 
-def _by_xla(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Sequence[Pair], **options: Any) -> jax.Array:
-    """XLA's convolution, in float32 at least; the result has x's dtype."""
+def _plain(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Sequence[Pair], **options: Any) -> jax.Array:
+    """XLA's convolution, in float32 at least; the result has x's dtype. oneDNN's if that suits and can be described."""
     if not options and onednn.suits(x):
         return onednn.convolved(x, kernel, strides, tuple(pads))
     options = {"dimension_numbers": NUMBERS, **options}
@@ -206,7 +206,7 @@ def _by_phases(output: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) 
             around.append((before, after))
             first.append(offset)
         entries = kernel[first[0] :: strides[0], first[1] :: strides[1]][::-1, ::-1]
-        made.append(_by_xla(output, entries, (1, 1), around))
+        made.append(_plain(output, entries, (1, 1), around))
     image = jnp.stack(made, 3).reshape(output.shape[0], *cells, *strides, -1).swapaxes(2, 3)
     image = image.reshape(output.shape[0], cells[0] * strides[0], cells[1] * strides[1], -1)
     return image[:, : sides[0], : sides[1]]
@@ -218,4 +218,4 @@ def _by_dilation(output: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads
         (size - 1 - before, size - 1 - after) for size, (before, after) in zip(kernel.shape[:2], pads, strict=True)
     ]
     turned = kernel[::-1, ::-1].swapaxes(2, 3)
-    return _by_xla(output, turned, (1, 1), around, lhs_dilation=strides)
+    return _plain(output, turned, (1, 1), around, lhs_dilation=strides)

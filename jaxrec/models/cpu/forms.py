@@ -20,8 +20,9 @@ def use_own_forms() -> None:
 def plain_forms() -> Iterator[None]:
     """What is traced inside is made of XLA's plain operations, whether or not `jaxrec.tune_cpu` was called.
 
-    The own forms have gradients of any order but no forward mode, and but for max pooling they suit a CPU alone. So
-    `jax.jvp`, `jax.hessian` and `jax.export` for other platforms need plain operations in a process that is tuned:
+    The own forms have gradients of any order but no forward mode, and but for max pooling they suit a CPU alone; those
+    in bfloat16 may be operations that jax does not export. So `jax.jvp`, `jax.hessian` and `jax.export` need plain
+    operations in a process that is tuned:
 
         with jaxrec.plain_forms():
             exported = jax.export.export(predict, platforms=["tpu"])(images)

@@ -1,21 +1,22 @@
-"""Convolutions in bfloat16 by oneDNN, the library that jaxlib carries, for CPUs that multiply bfloat16 themselves.
+"""Convolutions in bfloat16 by oneDNN, the library that jaxlib carries, for CPUs with matrix units (AMX).
 
-XLA's own convolutions on a CPU convert bfloat16 to float32. oneDNN multiplies it as it is and sums in float32, which is
-several times faster on CPUs with matrix units (AMX). jaxlib's builds for Linux on x86 hold oneDNN, and XLA runs it if a
+XLA's own convolutions on a CPU convert bfloat16 to float32. oneDNN multiplies it as it is and sums in float32;
+benchmarks/forms.md tells how much faster that is. jaxlib's builds for Linux on x86 hold oneDNN, and XLA runs it if a
 program asks for the operation ``__onednn$convolution``. No option makes XLA ask for it, so this file does. The
-operation is not documented, and a wrong description of it ends the process: it is used with those versions of jaxlib
-alone in which it was tried. jax cannot keep a program that holds it in its cache of compiled programs.
+operation is not documented, and a wrong description of it ends the process, so it is used only with the versions of
+jaxlib that it was tried with. jax cannot keep a program that holds it in its cache of compiled programs.
 
 oneDNN is asked for convolutions forward. Both gradients are written as such:
 
-- by the image: with the kernel turned by half a turn;
+- by the image: with the kernel rotated by 180 degrees;
 - by the kernel: with three axes. The images of a batch are the channels that are summed over, the output's gradient is
-  the kernel, as large as the image, and the image's channels are a third side along which nothing is summed. So the
-  products are as large as those of the other two.
+  the kernel, as large as the image, and the image's channels are a third side along which nothing is summed. With few
+  images there is little to sum at a time, so this is for batches.
 """
 
 import functools
 import json
+import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,14 +31,18 @@ from .patches import Pads, Pair
 
 TRIED = ("0.10.2", "0.12.0.1")
 """Versions of jaxlib in which XLA runs the operation as it is described here."""
+FEWEST_IMAGES = 8
+"""Images in a batch from which the gradient by the kernel is made here."""
 
 
 def suits(x: jax.Array) -> bool:
     """Whether convolutions of x are made here.
 
-    In a process of several devices they are not: the compiler cannot cut an operation that it does not know.
+    In a process of several devices they are not: the compiler cannot cut an operation that it does not know. Inside
+    `jax.shard_map` they are not: the operation does not say over which axes its result varies.
     """
-    return x.dtype == jnp.bfloat16 and x.size > 0 and jax.device_count() == 1 and is_carried() and multiplies_bfloat16()
+    alone = jax.device_count() == 1 and not jax.typeof(x).manual_axis_type.varying
+    return x.dtype == jnp.bfloat16 and x.size > 0 and alone and is_carried() and has_matrix_units()
 
 
 def is_carried() -> bool:
@@ -46,9 +51,9 @@ def is_carried() -> bool:
 
 
 @functools.cache
-def multiplies_bfloat16() -> bool:
-    """Whether the CPU has instructions for bfloat16; without them oneDNN's detours are slower than float32."""
-    return "avx512_bf16" in Path("/proc/cpuinfo").read_text().split()
+def has_matrix_units() -> bool:
+    """Whether the CPU multiplies matrices of bfloat16 by itself, and oneDNN is not told to do without."""
+    return "amx_bf16" in Path("/proc/cpuinfo").read_text().split() and "ONEDNN_MAX_CPU_ISA" not in os.environ
 
 
 def convolved(image: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
@@ -131,12 +136,27 @@ def _convolution(
         },
         "feature_groups": 1,
     }
-    called: Any = jax.ffi.ffi_call(
-        "__onednn$convolution",
-        jax.ShapeDtypeStruct(shape, image.dtype),
-        # An operation of XLA itself, which is described by text: not one by the newer interface, which is for others'.
-        custom_call_api_version=2,
-        legacy_backend_config=json.dumps({"onednn_conv_config": described}),
-        vmap_method="sequential",
-    )
-    return called(image, kernel)
+    text = json.dumps({"onednn_conv_config": described})
+
+    @jax.custom_batching.custom_vmap
+    def convolution(image: jax.Array, kernel: jax.Array) -> jax.Array:
+        called: Any = jax.ffi.ffi_call(
+            "__onednn$convolution",
+            jax.ShapeDtypeStruct((image.shape[0], *shape[1:]), image.dtype),
+            # An operation of XLA itself is described by text; the newer interface is for operations of others.
+            custom_call_api_version=2,
+            legacy_backend_config=text,
+        )
+        return called(image, kernel)
+
+    @convolution.def_vmap
+    def _mapped(size: int, is_mapped: Any, image: jax.Array, kernel: jax.Array) -> tuple[jax.Array, bool]:
+        if not is_mapped[1]:
+            # One kernel for all: they are more images.
+            output = convolution(image.reshape(-1, *image.shape[2:]), kernel)
+            return output.reshape(size, -1, *output.shape[1:]), True
+        if is_mapped[0]:
+            return lax.map(lambda both: convolution(*both), (image, kernel)), True
+        return lax.map(lambda each: convolution(image, each), kernel), True
+
+    return convolution(image, kernel)
