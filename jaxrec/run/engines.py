@@ -7,6 +7,7 @@ An example is a row with ``path`` and ``content``, the bytes of an image file. A
 import functools
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,6 +130,8 @@ def spark_session(workers: int) -> Any:
     builder = SparkSession.builder.appName("jaxrec")
     if "SPARK_ENV_LOADED" not in os.environ:
         builder = builder.master(f"local[{workers}, 4]")
+        # Spark would start the first python3 of the path, which may know nothing of jaxrec.
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     return builder.getOrCreate()
 
 
