@@ -32,6 +32,7 @@ REQUIRED = {
     "mnist_denoising",
     "mnist_vae",
     "mnist_gan",
+    "cifar10_colour",
     "camvid_unet",
     "moving_actions",
     "utd_actions",
