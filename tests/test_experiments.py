@@ -33,6 +33,7 @@ REQUIRED = {
     "mnist_vae",
     "mnist_gan",
     "cifar10_colour",
+    "mnist_negative",
     "camvid_unet",
     "moving_actions",
     "utd_actions",
