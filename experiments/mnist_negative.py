@@ -10,7 +10,7 @@ Commit:   724afc7
 Result:   class_consistency 99.09 % ± 0.03 (of true negatives: 99.18)
           psnr_pooled 31.7 dB ± 2.1
 
-The settings were chosen on the last 5000 training images. With a third of the discriminators' rate, they are too weak to
+The settings were chosen on the last 5000 training images. At a third of this rate the discriminators are too weak to
 see strokes that are shifted or doubled, which the way back can undo: class_consistency is 92 % then.
 """
 
