@@ -10,6 +10,7 @@ import jax
 import jaxlib
 
 from jaxrec.models.cpu.forms import use_own_forms
+from jaxrec.models.cpu.onednn import use_onednn
 
 HEAP = 2**30
 """Bytes of address space for which `keep_freed_memory` asks for large pages."""
@@ -20,6 +21,9 @@ CPU_FLAGS = {
 """Convolutions by Eigen, faster on few cores than YNNPACK, and vectors of 512 bits; by default XLA's have 256."""
 FLAGS_SINCE, FLAGS_UNTIL = (0, 10), (0, 13)
 """Versions of jaxlib that are known to have these flags. Others end the process over a flag that they do not know."""
+
+ONEDNN_IN = ("0.10.2", "0.12.0.1")
+"""Versions of jaxlib in which XLA runs oneDNN's convolutions as `jaxrec.models.cpu.onednn` asks for them."""
 
 
 def tune_cpu(tune_allocator: bool = True) -> None:
@@ -38,11 +42,24 @@ def tune_cpu(tune_allocator: bool = True) -> None:
     Once jax has computed something, XLA's flags and the order of steps no longer change.
     """
     use_own_forms()
+    if carries_onednn() and has_matrix_units():
+        use_onednn()
     if "JAX_CPU_ENABLE_ASYNC_DISPATCH" not in os.environ:
         jax.config.update("jax_cpu_enable_async_dispatch", False)
     _give_flags()
     if tune_allocator:
         keep_freed_memory()
+
+
+def carries_onednn() -> bool:
+    """Whether this jaxlib holds oneDNN, as far as is known."""
+    return jaxlib.__version__ in ONEDNN_IN and platform.system() == "Linux" and platform.machine() == "x86_64"
+
+
+def has_matrix_units() -> bool:
+    """Whether the CPU multiplies matrices of bfloat16 by itself (AMX), and oneDNN is not told to do without."""
+    facts = Path("/proc/cpuinfo")
+    return facts.exists() and "amx_bf16" in facts.read_text().split() and "ONEDNN_MAX_CPU_ISA" not in os.environ
 
 
 def _give_flags() -> None:

@@ -21,12 +21,12 @@ import pytest
 from conftest import small
 from PIL import Image
 
+from jaxrec import host
 from jaxrec.cli import COMMANDS, completion, evaluate, generate, predict, show, train
 from jaxrec.cli.help import help_text
 from jaxrec.cli.running import _describe, run_command
 from jaxrec.data import convert_image, read_image
 from jaxrec.errors import UserError
-from jaxrec.models.cpu import onednn
 from jaxrec.run.show.log import read_metrics
 from jaxrec.run.trained import MOST, load
 from jaxrec.settings import Train, models, preset
@@ -113,7 +113,7 @@ def test_compiled_programs_are_few_and_kept(tmp_path):
 
 
 @pytest.mark.skipif(
-    not (onednn.is_carried() and onednn.has_matrix_units()), reason="here jax keeps programs in bfloat16 as any others"
+    not (host.carries_onednn() and host.has_matrix_units()), reason="here jax keeps programs in bfloat16 as any others"
 )
 def test_a_run_in_bfloat16_says_nothing_of_programs_that_cannot_be_kept(tmp_path):
     """On one device, where convolutions are an operation that jax's cache of compiled programs refuses."""

@@ -15,6 +15,7 @@ from conftest import close, equations
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
+from jaxrec import host
 from jaxrec.models import layers, members
 from jaxrec.models.cpu import convolutions, forms, onednn, winograd
 from jaxrec.models.cpu.forms import plain_forms
@@ -535,7 +536,7 @@ def test_on_a_cpu_bfloat16_is_multiplied_as_it_is_and_convolved_in_float32(
 @pytest.fixture
 def by_onednn(monkeypatch):
     """Every convolution by oneDNN, in float32 too, so that numbers can be compared closely."""
-    if not onednn.is_carried():
+    if not host.carries_onednn():
         pytest.skip(f"jaxlib {jaxlib.__version__} on {platform.machine()} is not known to hold oneDNN")
     monkeypatch.setattr(onednn, "suits", lambda x: x.size > 0)
     monkeypatch.setattr(onednn, "FEWEST_IMAGES", 1)
@@ -576,7 +577,7 @@ def test_onednns_convolution_under_vmap_and_transposed(axes):
 
 
 @pytest.mark.usefixtures("by_onednn")
-@pytest.mark.skipif(not onednn.has_matrix_units(), reason="this CPU has no matrix units for bfloat16")
+@pytest.mark.skipif(not host.has_matrix_units(), reason="this CPU has no matrix units for bfloat16")
 @pytest.mark.parametrize("size, strides", [(1, 1), (3, 1), (4, 2)])
 @channels
 def test_onednns_convolution_in_bfloat16_is_that_in_float32_but_for_rounding(inputs, outputs, size, strides):
@@ -588,36 +589,25 @@ def test_onednns_convolution_in_bfloat16_is_that_in_float32_but_for_rounding(inp
         assert np.linalg.norm(got.astype(jnp.float32) - wanted) <= 2e-2 * np.linalg.norm(wanted)
 
 
-NARROW = jnp.ones(1, jnp.bfloat16)
-
-
-@pytest.mark.parametrize(
-    ("where", "name", "value"),
-    [
-        (jax, "device_count", lambda: 8),
-        (onednn.jaxlib, "__version__", "0.9.1"),
-        (onednn.platform, "machine", lambda: "aarch64"),
-        (onednn, "has_matrix_units", lambda: False),
-    ],
-    ids=["devices", "version", "machine", "CPU"],
-)
-def test_onednn_is_for_one_device_of_a_known_kind(where, name, value, monkeypatch):
+@pytest.fixture
+def one_device_with_onednn(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    monkeypatch.setattr(onednn.jaxlib, "__version__", onednn.TRIED[0])
-    monkeypatch.setattr(onednn.platform, "system", lambda: "Linux")
-    monkeypatch.setattr(onednn.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(onednn, "has_matrix_units", lambda: True)
-    assert onednn.suits(NARROW)
-    assert not onednn.suits(NARROW.astype(jnp.float32)) and not onednn.suits(NARROW[:0])
-    monkeypatch.setattr(where, name, value)
-    assert not onednn.suits(NARROW)
+    with onednn._at_hand(True):
+        yield
 
 
-def test_inside_shard_map_convolutions_are_not_onednns(monkeypatch):
+@pytest.mark.usefixtures("one_device_with_onednn")
+def test_onednn_is_for_bfloat16_on_one_device(monkeypatch):
+    narrow = jnp.ones(1, jnp.bfloat16)
+    assert onednn.suits(narrow)
+    assert not onednn.suits(narrow.astype(jnp.float32)) and not onednn.suits(narrow[:0])
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    assert not onednn.suits(narrow)
+
+
+@pytest.mark.usefixtures("one_device_with_onednn")
+def test_inside_shard_map_convolutions_are_not_onednns():
     """Its operation does not say over which axes of a mesh it varies, as gradients have to."""
-    for name, value in (("is_carried", True), ("has_matrix_units", True)):
-        monkeypatch.setattr(onednn, name, lambda value=value: value)
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
     asked = []
 
     def ask(x):
@@ -626,8 +616,22 @@ def test_inside_shard_map_convolutions_are_not_onednns(monkeypatch):
 
     mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
     cut = jax.shard_map(ask, mesh=mesh, in_specs=PartitionSpec("data"), out_specs=PartitionSpec("data"))
-    jax.eval_shape(cut, NARROW)
+    jax.eval_shape(cut, jnp.ones(1, jnp.bfloat16))
     assert asked == [False]
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "value"),
+    [(host.jaxlib, "__version__", "0.9.1"), (host.platform, "machine", lambda: "aarch64")],
+    ids=["version", "machine"],
+)
+def test_onednn_is_known_in_some_builds_of_jaxlib(where, name, value, monkeypatch):
+    monkeypatch.setattr(host.jaxlib, "__version__", host.ONEDNN_IN[0])
+    monkeypatch.setattr(host.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(host.platform, "machine", lambda: "x86_64")
+    assert host.carries_onednn()
+    monkeypatch.setattr(where, name, value)
+    assert not host.carries_onednn()
 
 
 def test_avg_pool_repeats_the_border_and_upsample_undoes_it():

@@ -4,7 +4,8 @@ XLA's own convolutions on a CPU convert bfloat16 to float32. oneDNN multiplies i
 benchmarks/steps_bf16.md tells what that gains. jaxlib's builds for Linux on x86 hold oneDNN, and XLA runs it if a
 program asks for the operation ``__onednn$convolution``. No option makes XLA ask for it, so this file does. The
 operation is not documented, and a wrong description of it ends the process, so it is used only with the versions of
-jaxlib that it was tried with. jax cannot keep a program that holds it in its cache of compiled programs.
+jaxlib that it was tried with (`jaxrec.host.ONEDNN_IN`). jax cannot keep a program that holds it in its cache of
+compiled programs.
 
 oneDNN is asked for convolutions forward. Both gradients are written as such:
 
@@ -14,25 +15,26 @@ oneDNN is asked for convolutions forward. Both gradients are written as such:
   images there is little to sum at a time, so this is for batches.
 """
 
-import functools
 import json
-import os
-import platform
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 from jax import lax
 
 from .patches import Pads, Pair
 
-TRIED = ("0.10.2", "0.12.0.1")
-"""Versions of jaxlib in which XLA runs the operation as it is described here."""
 FEWEST_IMAGES = 8
 """Images in a batch from which the gradient by the kernel is made here."""
+
+# As the switch of `jaxrec.models.cpu.forms`: jax looks at it before it takes a traced program again.
+_at_hand = jax.make_user_context(False)
+
+
+def use_onednn() -> None:
+    """Says that this machine's jaxlib holds oneDNN and that its CPU has matrix units; `jaxrec.tune_cpu` finds out."""
+    _at_hand.set_global(True)
 
 
 def suits(x: jax.Array) -> bool:
@@ -42,18 +44,7 @@ def suits(x: jax.Array) -> bool:
     `jax.shard_map` they are not: the operation does not say over which axes its result varies.
     """
     alone = jax.device_count() == 1 and not jax.typeof(x).manual_axis_type.varying
-    return x.dtype == jnp.bfloat16 and x.size > 0 and alone and is_carried() and has_matrix_units()
-
-
-def is_carried() -> bool:
-    """Whether this jaxlib holds oneDNN, as far as is known."""
-    return jaxlib.__version__ in TRIED and platform.system() == "Linux" and platform.machine() == "x86_64"
-
-
-@functools.cache
-def has_matrix_units() -> bool:
-    """Whether the CPU multiplies matrices of bfloat16 by itself, and oneDNN is not told to do without."""
-    return "amx_bf16" in Path("/proc/cpuinfo").read_text().split() and "ONEDNN_MAX_CPU_ISA" not in os.environ
+    return _at_hand.value is True and x.dtype == jnp.bfloat16 and x.size > 0 and alone
 
 
 def convolved(image: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
