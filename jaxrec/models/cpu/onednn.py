@@ -1,7 +1,7 @@
 """Convolutions in bfloat16 by oneDNN, the library that jaxlib carries, for CPUs with matrix units (AMX).
 
 XLA's own convolutions on a CPU convert bfloat16 to float32. oneDNN multiplies it as it is and sums in float32;
-benchmarks/steps_bf16.md tells what that gains. jaxlib's builds for Linux on x86 hold oneDNN, and XLA runs it if a
+benchmarks/forms.md tells how much faster that is. jaxlib's builds for Linux on x86 hold oneDNN, and XLA runs it if a
 program asks for the operation ``__onednn$convolution``. No option makes XLA ask for it, so this file does. The
 operation is not documented, and a wrong description of it ends the process, so it is used only with the versions of
 jaxlib that it was tried with (`jaxrec.host.ONEDNN_IN`). jax cannot keep a program that holds it in its cache of
