@@ -21,7 +21,6 @@ CPU_FLAGS = {
 """Convolutions by Eigen, faster on few cores than YNNPACK, and vectors of 512 bits; by default XLA's have 256."""
 FLAGS_SINCE, FLAGS_UNTIL = (0, 10), (0, 13)
 """Versions of jaxlib that are known to have these flags. Others end the process over a flag that they do not know."""
-
 ONEDNN_IN = ("0.10.2", "0.12.0.1")
 """Versions of jaxlib in which XLA runs oneDNN's convolutions as `jaxrec.models.cpu.onednn` asks for them."""
 
@@ -31,8 +30,9 @@ def tune_cpu(tune_allocator: bool = True) -> None:
 
     It turns on four things, of which all but the last change nothing where jax computes on a GPU or TPU:
 
-    - The operations of models take forms of their own (`jaxrec.models.cpu`). These have gradients of any order and no
-      forward mode: for `jax.jvp` or `jax.hessian` use `jaxrec.plain_forms`.
+    - The operations of models take forms of their own (`jaxrec.models.cpu`), of which convolutions in bfloat16 are
+      oneDNN's if the CPU has matrix units. They have gradients of any order and no forward mode: for `jax.jvp` or
+      `jax.hessian` use `jaxrec.plain_forms`.
     - XLA gets the `CPU_FLAGS`, unless ``XLA_FLAGS`` sets these flags.
     - No step begins before the last has ended, unless ``JAX_CPU_ENABLE_ASYNC_DISPATCH`` is set. Of steps that are
       called ahead jax would hold the memory of all, and the heap would be fragmented; the cores are busy with one. This

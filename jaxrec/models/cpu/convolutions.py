@@ -32,7 +32,7 @@ from jaxrec.parallel import cut_axes
 
 from . import onednn, patches, products, winograd
 from .operands import matched, widened
-from .patches import Pads, Pair
+from .patches import Pads, Pair, turned_pads
 
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 FEW = 4
@@ -89,7 +89,7 @@ def _convolved(image: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -
     suits = winograd.suits(kernel.shape[:2], kernel.shape[2:], strides)
     if suits and winograd.is_large(image, kernel, pads):
         return winograd.convolved(image, kernel, pads)
-    return _plain(image, kernel, strides, pads)
+    return _by_xla(image, kernel, strides, pads)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -99,7 +99,7 @@ def _transposed(output: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads)
         return onednn.transposed(output, kernel, pads)
     if kernel.shape[2] <= FEW:
         return patches.transposed(output, kernel, strides, pads)
-    around = tuple((2 - before, 2 - after) for before, after in pads)
+    around = turned_pads(kernel, pads)
     suits = winograd.suits(kernel.shape[:2], kernel.shape[2:], strides)
     if suits and winograd.is_large(output, kernel, around):
         # The kernel is transposed in the products: before them, that would take longer than they do.
@@ -113,6 +113,7 @@ def _transposed(output: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads)
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _kernel_gradient(image: jax.Array, output: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
     """The kernel [K,K,C,D] of image and output."""
+    # Of few channels, patches take less time.
     if onednn.suits(image) and image.shape[0] >= onednn.FEWEST_IMAGES and image.shape[3] > FEW:
         return onednn.kernel_gradient(image, output, strides, pads)
     rows, columns = (
@@ -128,7 +129,7 @@ def _kernel_gradient(image: jax.Array, output: jax.Array, strides: Pair, pads: P
         return winograd.kernel_gradient(image, output, pads)
     numbers = ("NHWC", "IHWO", "HWNC")
     by_channel = _with_channels_first(image)
-    return _plain(by_channel, output, (1, 1), pads, rhs_dilation=strides, dimension_numbers=numbers)
+    return _by_xla(by_channel, output, (1, 1), pads, rhs_dilation=strides, dimension_numbers=numbers)
 
 
 def _with_channels_first(image: jax.Array) -> jax.Array:
@@ -173,10 +174,8 @@ _transposed.defvjp(_transposed_forward, _transposed_backward)
 _kernel_gradient.defvjp(_kernel_gradient_forward, _kernel_gradient_backward)
 
 
-def _plain(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Sequence[Pair], **options: Any) -> jax.Array:
-    """XLA's convolution, in float32 at least; the result has x's dtype. oneDNN's if that suits and can be described."""
-    if not options and onednn.suits(x):
-        return onednn.convolved(x, kernel, strides, tuple(pads))
+def _by_xla(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Sequence[Pair], **options: Any) -> jax.Array:
+    """XLA's convolution, in float32 at least; the result has x's dtype."""
     options = {"dimension_numbers": NUMBERS, **options}
     return lax.conv_general_dilated(widened(x), widened(kernel), strides, pads, **options).astype(x.dtype)
 
@@ -194,6 +193,7 @@ def _by_phases(output: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) 
         for n, stride, size, pad in zip(output.shape[1:3], strides, kernel.shape[:2], pads, strict=True)
     ]
     cells = [-(-side // stride) for side, stride in zip(sides, strides, strict=True)]
+    convolution = onednn.convolved if onednn.suits(output) else _by_xla
     made = []
     for phases in itertools.product(*map(range, strides)):
         first, around = [], []
@@ -206,7 +206,7 @@ def _by_phases(output: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) 
             around.append((before, after))
             first.append(offset)
         entries = kernel[first[0] :: strides[0], first[1] :: strides[1]][::-1, ::-1]
-        made.append(_plain(output, entries, (1, 1), around))
+        made.append(convolution(output, entries, (1, 1), tuple(around)))
     image = jnp.stack(made, 3).reshape(output.shape[0], *cells, *strides, -1).swapaxes(2, 3)
     image = image.reshape(output.shape[0], cells[0] * strides[0], cells[1] * strides[1], -1)
     return image[:, : sides[0], : sides[1]]
@@ -214,8 +214,5 @@ def _by_phases(output: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) 
 
 def _by_dilation(output: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
     """A transposed convolution as XLA makes it: the output filled up with zeros, convolved by the turned kernel."""
-    around = [
-        (size - 1 - before, size - 1 - after) for size, (before, after) in zip(kernel.shape[:2], pads, strict=True)
-    ]
     turned = kernel[::-1, ::-1].swapaxes(2, 3)
-    return _plain(output, turned, (1, 1), around, lhs_dilation=strides)
+    return _by_xla(output, turned, (1, 1), turned_pads(kernel, pads), lhs_dilation=strides)

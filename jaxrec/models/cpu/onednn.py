@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .patches import Pads, Pair
+from .patches import Pads, Pair, turned_pads
 
 FEWEST_IMAGES = 8
 """Images in a batch from which the gradient by the kernel is made here."""
@@ -56,9 +56,7 @@ def convolved(image: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) ->
 
 def transposed(output: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
     """The transpose of `convolved` without strides, [B,H',W',D] to [B,H,W,C]."""
-    around = [
-        (size - 1 - before, size - 1 - after) for size, (before, after) in zip(kernel.shape[:2], pads, strict=True)
-    ]
+    around = turned_pads(kernel, pads)
     sides = _sides(output.shape[1:3], kernel.shape[:2], (1, 1), around)
     shape = (output.shape[0], *sides, kernel.shape[2])
     turned = kernel[::-1, ::-1]

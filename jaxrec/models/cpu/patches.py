@@ -19,6 +19,13 @@ Pair = tuple[int, int]
 Pads = tuple[Pair, ...]
 
 
+def turned_pads(kernel: jax.Array, pads: Pads) -> Pads:
+    """The padding of the convolution by a turned kernel that is the transpose of one without strides."""
+    return tuple(
+        (size - 1 - before, size - 1 - after) for size, (before, after) in zip(kernel.shape[:2], pads, strict=True)
+    )
+
+
 def convolved(image: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
     """The convolution [B,H',W',D] of an image [B,H,W,C] by a kernel [K,K,C,D]."""
     output_width = image.shape[2] + sum(pads[1]) - kernel.shape[1] + 1
