@@ -113,7 +113,7 @@ def _transposed(output: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads)
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _kernel_gradient(image: jax.Array, output: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
     """The kernel [K,K,C,D] of image and output."""
-    # Of few channels, patches take less time.
+    # Of few channels, patches take less time without strides.
     if onednn.suits(image) and image.shape[0] >= onednn.FEWEST_IMAGES and image.shape[3] > FEW:
         return onednn.kernel_gradient(image, output, strides, pads)
     rows, columns = (
