@@ -29,6 +29,15 @@ PARTS = 20
 """Folders or Parquet files that the images lie in."""
 ENGINES = {"ray": "ray", "spark": "pyspark"}
 """The engines, and the packages that they are."""
+ABOUT = """# Predicting by several workers
+
+Whole commands on the same images, with their start: `jaxrec predict RUN FOLDER` reads image files, `--engine ray` and
+`--engine spark` read Parquet files of the same bytes. An engine pays where its workers have cores of their own.
+
+```bash
+python scripts/engines.py --write benchmarks/engines.md
+```
+"""
 
 
 def make_images(folder: Path, count: int) -> None:
@@ -95,7 +104,7 @@ def main() -> None:
     text = f"{conditions(versions, 1)}\n\n{table(head, lines)}"
     print(text)
     if options.write:
-        write(options.write, {f"Images predicted, {processor()}": text})
+        write(options.write, {f"Images predicted, {processor()}": text}, ABOUT)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ REQUIRED = {
     "camvid_unet",
     "moving_actions",
     "utd_actions",
+    "moving_mnist",
     "mnist_rows",
     "scenes_detector",
     "bccd_detector",
