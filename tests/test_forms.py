@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import jax
@@ -70,6 +70,7 @@ def inputs(name, count):
     return {"latents": latents, "label": np.arange(count, dtype=np.int32) % 4}
 
 
+@cache
 def state_of(name):
     config = SYSTEMS[name]
     batch = {"image": images(4), "clip": clips(4), "label": np.arange(4, dtype=np.int32)}

@@ -3,7 +3,7 @@
 import csv
 import json
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -34,9 +34,16 @@ def batch(size=(12, 10), count=6, seed=0):
     return {"image": image, "mask": mask.astype(np.uint8)}
 
 
+STEP, PREDICT, EVALUATE = jax.jit(segmenter.train_step), jax.jit(segmenter.predict), jax.jit(segmenter.eval_step)
+
+
+@cache
+def initializer(config):
+    return jax.jit(partial(segmenter.init, config))
+
+
 def start(config=CONFIG, **changes):
-    config = replace(config, **changes)
-    return jax.jit(partial(segmenter.init, config))(jax.random.key(0), batch())
+    return initializer(replace(config, **changes))(jax.random.key(0), batch())
 
 
 def test_a_step_learns_from_the_pixels_that_count_alone():
@@ -44,11 +51,10 @@ def test_a_step_learns_from_the_pixels_that_count_alone():
     first = batch()
     void = first["mask"] == 9
     other = {**first, "mask": np.where(void, np.uint8(7), first["mask"])}  # no class either
-    step = jax.jit(segmenter.train_step)
-    one, two = step(start(), first)[0], step(start(), other)[0]
+    one, two = STEP(start(), first)[0], STEP(start(), other)[0]
     jax.tree.map(np.testing.assert_array_equal, one.player.params, two.player.params)
     wrong = {**first, "mask": np.where(void, np.uint8(1), first["mask"])}
-    three = step(start(), wrong)[0]
+    three = STEP(start(), wrong)[0]
     leaves = zip(jax.tree.leaves(one.player.params), jax.tree.leaves(three.player.params), strict=True)
     assert any((a != b).any() for a, b in leaves)
 
@@ -69,9 +75,9 @@ def test_the_loss_falls_and_most_pixels_are_right(model):
 def test_metrics_are_those_of_the_predicted_pixels(views):
     state = start(views=views)
     parts = [batch(seed=seed) for seed in range(2)]
-    found = summarize(jax.jit(segmenter.eval_step)(state, part) for part in parts)
+    found = summarize(EVALUATE(state, part) for part in parts)
     truth = np.concatenate([part["mask"].ravel() for part in parts])
-    predicted = [np.asarray(segmenter.predict(state, part["image"])["classes"]).ravel() for part in parts]
+    predicted = [np.asarray(PREDICT(state, part["image"])["classes"]).ravel() for part in parts]
     counts = truth != 9
     truth, predicted = truth[counts], np.concatenate(predicted)[counts]
     expected = jaccard_score(truth, predicted, labels=range(3), average=None, zero_division=0)
@@ -81,32 +87,33 @@ def test_metrics_are_those_of_the_predicted_pixels(views):
 
 def test_views_are_the_mean_of_their_probabilities():
     state, image = start(views="mirror-scale"), batch()["image"] / np.float32(255)
+    network = jax.jit(partial(state.player.model.apply, train=False))
     found = []
     for height, width in ((12, 10), (9, 8), (15, 12)):
         view = jax.image.resize(image, (6, height, width, 1), "bilinear")
         for step in (1, -1):
             inputs = (view[:, :, ::step] - np.float32(0.5)) / np.float32(0.25)
-            logits = state.player.model.apply(state.player.variables(), inputs, train=False)
+            logits = network(state.player.variables(), inputs)
             whole = jax.image.resize(logits, (6, 12, 10, 3), "bilinear")
             found.append(jax.nn.softmax(whole)[:, :, ::step])
     expected = np.mean(found, axis=0)
-    np.testing.assert_allclose(segmenter.predict(state, image)["probabilities"], expected, atol=1e-5)
+    np.testing.assert_allclose(PREDICT(state, image)["probabilities"], expected, atol=1e-5)
 
 
 def test_padding_counts_nothing():
     state, examples = start(), batch()
     padded = {name: np.concatenate([values, values[:2]]) for name, values in examples.items()}
     real = np.arange(8) < 6
-    whole = summarize([segmenter.eval_step(state, examples)])
-    same = summarize([segmenter.eval_step(state, {**padded, "real": real})])
+    whole = summarize([EVALUATE(state, examples)])
+    same = summarize([EVALUATE(state, {**padded, "real": real})])
     np.testing.assert_array_equal(whole["confusion"], same["confusion"])
     assert whole["loss"] == pytest.approx(same["loss"], rel=1e-6)
 
 
 def test_mirrored_images_have_mirrored_predictions():
     state, image = start(views="mirror"), batch()["image"]
-    straight = segmenter.predict(state, image)["probabilities"]
-    mirrored = segmenter.predict(state, image[:, :, ::-1])["probabilities"]
+    straight = PREDICT(state, image)["probabilities"]
+    mirrored = PREDICT(state, image[:, :, ::-1])["probabilities"]
     np.testing.assert_allclose(mirrored[:, :, ::-1], straight, atol=1e-5)
 
 
@@ -115,7 +122,7 @@ def test_predictions_have_the_size_of_the_image(options):
     """Also where the network shrinks images, and where their sides are no multiples of what it halves them by."""
     state = start(**options)
     image = np.zeros((2, 13, 11, 1), np.uint8)
-    found = jax.jit(segmenter.predict)(state, image)
+    found = PREDICT(state, image)
     assert found["classes"].shape == (2, 13, 11)
     np.testing.assert_allclose(found["probabilities"].sum(-1), 1, atol=1e-5)
 
@@ -145,8 +152,8 @@ def test_the_second_head_counts_by_its_weight():
     first = batch()
     losses = []
     for weight in (0.4, 0.8, 1.2):
-        state = start(model="resunet", auxiliary=weight)
-        losses.append(float(segmenter.train_step(state, first)[1]["loss"]))
+        state = start(model="resunet", depth=1, auxiliary=weight)
+        losses.append(float(STEP(state, first)[1]["loss"]))
     assert losses[1] - losses[0] > 0.1
     assert losses[2] - losses[1] == pytest.approx(losses[1] - losses[0], rel=1e-4)
 
