@@ -13,9 +13,11 @@ os.environ["JAX_PLATFORMS"] = PLATFORM if PLATFORM == "cpu" else f"{PLATFORM},cp
 os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
 FLAGS = ["--xla_force_host_platform_device_count=8"]
 if version("jaxlib").startswith("0.10."):
-    # Without optimizations, this compiles in half the time. What tests start with flags of their own is as users' is.
+    # Without optimizations, this compiles in half the time.
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
+# For processes that tests start, too (`surroundings`); a test of what users' programs compute sets it to "false".
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
 
 import jax
 
@@ -45,6 +47,7 @@ from jaxrec.settings import registry
 
 jaxrec.tune_cpu(tune_allocator=False)  # As the commands do. What is for plain operations says so by `plain_forms`.
 
+ROOT = Path(__file__).parents[1]
 TOO_FEW = ("Number of devices", "does not fit the")
 """Of what jax and jaxrec say of a mesh that is larger than the machine."""
 
@@ -79,6 +82,12 @@ def systems_of_files_stay_in_their_module() -> Iterator[None]:
     yield
     registry._given.clear()
     registry._given.update(before)
+
+
+def surroundings(devices: int = 1, **changes: str) -> dict[str, str]:
+    """The environment of a process that a test starts: so many CPU devices, programs compiled as quickly as here."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    return {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, **changes}
 
 
 def small(model: str, *options: object) -> list[str]:

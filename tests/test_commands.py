@@ -5,7 +5,6 @@ import csv
 import errno
 import io
 import json
-import os
 import re
 import shlex
 import signal
@@ -18,7 +17,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import small
+from conftest import small, surroundings
 from PIL import Image
 
 from jaxrec import host
@@ -36,9 +35,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_run_it")]
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """As a user's: one CPU device."""
-    kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    return {**kept, "JAX_PLATFORMS": "cpu", "COLUMNS": "80", **changes}
+    """On a terminal of 80 columns."""
+    return surroundings(COLUMNS="80", **changes)
 
 
 def python(*arguments: object, where: Path | None = None, **changes: str) -> subprocess.CompletedProcess[str]:
@@ -118,7 +116,7 @@ def test_compiled_programs_are_few_and_kept(tmp_path):
 def test_a_run_in_bfloat16_says_nothing_of_programs_that_cannot_be_kept(tmp_path):
     """On one device, where convolutions are an operation that jax's cache of compiled programs refuses."""
     options = small("cnn", "--precision", "bf16", "--runs", tmp_path, "--name", "narrow")
-    done = python("-m", "jaxrec.train", *options, JAXREC_CACHE=str(tmp_path), XLA_FLAGS="")
+    done = python("-m", "jaxrec.train", *options, JAXREC_CACHE=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
 

@@ -61,12 +61,9 @@ def commands() -> list[str]:
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory):
     """What one who tries a page has: standard promotion, as optax's Adam needs; and a cache of the tests' own."""
-    # The snippets take their time in compiling.
-    jax.config.update("jax_disable_most_optimizations", True)
     with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
         patch.setenv("JAXREC_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.parametrize("name", scripts())

@@ -1,7 +1,6 @@
 """Several processes of one run, started as users do: the same run as one process's, and an end that is shared."""
 
 import json
-import os
 import re
 import signal
 import socket
@@ -13,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import arrays
+from conftest import arrays, surroundings
 
 from jaxrec.run.show.log import read_metrics
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
 COMMON = ["--batch-size", "64", "--log-every", "1", "--optimizer.name", "momentum", "--save-every", "2"]
 TASKS = {
     "cnn": ["--model", "cnn", "--dropout", "0.2", "--mesh", "data=4,model=2"],
@@ -30,15 +28,7 @@ TASKS = {
 
 def start(devices: int, *arguments: object, cache: Path, script: str = "", **around: str) -> subprocess.Popen:
     """A training process with so many devices; ``script`` is run before it, ``around`` is its environment."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "PYTHONUNBUFFERED": "1",
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAXREC_CACHE": str(cache),
-        **around,
-    }
+    environment = surroundings(devices, PYTHONUNBUFFERED="1", JAXREC_CACHE=str(cache), **around)
     code = f"{script}\nfrom jaxrec.cli.running import run_command\nfrom jaxrec.cli.train import main\nrun_command(main)"
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

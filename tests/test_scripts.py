@@ -1,7 +1,6 @@
 """The scripts that try a run's safety, in a short form."""
 
 import dataclasses
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import surroundings
 
 import jaxrec
 from jaxrec.data import open_dataset
@@ -28,10 +28,8 @@ pytestmark = pytest.mark.slow
 
 def run(script: str, *arguments: str) -> str:
     """What the script prints; it has to succeed."""
-    places = os.pathsep.join([str(SCRIPTS.parent), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": places, "XLA_FLAGS": ""}
     command = [sys.executable, str(SCRIPTS / script), *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env=surroundings(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -13,6 +13,7 @@ from urllib.error import HTTPError
 
 import numpy as np
 import pytest
+from conftest import surroundings
 from PIL import Image
 
 from jaxrec.cli.serve import main
@@ -27,8 +28,7 @@ BROWSERS = [path for path in map(shutil.which, ("chromium", "chromium-browser", 
 def address(trained):
     """The address of a running server."""
     command = [sys.executable, "-m", "jaxrec", "serve", str(trained("cnn")), "--port", "0"]
-    environment = {**os.environ, "XLA_FLAGS": ""}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=surroundings()) as server:
         assert server.stdout is not None
         yield server.stdout.readline().partition(" at ")[2].partition(";")[0]
         server.terminate()

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import arrays, same_arrays
+from conftest import arrays, same_arrays, surroundings
 from PIL import Image
 from systems import ROTATION
 
@@ -42,11 +42,8 @@ def forget(patch: pytest.MonkeyPatch) -> None:
 
 def python(*arguments: object, where: Path, **changes: str) -> str:
     """What a process of its own, on one CPU device, writes."""
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    path = str(Path(jaxrec.__file__).parents[1])
-    environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": path, **changes}
     command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, cwd=where)
+    done = subprocess.run(command, capture_output=True, text=True, env=surroundings(**changes), timeout=300, cwd=where)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

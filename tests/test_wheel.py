@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import surroundings
 
 import jaxrec
 
@@ -56,8 +57,7 @@ def test_metadata_says_who_where_and_what(installed):
 
 @pytest.mark.slow
 def test_an_experiment_runs_by_its_name_away_from_the_clone(installed, tmp_path):
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    environment |= {"PYTHONPATH": str(installed), "JAX_PLATFORMS": "cpu"}
+    environment = surroundings(PYTHONPATH=str(installed))
     options = ["--experiment", "digits_cnn", "--steps", "2", "--name", "first"]
     command = [sys.executable, "-m", "jaxrec", "train", *options]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
