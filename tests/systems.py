@@ -175,7 +175,10 @@ SMALL = {
     "gan": ["--width", "8", "--judge-steps", "20"],
     "unet": ["--width", "4", "--depth", "2"],
     "resunet": ["--width", "4", "--depth", "1"],
-    "detector": ["--width", "4"],
+    "detector": [
+        *("--width", "4", "--image-size", "32", "--train-split", "train[:128]", "--test-split", "test[:32]"),
+        *("--mesh", "data=1"),
+    ],
     "rnn": ["--sequence", "rows", "--dataset", "digits", "--units", "8"],
     "glimpse": [
         *("--dataset", "digits", "--looks", "2", "--patch", "4", "--units", "8", "--width", "8", "--samples", "1")
@@ -183,7 +186,7 @@ SMALL = {
     "video": [
         *("--dataset", "bouncing", "--image-size", "8", "--given", "2", "--forecast", "2"),
         *("--width", "2", "--hidden", "4", "--layers", "1", "--depth", "0"),
-        *("--validation-split", "validation[:32]", "--test-split", "test[:32]"),
+        *("--train-split", "train[:96]", "--validation-split", "validation[:32]", "--test-split", "test[:32]"),
     ],
     "agent": [
         *("--width", "4", "--glance", "4", "--moves", "3", "--copies", "1", "--samples", "32", "--no-cnn"),

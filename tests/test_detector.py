@@ -22,7 +22,7 @@ from jaxrec.tasks.inputs import composing
 
 @pytest.fixture(scope="module")
 def told(trained, tmp_path_factory):
-    """A run, and what it tells of a photo twice as high and four times as wide as its images, with every box."""
+    """A run, and what it tells of a photo four times as high and eight times as wide as its images, with every box."""
     folder = tmp_path_factory.mktemp("photos")
     photo = np.random.default_rng(0).integers(0, 256, (128, 256), np.uint8)
     Image.fromarray(photo).save(folder / "0017.png")
@@ -41,8 +41,8 @@ def test_boxes_are_told_in_pixels_of_the_file(told):
         there = outputs["classes"][place] >= 0
         assert row["objects"] == there.sum() == len(row["boxes"]) > 0
         found = np.array([[box[side] for side in ("y0", "x0", "y1", "x1")] for box in row["boxes"]])
-        # A quarter of the photo's size fits in, with 16 rows of border above and below.
-        expected = 4 * (outputs["boxes"][place][there] - np.array([16, 0, 16, 0]))
+        # An eighth of the photo's size fits in, with 8 rows of border above and below.
+        expected = 8 * (outputs["boxes"][place][there] - np.array([8, 0, 8, 0]))
         expected = expected.clip(0, (128, 256, 128, 256))
         np.testing.assert_allclose(found, expected, atol=0.01)
         with Image.open(out / row["pictures"][0]) as picture:
