@@ -1,6 +1,7 @@
 """The recurrent attention model: what a look sees, what is rewarded, what learns from what, where it looks."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -134,7 +135,8 @@ def test_looks_count_that_the_policy_chose(start, first):
 
 
 def test_a_bonus_for_entropy_makes_the_deviation_larger():
-    state = glimpse.init(replace(TINY, learned_deviation=True, entropy=1.0), jax.random.key(0), BATCH)
+    config = replace(TINY, learned_deviation=True, entropy=1.0)
+    state = jax.jit(partial(glimpse.init, config))(jax.random.key(0), BATCH)
     step = jax.jit(glimpse.train_step)
     # The last two outputs are the logarithms of the factors of the deviation.
     found = []
@@ -147,7 +149,7 @@ def test_a_bonus_for_entropy_makes_the_deviation_larger():
 def update(config, **changes):
     """The parameters of the network after one step, by path, less those before it."""
     config = replace(config, **changes)
-    state = glimpse.init(config, jax.random.key(0), BATCH)
+    state = jax.jit(partial(glimpse.init, config))(jax.random.key(0), BATCH)
     after, metrics = jax.jit(glimpse.train_step)(state, BATCH)
     change = jax.tree.map(lambda new, old: new - old, after.players["net"].params, state.players["net"].params)
     return {jax.tree_util.keystr(path): value for path, value in jax.tree.leaves_with_path(change)}, metrics
@@ -183,7 +185,7 @@ def test_the_policy_learns_from_rewards_and_the_core_from_the_class():
 
 def test_the_deviation_falls_over_the_run():
     config = replace(TINY, deviation=0.4, final_deviation=0.1, optimizer=replace(SGD, steps=10))
-    state = glimpse.init(config, jax.random.key(0), BATCH)
+    state = jax.jit(partial(glimpse.init, config))(jax.random.key(0), BATCH)
     step = jax.jit(glimpse.train_step)
     for at, expected in ((0, 0.4), (5, 0.25), (10, 0.1), (20, 0.1)):
         _, metrics = step(state.replace(step=jnp.int32(at)), BATCH)
@@ -220,7 +222,7 @@ def test_it_learns_to_look_where_the_class_is_seen():
     """The first look shows where the class is to be seen, and nothing of the class."""
     config = replace(TINY, classes=2, looks=2, patch=6, scales=1, units=24, width=24, samples=4, deviation=0.4)
     config = replace(config, final_deviation=0.1, optimizer=Optimizer(name="adam", lr=1e-2, steps=200))
-    state = glimpse.init(config, jax.random.key(0), hinted(jax.random.key(1), 2))
+    state = jax.jit(partial(glimpse.init, config))(jax.random.key(0), hinted(jax.random.key(1), 2))
 
     @jax.jit
     def train(state):
@@ -231,7 +233,7 @@ def test_it_learns_to_look_where_the_class_is_seen():
         return jax.lax.scan(step, state, jnp.arange(200))
 
     state, metrics = train(state)
-    found = glimpse.eval_step(state, hinted(jax.random.key(3), 256))["errors"].compute()
+    found = jax.jit(glimpse.eval_step)(state, hinted(jax.random.key(3), 256))["errors"].compute()
     assert metrics["reward"][-20:].mean() > 0.9
     assert found["error"] < 0.05
     assert found["random_error"] > 0.25 and found["center_error"] > 0.25
