@@ -32,6 +32,8 @@ from jaxrec.settings import Train
 from jaxrec.tasks import translator
 from jaxrec.tasks.state import State
 from jaxrec.tasks.system import Facts, system_of
+from jaxrec.tasks.translator import cycle, discriminator, generator, passes, training
+from jaxrec.tasks.translator.pairs import augmented
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -142,7 +144,7 @@ def test_discriminators_are_shown_what_each_way_translates(monkeypatch, unpaired
     def run(model, way, params, stats, images, key):
         return (images + 3 if way == "there" else images / 2), stats
 
-    monkeypatch.setattr(translator, "_run", run)
+    monkeypatch.setattr(passes, "run", run)
     generator = SimpleNamespace(model=translator.Ways(None, None), params=None, stats=None)
     pool = jnp.zeros((4, 1, 1, 1))
     extra = {"there": pool, "back": pool, "filled": jnp.int32(1)} if unpaired else {}
@@ -152,8 +154,8 @@ def test_discriminators_are_shown_what_each_way_translates(monkeypatch, unpaired
         "input": jnp.array([5.0, 6.0]).reshape(2, 1, 1, 1),
         "target": jnp.array([20.0, 30.0]).reshape(2, 1, 1, 1),
     }
-    answers, _ = translator._answers(config, translator._translating(state, None, KEY, None), None, examples)
-    shown, extra = translator._shown(state, examples, answers, None)
+    answers, _ = passes.answers(config, passes.translating(state, None, KEY, None), None, examples)
+    shown, extra = discriminator.shown(state, examples, answers, None)
     found = {name: images.ravel().tolist() for name, images in shown.items()}
     there = {"real there": [20, 30], "fake there": [8, 9]}
     if not unpaired:
@@ -196,15 +198,15 @@ def test_cycles_lead_back_and_images_of_the_target_stay(monkeypatch):
     def run(way, stats, images):
         return (images + 3 if way == "there" else images / 2), stats
 
-    monkeypatch.setattr(translator, "_judged", judged)
+    monkeypatch.setattr(cycle, "judged", judged)
     state = SimpleNamespace(config=tiny_translator(unpaired=True, game="wasserstein"))
     examples = {"input": jnp.full((1, 2, 2, 1), 5.0), "target": jnp.full((1, 2, 2, 1), 20.0)}
     answers = {"there": examples["input"] + 3, "back": examples["target"] / 2}
-    terms, _ = translator._cycle_terms(state, run, None, examples, answers)
+    terms, _ = cycle.cycle_terms(state, run, None, examples, answers)
     # There 5 becomes 8, and back again 4; back 20 becomes 10, and there again 13.
-    assert terms["cycle"] == ("cycle_error", abs(4 - 5) + abs(13 - 20))
-    assert terms["identity"] == ("identity_error", 3 + 2.5)
-    assert terms["adversarial"] == ("generator_loss", -8 - 10)
+    assert terms["cycle"] == abs(4 - 5) + abs(13 - 20)
+    assert terms["identity"] == 3 + 2.5
+    assert terms["adversarial"] == -8 - 10
     assert sorted(asked) == [("back", 5.0), ("back", 10.0), ("there", 8.0), ("there", 20.0)]
 
 
@@ -216,9 +218,9 @@ def test_penalties_are_on_the_gradient_of_the_mean_patch():
         return (2 * images.reshape(3, 2, 2, 2, 2).sum((2, 4)), []), None
 
     gradient = 16 * (2 / 4) ** 2
-    found = translator._penalty({"r1": jnp.float32(3)}, run, real, fake, None, KEY)
+    found = discriminator.penalty({"r1": jnp.float32(3)}, run, real, fake, None, KEY)
     assert float(found) == pytest.approx(3 / 2 * gradient)
-    found = translator._penalty({"gradient_penalty": jnp.float32(5)}, run, real, fake, None, KEY)
+    found = discriminator.penalty({"gradient_penalty": jnp.float32(5)}, run, real, fake, None, KEY)
     assert float(found) == pytest.approx(5 * (np.sqrt(gradient) - 1) ** 2)
 
 
@@ -239,11 +241,11 @@ def test_unpaired_no_image_stays_beside_its_partner(monkeypatch, size):
         return state, {}
 
     made = SimpleNamespace(outputs={})
-    monkeypatch.setattr(translator, "_answered", lambda *arguments: made)
-    monkeypatch.setattr(translator, "_shown", lambda *arguments: ({}, {}))
-    monkeypatch.setattr(translator, "_discriminator_turn", turn)
-    monkeypatch.setattr(translator, "_generator_turn", turn)
-    monkeypatch.setattr(translator, "_with_mean", lambda state, mean: state)
+    monkeypatch.setattr(training, "answered", lambda *arguments: made)
+    monkeypatch.setattr(training, "shown", lambda *arguments: ({}, {}))
+    monkeypatch.setattr(training, "discriminator_turn", turn)
+    monkeypatch.setattr(training, "generator_turn", turn)
+    monkeypatch.setattr(training, "_with_mean", lambda state, mean: state)
     config = tiny_translator(pairs="own", unpaired=True)
     state = State(step=jnp.int32(0), key=KEY, hyper={}, players={}, config=config)
     translator.train_step(state, {"image": IMAGES[:size], "other": IMAGES[:size]})
@@ -259,14 +261,14 @@ def test_a_pass_that_both_players_see_is_learned_from_as_if_it_were_made_anew(mo
     together = jax.device_get(STEP(state, batch))
 
     def again(made, params, axis_name):
-        inputs, targets = translator._augmented(config, KEY, batch)
+        inputs, targets = augmented(config, KEY, batch)
         inputs = jnp.roll(inputs, 1, axis=0)
         stats = state.players["generator"].stats
         key = stream(state.key, "generator", state.step)
-        run = translator._translating(state, params, key, None)
-        return translator._answers(config, run, stats, {"input": inputs, "target": targets})[0]
+        run = passes.translating(state, params, key, None)
+        return passes.answers(config, run, stats, {"input": inputs, "target": targets})[0]
 
-    monkeypatch.setattr(translator, "recalled", again)
+    monkeypatch.setattr(generator, "recalled", again)
     apart = jax.device_get(jax.jit(lambda *arguments: translator.train_step(*arguments))(state, batch))
     for name in ("generator", "discriminator"):
         for part in ("params", "stats"):
