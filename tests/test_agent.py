@@ -31,6 +31,11 @@ from jaxrec.models.agent import BoxNetwork, crops, operations, patches
 from jaxrec.parallel import from_all_replicas
 from jaxrec.settings import Agent, Optimizer
 from jaxrec.tasks import agent, replay
+from jaxrec.tasks.agent import policies
+from jaxrec.tasks.agent.baselines import object_sides
+from jaxrec.tasks.agent.episodes import moves_that_count, reset, rules
+from jaxrec.tasks.agent.examples import examples_of
+from jaxrec.tasks.agent.q_learning import targets
 from jaxrec.tasks.system import Facts
 
 KEY = jax.random.key(0)
@@ -222,19 +227,19 @@ def test_the_mean_side_is_that_of_all_objects_to_be_found():
     state = SimpleNamespace(extra={"sides": jnp.zeros(2)}, step=jnp.int32(0))
     boxes = jnp.array([[[0, 0, 0.5, 0.2], [0, 0, 0.9, 0.9]], [[0.1, 0.1, 0.2, 0.7], [0.2, 0.2, 0.4, 0.3]]])
     examples = {"boxes": boxes, "there": jnp.array([[True, False], [True, True]])}
-    found = agent._sides(state, examples, None)
+    found = object_sides(state, examples, None)
     np.testing.assert_allclose(found, [(0.5 + 0.1 + 0.2) / 3, (0.2 + 0.6 + 0.1) / 3], rtol=1e-5)
     # The second batch counts half, and one without objects nothing.
     later = SimpleNamespace(extra={"sides": found}, step=jnp.int32(1))
     one = {"boxes": jnp.array([[[0, 0, 1.0, 1.0]]]), "there": jnp.array([[True]])}
-    np.testing.assert_allclose(agent._sides(later, one, None), (found + 1) / 2, rtol=1e-5)
-    np.testing.assert_array_equal(agent._sides(later, {**one, "there": jnp.array([[False]])}, None), found)
+    np.testing.assert_allclose(object_sides(later, one, None), (found + 1) / 2, rtol=1e-5)
+    np.testing.assert_array_equal(object_sides(later, {**one, "there": jnp.array([[False]])}, None), found)
 
 
 def test_moves_with_nothing_to_find_do_not_count():
     examples = {"there": jnp.array([[True, False], [False, False]])}
     there = jnp.array([[[True, True, False]], [[True, True, False]]])
-    found = agent._counting(SimpleNamespace(there=there), examples)
+    found = moves_that_count(SimpleNamespace(there=there), examples)
     np.testing.assert_array_equal(found[:, 0], [[True, True, False], [False, False, False]])
 
 
@@ -244,16 +249,16 @@ def test_guided_exploration_makes_rewarded_moves_alone():
     batch["boxes"] = np.array([[[2, 2, 4, 5]], [[3, 0, 8, 3]]], np.float32)
     keys = jax.random.split(KEY, (2, 200))
     state = jax.jit(partial(agent.init, tiny_agent(cnn=False)))(KEY, batch)
-    examples = agent._examples(state.config, batch)
+    examples = examples_of(state.config, batch)
 
     @jax.jit
     def explored(keys):
-        observation, inner = agent._reset(state.config, None, examples)(keys)
-        return agent._exploring(state, examples, jnp.float32(1))(observation, inner, keys)
+        observation, inner = reset(state.config, None, examples)(keys)
+        return policies.exploring(state, examples, jnp.float32(1))(observation, inner, keys)
 
     moves = np.asarray(explored(keys))
     for number in range(2):
-        search = box_search(examples["boxes"][number], examples["there"][number], agent._rules(state.config))
+        search = box_search(examples["boxes"][number], examples["there"][number], rules(state.config))
         good = np.flatnonzero(search.promising(search.reset(KEY)[1]))
         assert 0 < len(good) < len(ACTIONS)
         assert set(moves[number]) == set(good)
@@ -306,7 +311,7 @@ def test_a_strangers_environment_is_learned_in(learning, walk):
     assert found == {"return": 1, "moves": 2}
     if learning == "q":
         places = jax.nn.one_hot(jnp.arange(5), 5, dtype=jnp.float32)
-        values = agent._values(agent._judged(state, state.player.variables(), {}, places[None]))[0]
+        values = policies.action_values(policies.judged(state, state.player.variables(), {}, places[None]))[0]
         # One move from the end it is worth 1, and two moves from it what is worth 1 a move later.
         np.testing.assert_allclose(values[2:4, 1], [0.9, 1], atol=0.1)
 
@@ -329,13 +334,13 @@ def test_the_network_that_learns_chooses_and_its_average_says_what_that_is_worth
     seen = jax.nn.one_hot(jnp.arange(5), 5, dtype=jnp.float32)[:, None]
     moves = {"example": {}, "after": seen, "reward": jnp.arange(5.0), "done": jnp.arange(5) == 4}
     own, average = (
-        agent._values(agent._judged(state, variables, {}, seen))[:, 0]
+        policies.action_values(policies.judged(state, variables, {}, seen))[:, 0]
         for variables in ({"params": player.params}, {"params": player.average})
     )
     assert not np.allclose(own, average)
     best = np.asarray(average)[np.arange(5), np.asarray(own).argmax(-1)]
     expected = np.arange(5.0) + 0.9 * np.where(np.arange(5) == 4, 0, best)
-    np.testing.assert_allclose(agent._targets(state, moves)[0], expected, rtol=1e-5)
+    np.testing.assert_allclose(targets(state, moves)[0], expected, rtol=1e-5)
 
 
 def test_an_environment_without_the_interface_is_refused():
@@ -384,7 +389,7 @@ def test_only_the_class_to_find_counts():
     with pytest.raises(UserError, match="--target"):
         nothing["box"].compute()
     # One box is as large as the image, the other a sixteenth of it.
-    examples = agent._examples(config, batch)
+    examples = examples_of(config, batch)
     whole = jnp.array([0.0, 0.0, 1.0, 1.0])
     each = [float(overlap(whole, *pair)) for pair in zip(examples["boxes"], examples["there"], strict=True)]
     assert each == [1 / 16, 1, 0]
