@@ -23,6 +23,7 @@ from jaxrec.after.export.onnx_trace import onnx_model
 from jaxrec.cli import compress
 from jaxrec.cli.export import main, tell
 from jaxrec.errors import UserError
+from jaxrec.models.layers import max_pool
 from jaxrec.run.export.exporting import differences_of, write
 from jaxrec.run.trained import load
 from jaxrec.tasks.system import system_of
@@ -158,6 +159,42 @@ def test_normalization_goes_into_the_kernel_before_it(name):
     kinds = [kind for kind in kinds if kind not in ("Transpose", "Pad")]
     assert kinds == ["ConvTranspose" if name == "transposed" else "Conv", "Relu", "Identity"]
     close(run_onnx(content, {"x": A})["y"], np.asarray(function(jnp.asarray(A))["y"]), 1e-5)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_normalization_goes_through_maxima_into_the_kernel_if_it_keeps_their_order(sign):
+    scale = sign * np.linspace(0.5, 2, KERNEL.shape[-1], dtype=np.float32)
+
+    def function(x):
+        y = lax.conv_general_dilated(x, KERNEL, (1, 1), "SAME", dimension_numbers=NHWC)
+        return {"y": jax.nn.relu((max_pool(y, 2, 1, padding=1) - scale) * scale + 1)}
+
+    content = onnx_model(function, {"x": jax.ShapeDtypeStruct(A.shape, A.dtype)}, {})
+    kinds = {node.op_type for node in onnx.load_from_string(content).graph.node}
+    assert {"Sub", "Mul", "Add"} & kinds == (set() if sign == 1 else {"Mul", "Add"})
+    close(run_onnx(content, {"x": A})["y"], np.asarray(function(jnp.asarray(A))["y"]), 1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "speednet"])
+def test_a_network_without_its_normalizations_says_the_same(name):
+    state = state_of(name)
+    rng = np.random.default_rng(0)
+
+    def drawn(path, array):
+        around = {"mean": 0, "var": 1, "scale": 1}.get(path[-1].key)
+        return array if around is None else jnp.asarray(around + rng.uniform(0, 0.5, array.shape), jnp.float32)
+
+    player = jax.tree_util.tree_map_with_path(drawn, {"params": state.player.params, "stats": state.player.stats})
+    state = state.replace(players={"net": state.player.replace(average=None, **player)})
+
+    def function(image):
+        return {"logits": system_of(SYSTEMS[name]).predict(state, image)["logits"]}
+
+    with plain_forms():
+        content = onnx_model(function, {"image": jax.ShapeDtypeStruct((8, *inputs(name, 8).shape[1:]), np.uint8)}, {})
+    # Images are standardized by the only difference that there is.
+    assert [node.op_type for node in onnx.load_from_string(content).graph.node].count("Sub") <= 1
+    close(run_onnx(content, {"image": inputs(name, 8)})["logits"], function(inputs(name, 8))["logits"], 1e-5)
 
 
 OTHERWISE_USED = {

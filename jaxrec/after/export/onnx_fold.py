@@ -1,7 +1,8 @@
 """Batch normalization folded into the convolution before it, in an ONNX graph (Jacob et al. 2018).
 
 With known statistics it is a factor and a sum for each channel. Inside the kernel, the factor costs nothing and has no
-range of its own in 8 bits. Runtimes do not fold it themselves: axes are put back in JAX's order in between.
+range of its own in 8 bits. Runtimes do not fold it themselves: axes are put back in JAX's order in between. Max pooling
+may lie between the two if the factors are positive: the largest number stays the largest.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -70,9 +71,11 @@ def _affine(
     kernel = constants[node.input[1]]
     channels = kernel.shape[CHANNELS_OUT[node.op_type]]
     factor, more, dropped = np.ones(channels), np.zeros(channels), {}
-    for name, follower, other, axis in _followers(node, users):
+    for name, follower, other, axis, pooled in _followers(node, users):
         numbers = _by_channel(constants.get(other), axis, kernel.ndim, channels)
         if numbers is None:
+            break
+        if pooled and follower.op_type in ("Mul", "Div") and not np.all(numbers > 0):
             break
         if follower.op_type == "Mul":
             factor, more = factor * numbers, more * numbers
@@ -86,22 +89,25 @@ def _affine(
 
 def _followers(
     node: onnx.NodeProto, users: Mapping[str, list[onnx.NodeProto]]
-) -> Iterator[tuple[str, onnx.NodeProto, str, int]]:
+) -> Iterator[tuple[str, onnx.NodeProto, str, int, bool]]:
     """The sums and products after a convolution, as long as each result has one use.
 
-    Each is told as the tensor that it changes, its node, its other operand, and which axis holds the channels.
+    Each is told as the tensor that it changes, its node, its other operand, which axis holds the channels, and whether
+    these are maxima of what the convolution gave.
     """
-    name, axis = node.output[0], 1
+    name, axis, pooled = node.output[0], 1, False
     while len(users.get(name, ())) == 1:
         (follower,) = users[name]
         if follower.op_type == "Transpose":
             (order,) = (list(each.ints) for each in follower.attribute if each.name == "perm")
             axis = order.index(axis)
+        elif follower.op_type == "MaxPool" and axis == 1:
+            pooled = True
         elif follower.op_type in ("Add", "Mul") and name in follower.input:
             first, second = follower.input
-            yield name, follower, second if first == name else first, axis
+            yield name, follower, second if first == name else first, axis, pooled
         elif follower.op_type in ("Sub", "Div") and follower.input[0] == name:
-            yield name, follower, follower.input[1], axis
+            yield name, follower, follower.input[1], axis, pooled
         else:
             return
         name = follower.output[0]
