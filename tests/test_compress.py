@@ -20,6 +20,7 @@ from jaxrec.after.rounded import rounded
 from jaxrec.cli import compress, train, verify
 from jaxrec.errors import UserError
 from jaxrec.models import layers
+from jaxrec.models.resnet import LAYOUTS
 from jaxrec.models.rounding import in_8_bits, rounded_activations, rounded_kernel
 from jaxrec.run.compressing import Wanted
 from jaxrec.run.compressing import compress as run_compress
@@ -31,7 +32,7 @@ from jaxrec.run.trained import load
 from jaxrec.settings import Optimizer, preset
 from jaxrec.tasks import classifier
 from jaxrec.tasks.state import State
-from jaxrec.tasks.system import system_of
+from jaxrec.tasks.system import Channels, system_of
 
 SIZE = 8
 
@@ -106,32 +107,71 @@ def test_a_pruned_step_keeps_what_else_a_state_keeps(name):
     assert metrics["sparsity"].shape == ()
 
 
-WIDTHS = {"cnn": 0.25, "speednet": 0.125}
-"""The plain stacks, and how wide they are here."""
+tiny = partial(dataclasses.replace, ROWS["resnet18"].config)
+CONNECTED = {
+    "cnn": (tiny(model="cnn", width=0.25), 3),
+    "cnn-deep": (tiny(model="cnn-deep", width=0.125), 5),
+    "speednet": (tiny(model="speednet", width=0.125), 6),
+    "speednet-deep": (tiny(model="speednet-deep", width=0.0625), 6),
+    "resnet18": (tiny(model="resnet18", width=0.125), 8 + 4),
+    "resnet50": (tiny(model="resnet50", width=0.0625), 2 * 5 + 5),
+    "efficientnet": (tiny(model="efficientnet-lite0", width=0.25), 15 + 8 + 1),
+    "autoencoder": (dataclasses.replace(ROWS["conv autoencoder"].config, width=4), 2 + 2),
+    "residual autoencoder": (
+        dataclasses.replace(ROWS["conv autoencoder"].config, architecture="residual", width=4),
+        2 * 2 * (2 + 1),
+    ),
+    "dense vae": (dataclasses.replace(ROWS["vae"].config, architecture="dense", width=1), 4),
+}
+"""Networks, and how many groups of channels they have."""
 
 
-@pytest.mark.parametrize("model", WIDTHS)
-def test_channels_that_are_zero_are_removed_and_nothing_changes(model):
-    """Every layer of a plain stack loses half; what is kept is what the answers come from."""
-    config = dataclasses.replace(ROWS["resnet18"].config, model=model, width=WIDTHS[model])
-    narrow = dataclasses.replace(config, width=config.width / 2)
+@pytest.mark.parametrize("name", CONNECTED)
+def test_channels_that_are_zero_are_removed_and_nothing_changes(name, monkeypatch):
+    """Every layer loses half; what is kept is what the answers come from."""
+    monkeypatch.setitem(LAYOUTS, "resnet50", ((2, 1, 1, 1), True))  # In seconds.
+    config, count = CONNECTED[name]
+    system = system_of(config)
+    narrow = dataclasses.replace(config, width=config.width / 2 if isinstance(config.width, float) else 2)
+    if name == "dense vae":
+        config, narrow = dataclasses.replace(config, width=2), config
     batch = at(batches(config, 1, 4), 0)
     batch["image"] = np.pad(batch["image"], ((0, 0), (4, 4), (4, 4), (0, 0)))
-    key = jax.random.key(0)
-    wide, small = (jax.jit(partial(classifier.init, each))(key, batch) for each in (config, narrow))
-    groups = classifier.channels(config)
-    arrays = {path: np.array(array) for path, array in leaves_by_path(model_of(wide)).items()}
-    shapes = {path: array.shape for path, array in leaves_by_path(model_of(small)).items()}
+    wide, small = (jax.jit(partial(system.init, each))(jax.random.key(0), batch) for each in (config, narrow))
     rng = np.random.default_rng(0)
+    arrays = {}
+    for path, array in leaves_by_path(model_of(wide)).items():
+        # At the start, many of them are zero, and could be removed whatever they are added to.
+        drawn = rng.normal(0, 0.2, array.shape)
+        arrays[path] = np.array(1 + abs(drawn) if path.endswith(("var", "scale")) else array + drawn, np.float32)
+    shapes = {path: array.shape for path, array in leaves_by_path(model_of(small)).items()}
+    groups = system.channels(config, {path: array.shape for path, array in arrays.items()})
+    assert len(groups) == count
     for group in groups:
-        count = arrays[group.made[0]].shape[-1]
-        silent = rng.permutation(count)[: count - shapes[group.made[0]][-1]]
+        # A dense layer may read or make them once for each pixel.
+        channels, kept = (
+            min(shape[group.made[0]][-1], shape[group.read[0]][-2])
+            for shape in ({path: array.shape for path, array in arrays.items()}, shapes)
+        )
+        silent = rng.permutation(channels)[: channels - kept]
         for path in group.made:
-            arrays[path][..., silent] = 0
-    wide, small = put(wide, arrays), put(small, narrowed(arrays, groups, shapes))
-    assert len(groups) == {"cnn": 3, "speednet": 6}[model]
-    answers = [jax.jit(classifier.predict)(state, batch["image"])["logits"] for state in (wide, small)]
-    np.testing.assert_allclose(*answers, atol=1e-5)
+            arrays[path].reshape(-1, channels)[:, silent] = 0
+    found = narrowed(arrays, groups, shapes)
+    assert {path: array.shape for path, array in found.items()} == shapes
+    images = jnp.asarray(batch["image"])
+    one, other = (jax.jit(system.predict)(put(*each), images) for each in ((wide, arrays), (small, found)))
+    for name in set(one) - {"features"}:
+        np.testing.assert_allclose(one[name], other[name], rtol=1e-4, atol=1e-4)
+
+
+def test_channels_that_are_added_are_kept_for_all_their_filters():
+    """And those that one axis holds twice, for both."""
+    kernels = {"a": [[3.0, 2.0, 0.0]], "b": [[0.0, 1.0, 4.0]], "c": [[0, 0, 0, 1.0, 0, 0]]}
+    arrays = {name: np.array(kernel) for name, kernel in kernels.items()} | {"d": np.arange(6.0).reshape(6, 1)}
+    group = Channels(("a", "b", "c"), ("d",))
+    found = narrowed(arrays, [group], {"a": (1, 2), "b": (1, 2), "c": (1, 4), "d": (4, 1)})
+    expected = {"a": [[3, 0]], "b": [[0, 4]], "c": [[0, 0, 1, 0]], "d": [[0], [2], [3], [5]]}
+    assert {name: array.tolist() for name, array in found.items()} == expected
 
 
 def test_a_label_is_shared_with_the_teacher():
@@ -315,11 +355,20 @@ def test_what_makes_nothing_smaller_is_refused(run, arguments, named):
     assert {path.name for path in run.parent.iterdir() if path.is_dir()} <= made
 
 
-def test_channels_that_depend_on_each_other_are_left(run):
+def test_half_of_an_autoencoders_width_is_a_whole_number(tmp_path, as_users_run_it, own_cache):
+    train.main(small("autoencoder", "--runs", tmp_path, "--name", "wide", "--steps", 2, "--architecture", "residual"))
+    run_compress(load(tmp_path / "wide"), Wanted(prune=0.4, structured=True, steps=2, name="narrow"))
+    narrow = load(tmp_path / "narrow")
+    assert narrow.config.task.width == 2 and narrow.step == 2
+
+
+@pytest.mark.parametrize("model", ["vit", "unet", "detector", "gan"])
+def test_channels_that_depend_on_each_other_are_left(run, model):
     trained = load(run)
-    config = dataclasses.replace(trained.config, task=preset("resnet18"))
-    other = dataclasses.replace(trained, config=config)
-    with pytest.raises(UserError, match="--structured"):
+    other = dataclasses.replace(
+        trained, config=dataclasses.replace(trained.config, task=preset(model)), system=system_of(preset(model))
+    )
+    with pytest.raises(UserError, match=f"which of {model} depend on each other is not known"):
         run_compress(other, Wanted(prune=0.5, structured=True, steps=1, name="none"))
 
 

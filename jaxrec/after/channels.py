@@ -25,28 +25,38 @@ def narrowed(
         zero, the network's answers are as they were.
     """
     found = dict(arrays)
-    kept = {}
-    # Every choice is made on the whole network: a filter's size does not depend on what is removed before it.
     for group in groups:
-        first = group.made[0]
-        kept[first] = largest_filters(arrays[first], shapes[first][-1])
-    for group in groups:
-        places = kept[group.made[0]]
+        # The choice is made on the whole network: a filter's size does not depend on what was removed before it.
+        sizes = filter_sizes(arrays, group)
+        places = largest(sizes, _count(shapes, group))
         for path in group.made:
-            found[path] = found[path][..., places]
+            found[path] = _only(found[path], -1, len(sizes), places)
         for path in group.read:
-            found[path] = _rows(found[path], arrays[group.made[0]].shape[-1], places)
+            found[path] = _only(found[path], -2, len(sizes), places)
     return found
 
 
-def largest_filters(kernel: np.ndarray, count: int) -> np.ndarray:
-    """The numbers of the ``count`` output channels of a kernel [..., O] of the largest norm, in order, int [count]."""
-    sizes = np.square(kernel.astype(np.float64)).reshape(-1, kernel.shape[-1]).sum(0)
+def filter_sizes(arrays: Mapping[str, np.ndarray], group: Channels) -> np.ndarray:
+    """The squared norm of the filters that make each channel of a group, float64 [C]."""
+    count = _count({path: array.shape for path, array in arrays.items()}, group)
+    sizes = np.zeros(count)
+    for path in group.made:
+        if arrays[path].ndim > 1:
+            sizes += np.square(arrays[path].astype(np.float64)).reshape(-1, count).sum(0)
+    return sizes
+
+
+def largest(sizes: np.ndarray, count: int) -> np.ndarray:
+    """The places of the ``count`` largest numbers, in order, int [count]."""
     return np.sort(np.argsort(-sizes, kind="stable")[:count])
 
 
-def _rows(kernel: np.ndarray, channels: int, places: np.ndarray) -> np.ndarray:
-    """A kernel [..., I, O] that reads only these channels; I is a multiple of them if maps were made a vector."""
-    *window, inputs, outputs = kernel.shape
-    apart = kernel.reshape(*window, inputs // channels, channels, outputs)
-    return apart[..., places, :].reshape(*window, -1, outputs)
+def _count(shapes: Mapping[str, tuple[int, ...]], group: Channels) -> int:
+    """The channels of a group. Where maps become a vector, or a vector maps, an axis is a multiple of them."""
+    return min([shapes[path][-1] for path in group.made] + [shapes[path][-2] for path in group.read])
+
+
+def _only(array: np.ndarray, axis: int, channels: int, places: np.ndarray) -> np.ndarray:
+    """An array with only these channels along an axis that holds them once, or several times one after the other."""
+    numbers = np.arange(array.shape[axis]).reshape(-1, channels)
+    return np.take(array, numbers[:, places].ravel(), axis)

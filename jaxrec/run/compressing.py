@@ -114,14 +114,16 @@ def _narrower(
     trained: Trained, config: Train, arrays: dict[str, np.ndarray], share: float | None
 ) -> tuple[Train, dict[str, np.ndarray]]:
     """The settings of a narrower model, and its arrays."""
-    groups = trained.system.channels(config.task)
+    given = {path: array.shape for path, array in arrays.items()}
+    groups = trained.system.channels(config.task, given)
     if not groups or share is None:
         raise UserError(
             f"--structured removes channels, and which of {config.task.model} depend on each other is not known; "
             "remove --structured, which sets single weights to zero"
         )
     task: Any = config.task
-    task = replace(task, width=task.width * (1 - share))
+    width = task.width * (1 - share)
+    task = replace(task, width=max(1, round(width)) if isinstance(task.width, int) else width)
 
     def model(key: jax.Array) -> Any:
         return model_of(trained.system.init(task, key, blank(trained.features, 2)))

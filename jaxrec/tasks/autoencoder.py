@@ -22,6 +22,7 @@ from jaxrec.metrics.meanings import Meaning
 from jaxrec.models.autoencoder import Autoencoder, UNet
 from jaxrec.parallel import stream
 from jaxrec.settings.autoencoder import Autoencoder as Config
+from jaxrec.tasks import connected
 from jaxrec.tasks.inputs import (
     augmented,
     augmented_batch,
@@ -35,6 +36,7 @@ from jaxrec.tasks.inputs import (
 from jaxrec.tasks.learning import learn
 from jaxrec.tasks.model import as_model, compute_dtype
 from jaxrec.tasks.state import Batch, Metrics, Player, State, new_player, new_state
+from jaxrec.tasks.system import Channels
 
 READS = {"image": "image"}
 HEADLINE = ("nll", "psnr", "mse", "loss")
@@ -128,6 +130,16 @@ def build(config: Config, shape: tuple[int, int, int]) -> Autoencoder | UNet:
         return UNet(config.width, dtype)
     variational = config.model == "vae"
     return Autoencoder(shape, config.architecture, config.code, config.width, variational, config.couplings, dtype)
+
+
+def channels(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Channels, ...]:
+    """The channels that are removed together; none of a U-Net, which puts them side by side."""
+    if config.architecture == "unet":
+        return ()
+    scales = 0
+    while f"net/params/encoder/conv{scales + 1}/kernel" in shapes:
+        scales += 1
+    return connected.autoencoder(config.architecture, scales)
 
 
 def _clean(config: Config, key: jax.Array, images: jax.Array) -> jax.Array:

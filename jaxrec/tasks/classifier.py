@@ -34,6 +34,7 @@ from jaxrec.models.speednet import SpeedNet
 from jaxrec.models.vit import ViT, resized_positions
 from jaxrec.parallel import stream
 from jaxrec.settings.classifier import Classifier as Config
+from jaxrec.tasks import connected
 from jaxrec.tasks.answers import class_row, exactly, log_odds
 from jaxrec.tasks.answers import targets as targets
 from jaxrec.tasks.inputs import augmented, image_shape, pixels, places
@@ -197,26 +198,18 @@ def linear_head(config: Config) -> tuple[str, str]:
     return "net/params/head/kernel", "net/params/head/bias"
 
 
-def channels(config: Config) -> tuple[Channels, ...]:
-    """The channels of a plain stack, layer by layer; a network with sums of layers has none to remove one by one."""
-    if config.model == "speednet":
-        layers = [f"{block}{layer}" for block in (1, 2, 3) for layer in (1, 2)]
-        names = [f"conv{each}" for each in layers]
-        beside = [
-            (f"params/norm{each}/bias", f"stats/batch_stats/norm{each}/mean", f"stats/batch_stats/norm{each}/var")
-            for each in layers
-        ]
-    elif config.model in ("cnn", "cnn-deep"):
-        count = 2 if config.model == "cnn" else 4
-        names = [*(f"conv{number}" for number in range(1, count + 1)), "dense"]
-        beside = [(f"params/{each}/bias",) for each in names]
-    else:
+def channels(config: Config, _: Mapping[str, tuple[int, ...]]) -> tuple[Channels, ...]:
+    """The channels that are removed together; none of a vit, whose heads share them."""
+    if config.model in SPEEDNETS:
+        return connected.speednet(residual=config.model == "speednet-deep")
+    if config.model in LAYOUTS:
+        return connected.resnet(config.model)
+    if config.model == "efficientnet-lite0":
+        return connected.efficientnet()
+    if config.model in FEATURES:
         return ()
-    found = []
-    for name, others, after in zip(names, beside, [*names[1:], "head"], strict=True):
-        made = (f"params/{name}/kernel", *others)
-        found.append(Channels(tuple(f"net/{path}" for path in made), (f"net/params/{after}/kernel",)))
-    return tuple(found)
+    names = ["conv1", "conv2"] if config.model == "cnn" else ["conv1", "conv2", "conv3", "conv4"]
+    return connected.stack([*names, "dense", "head"])
 
 
 def preprocessing(config: Config) -> Preprocessing | None:

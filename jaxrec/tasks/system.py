@@ -57,9 +57,10 @@ class Channels(NamedTuple):
     """Channels of a network that can be removed together; arrays by path, as in ``net/params/conv1/kernel``."""
 
     made: tuple[str, ...]
-    """The arrays whose last axis they are: the kernel that makes them, then its bias, normalization and the like."""
+    """The arrays whose last axis they are: a kernel that makes them, its bias, normalization and the like; and those of
+    other layers whose results are added to them. The axis may hold them several times, one place after another."""
     read: tuple[str, ...]
-    """The kernels that read them, by the last axis but one."""
+    """The kernels that read them, by the last axis but one, which may hold them several times as well."""
 
 
 class Facts(NamedTuple):
@@ -96,7 +97,7 @@ def never(config: Task) -> bool:
     return False
 
 
-def no_channels(config: Task) -> tuple[Channels, ...]:
+def no_channels(config: Task, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Channels, ...]:
     """None."""
     return ()
 
@@ -195,9 +196,10 @@ class System:
     linear_head: Callable[[Task], tuple[str, str]] | None = None
     """``linear_head(config)``, of systems that tell classes of images: the paths of kernel [D, classes] and bias of the
     layer that makes logits of the ``features`` that ``predict`` gives. None: there is none."""
-    channels: Callable[[Task], Sequence[Channels]] = no_channels
-    """``channels(config)``: the channels that ``compress --structured`` may remove, which the setting ``width``
-    multiplies; none if it is not known which of them depend on each other."""
+    channels: Callable[[Task, Mapping[str, tuple[int, ...]]], Sequence[Channels]] = no_channels
+    """``channels(config, shapes)``: the channels that ``compress --structured`` may remove, whose number the setting
+    ``width`` gives; ``shapes`` are those of the model's arrays, by path. None: it is not known which depend on each
+    other."""
     preprocessing: Callable[[Task], Preprocessing | None] = unknown
     """How published weights of the configured model expect images; None if there are none."""
     translated: Callable[..., dict[str, np.ndarray]] | None = None
