@@ -32,6 +32,7 @@ REQUIRED = {
     "mnist_denoising",
     "mnist_vae",
     "mnist_gan",
+    "stacked_mnist",
     "cifar10_colour",
     "mnist_negative",
     "camvid_unet",
