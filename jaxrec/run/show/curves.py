@@ -20,35 +20,50 @@ def series_of(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Series]:
     """The curves in the rows of metrics.jsonl, by metric. Of a step that was logged twice, the later row holds."""
     found: dict[str, Series] = {}
     for row in metrics:
+        if not is_number(row.get("step")):
+            continue
+        split = str(row.get("split", "train"))
         for key, value in row.items():
-            if key not in NOT_DRAWN and is_number(value) and is_number(row.get("step")):
-                found.setdefault(key, {}).setdefault(str(row.get("split", "train")), {})[row["step"]] = value
+            if key not in NOT_DRAWN and is_number(value):
+                series = found.setdefault(key, {})
+                series.setdefault(split, {})[row["step"]] = value
     return found
 
 
 def curves_of(metrics: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
     """Charts of all metrics: loss, the system's score and headline, learning rate and rate; the others folded."""
-    found = series_of(metrics)
     meanings = facts["meanings"]
-    for key in [key for key in found if meanings.get(key, {}).get("kind") == "class"]:
-        del found[key]
+    found = {}
+    for key, series in series_of(metrics).items():
+        if meanings.get(key, {}).get("kind") != "class":
+            found[key] = series
     if not found:
         return '<p class="note">No metrics have been logged.</p>'
-    score = (facts["score"] or {}).get("name")
-    leading = [key for key in facts["headline"] if key in found][:1]
-    rates = sorted(key for key in found if key.endswith("_lr"))  # of a system with several players
-    first = [key for key in dict.fromkeys(("loss", score, *leading, *OPEN, *rates)) if key in found]
+    first = _first(found, facts)
     rest = sorted(key for key in found if key not in first)
-    figures = {}
+    shown, others = [], []
     for keys in _without_twins([*first, *rest], found):
-        figures[keys[0]] = _figure(keys, found[keys[0]], meanings)
-    shown = [figures[key] for key in first if key in figures] or list(figures.values())
-    others = [figure for figure in figures.values() if figure not in shown]
+        figure = _figure(keys, found[keys[0]], meanings)
+        if keys[0] in first:
+            shown.append(figure)
+        else:
+            others.append(figure)
+    if not shown:
+        return columns(others)
     charts = columns(shown)
     if others:
         count = f"{len(others)} more curves" if len(others) > 1 else "1 more curve"
         charts += folded(count, columns(others))
     return charts
+
+
+def _first(found: Mapping[str, Series], facts: Mapping[str, Any]) -> list[str]:
+    """The metrics that are drawn openly, in order."""
+    score = (facts["score"] or {}).get("name", "")
+    headline = [key for key in facts["headline"] if key in found]
+    rates = sorted(key for key in found if key.endswith("_lr"))  # of a system with several players
+    wanted = dict.fromkeys(("loss", score, *headline[:1], *OPEN, *rates))
+    return [key for key in wanted if key in found]
 
 
 def columns(figures: Iterable[str]) -> str:
@@ -70,6 +85,9 @@ def _without_twins(keys: Sequence[str], found: Mapping[str, Series]) -> list[lis
 
 def _figure(keys: Sequence[str], series: Series, meanings: Mapping[str, Any]) -> str:
     note = DIRECTIONS.get(meanings.get(keys[0], {}).get("better", ""), "")
-    if len(keys) > 1:
-        note += f"{'; ' if note else ''}the same: {', '.join(map(words, keys[1:]))}"
-    return chart(words(keys[0]), note, {split: list(points.items()) for split, points in series.items()})
+    twins = [words(key) for key in keys[1:]]
+    if twins:
+        same = f"the same: {', '.join(twins)}"
+        note = f"{note}; {same}" if note else same
+    history = {split: list(points.items()) for split, points in series.items()}
+    return chart(words(keys[0]), note, history)
