@@ -23,26 +23,44 @@ def _gather(graph: Graph, params: Params, given: list[Value], avals: Sequence[An
     if any(sizes[axis] != x.shape[axis] for axis in rest):
         raise not_written("gathers parts of slices")
     array = ordered(graph, graph.full(x), (*batched, *taken, *rest))
+    # The last axis of the places holds the coordinates of one.
+    *index_axes, coordinates = range(len(places.shape))
     index_batched = tuple(form.start_indices_batching_dims)
-    index_rest = tuple(axis for axis in range(len(places.shape) - 1) if axis not in index_batched)
+    index_rest = tuple(axis for axis in index_axes if axis not in index_batched)
     index = graph.one("Cast", graph.full(places), to=element_type(np.int64))
-    index = ordered(graph, index, (*index_batched, *index_rest, len(places.shape) - 1))
-    windows = [int(sizes[axis]) for axis in taken]
+    index = ordered(graph, index, (*index_batched, *index_rest, coordinates))
     # A window that would end outside is moved inside, or the whole of it counts as outside.
+    windows = [int(sizes[axis]) for axis in taken]
     bounds = tuple(x.shape[axis] for axis in taken)
     last = graph.one("Sub", graph.shape(bounds), graph.integers(*windows))
-    inside = graph.one("Min", graph.one("Max", index, graph.integers(0)), last)
-    # The place of every element of a window: [..., window, window, 2] for windows of two axes.
-    grid = np.stack(np.meshgrid(*map(np.arange, windows), indexing="ij"), -1).astype(np.int64)
+    inside = graph.one("Max", index, graph.integers(0))
+    inside = graph.one("Min", inside, last)
+    # Places and offsets broadcast: [..., 1, 1, 2] and [window, window, 2] for windows of two axes.
     spread = graph.one("Unsqueeze", inside, graph.integers(*range(-len(taken) - 1, -1)))
-    found = graph.one("GatherND", array, graph.one("Add", spread, graph.weight(grid)), batch_dims=len(batched))
+    every = graph.one("Add", spread, graph.weight(_offsets(windows)))
+    found = graph.one("GatherND", array, every, batch_dims=len(batched))
     if "FILL" in str(params["mode"]):
-        right = graph.one("Cast", graph.one("Equal", index, inside), to=element_type(np.int32))
-        right = graph.one("ReduceMin", right, graph.integers(-1), keepdims=0)
-        right = graph.one("Unsqueeze", right, graph.integers(*range(-len(taken) - len(rest), 0)))
-        right = graph.one("Cast", right, to=element_type(np.bool_))
-        found = graph.where(right, found, graph.weight(_filling(params["fill_value"], x.dtype)), x.dtype)
-    return whole(_gathered(graph, found, form, (*index_batched, *index_rest), (*taken, *rest), avals[0]), avals[0])
+        filling = _filling(params["fill_value"], x.dtype)
+        right = _unmoved(graph, index, inside, len(taken) + len(rest))
+        found = graph.where(right, found, graph.weight(filling), x.dtype)
+    found = _gathered(graph, found, form, (*index_batched, *index_rest), (*taken, *rest), avals[0])
+    return whole(found, avals[0])
+
+
+def _offsets(windows: Sequence[int]) -> np.ndarray:
+    """From the first place of a window, the way to each of its elements; int64 [window, window, 2] for two axes."""
+    steps = [np.arange(size) for size in windows]
+    along = np.meshgrid(*steps, indexing="ij")
+    return np.stack(along, -1).astype(np.int64)
+
+
+def _unmoved(graph: Graph, index: str, inside: str, window_rank: int) -> str:
+    """Whether a window lies inside without being moved, with ``window_rank`` axes of size 1 for its elements."""
+    # ONNX has no minimum of truth values, but one of numbers.
+    same = graph.one("Cast", graph.one("Equal", index, inside), to=element_type(np.int32))
+    same = graph.one("ReduceMin", same, graph.integers(-1), keepdims=0)
+    same = graph.one("Unsqueeze", same, graph.integers(*range(-window_rank, 0)))
+    return graph.one("Cast", same, to=element_type(np.bool_))
 
 
 def _gathered(
@@ -55,11 +73,16 @@ def _gathered(
     count = len(index_axes)
     collapsed = [axis for axis in form.collapsed_slice_dims if axis in window_axes]
     if collapsed:
-        found = graph.one("Squeeze", found, graph.integers(*(count + window_axes.index(axis) for axis in collapsed)))
+        single = [count + window_axes.index(axis) for axis in collapsed]
+        found = graph.one("Squeeze", found, graph.integers(*single))
     kept = [axis for axis in window_axes if axis not in collapsed]
-    of_windows = iter(count + kept.index(axis) for axis in sorted(kept))
-    of_places = iter(np.argsort(index_axes).tolist())
-    order = [next(of_windows if axis in form.offset_dims else of_places) for axis in range(len(aval.shape))]
+    # JAX mixes the axes of windows with those of places, and keeps the array's and the places' order of each.
+    of_windows = [count + kept.index(axis) for axis in sorted(kept)]
+    of_places = np.argsort(index_axes).tolist()
+    order = []
+    for axis in range(len(aval.shape)):
+        source = of_windows if axis in form.offset_dims else of_places
+        order.append(source.pop(0))
     return ordered(graph, found, tuple(order))
 
 
@@ -68,9 +91,15 @@ def _known_window(
 ) -> list[Value]:
     """One window whose place is known."""
     axes = form.start_index_map
-    first = [int(min(max(0, start), x.shape[axis] - sizes[axis])) for axis, start in zip(axes, place, strict=True)]
-    ends = [start + int(sizes[axis]) for axis, start in zip(axes, first, strict=True)]
-    found = graph.one("Slice", graph.full(x), *(graph.integers(*each) for each in (first, ends, axes)))
+    starts, ends = [], []
+    for axis, wanted in zip(axes, place, strict=True):
+        # A window that would end outside is moved inside.
+        last = x.shape[axis] - sizes[axis]
+        start = int(min(max(0, wanted), last))
+        starts.append(start)
+        ends.append(start + int(sizes[axis]))
+    array = graph.full(x)
+    found = graph.one("Slice", array, graph.integers(*starts), graph.integers(*ends), graph.integers(*axes))
     return whole(reshaped(graph, found, (), tuple(aval.shape)), aval)
 
 
@@ -84,35 +113,43 @@ def _put(graph: Graph, params: Params, given: list[Value], avals: Sequence[Any])
     if len(axes) != 1 or axes != tuple(form.inserted_window_dims) or len(places.shape) != len(batched) + 1:
         raise not_written("replaces several parts of an array")
     (axis,) = axes
-    order = _update_order(form, batched, axis, len(x.shape))
-    new = graph.one("Unsqueeze", ordered(graph, graph.full(update), order), graph.integers(axis))
+    rank = len(x.shape)
+    new = ordered(graph, graph.full(update), _update_order(form, batched, axis, rank))
+    new = graph.one("Unsqueeze", new, graph.integers(axis))
+    # The places are put along the array's batched axes, and the numbers of slices along the axis of slices: where the
+    # two are equal, an element is replaced.
     index = graph.one("Squeeze", graph.full(places), graph.integers(-1))
-    ranks = np.argsort(batched).tolist()
-    index = ordered(graph, index, tuple(form.scatter_indices_batching_dims[rank] for rank in ranks))
-    index = graph.one("Unsqueeze", index, graph.integers(*(a for a in range(len(x.shape)) if a not in batched)))
+    index_order = [form.scatter_indices_batching_dims[number] for number in np.argsort(batched)]
+    index = ordered(graph, index, tuple(index_order))
+    others = [each for each in range(rank) if each not in batched]
+    index = graph.one("Unsqueeze", index, graph.integers(*others))
+    sizes = [1] * rank
+    sizes[axis] = x.shape[axis]
     numbers = np.arange(x.shape[axis], dtype=places.dtype)
-    along = graph.weight(numbers.reshape([-1 if each == axis else 1 for each in range(len(x.shape))]))
-    return whole(graph.where(graph.one("Equal", along, index), new, graph.full(x), x.dtype), avals[0])
+    here = graph.one("Equal", graph.weight(numbers.reshape(sizes)), index)
+    return whole(graph.where(here, new, graph.full(x), x.dtype), avals[0])
 
 
 def _update_order(form: Any, batched: tuple[int, ...], axis: int, rank: int) -> tuple[int, ...]:
     """The axes of an update in the order of those of the array, which has ``axis`` besides."""
-    windows = iter(form.update_window_dims)
-    others = [place for place in range(rank - 1) if place not in form.update_window_dims]
+    of_windows = [int(place) for place in form.update_window_dims]
+    of_places = [place for place in range(rank - 1) if place not in of_windows]
     order = []
     for each in range(rank):
         if each in batched:
-            order.append(others[form.scatter_indices_batching_dims[batched.index(each)]])
+            index_axis = form.scatter_indices_batching_dims[batched.index(each)]
+            order.append(of_places[index_axis])
         elif each != axis:
-            order.append(int(next(windows)))
+            order.append(of_windows.pop(0))
     return tuple(order)
 
 
 def _filling(value: Any, dtype: np.dtype) -> np.ndarray:
     """What JAX gives for a place outside: NaN, or the least or largest integer."""
-    if value is None:
-        if np.issubdtype(dtype, np.floating):
-            value = np.nan
-        else:
-            value = np.iinfo(dtype).min if np.issubdtype(dtype, np.signedinteger) else np.iinfo(dtype).max
+    if value is None and np.issubdtype(dtype, np.floating):
+        value = np.nan
+    elif value is None and np.issubdtype(dtype, np.signedinteger):
+        value = np.iinfo(dtype).min
+    elif value is None:
+        value = np.iinfo(dtype).max
     return np.array(value, dtype)
