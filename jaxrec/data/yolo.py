@@ -27,11 +27,14 @@ def read_yolo(below: Below) -> Annotations | None:
     numbers. Splits are those that a YAML file states (see ``stated_splits``), or else called after folders. Raises
     UserError for a file of classes that cannot be read.
     """
-    texts = {_parts(below, path): path for path in below.ending(".txt") if path.name != LISTED}
+    texts = {}
+    for path in below.ending(".txt"):
+        if path.name != LISTED:
+            texts[_parts(below, path)] = path
     label_of = {image: _label(_parts(below, image), texts) for image in below.images}
-    used = set(label_of.values())
-    alone = [path for parts, path in sorted(texts.items()) if path not in used and LABELS in parts[:-1]]
-    if used <= {None} and not alone:
+    used = {label for label in label_of.values() if label is not None}
+    alone = _alone(texts, used)
+    if not used and not alone:
         return None
     contents = {path: _content(path) for path in below.ending(".yaml", ".yml")}
     names, named_in = _names(below, contents)
@@ -42,12 +45,13 @@ def read_yolo(below: Below) -> Annotations | None:
         split = stated.splits.get(image) or below.split_of(image)
         marked.append(Marked(image, marks, label or image, split, shares=True))
     problems = [LeftOut(path, NO_IMAGE, f"there is no image called {path.stem}") for path in alone]
-    files = {path for path in used if path is not None} | named_in | stated.files
-    missing = sum(label is None for label in label_of.values())
+    problems += stated.problems
     remarks = tuple(stated.remarks)
+    missing = list(label_of.values()).count(None)
     if missing:
         remarks += (f"{missing} of {len(label_of)} images have no label file, and count as images without boxes",)
-    return Annotations("YOLO text", marked, files, names or _numbers(marked), problems + stated.problems, (), remarks)
+    files = used | named_in | stated.files
+    return Annotations("YOLO text", marked, files, names or _numbers(marked), problems, (), remarks)
 
 
 def _parts(below: Below, path: Path) -> tuple[str, ...]:
@@ -59,12 +63,22 @@ def _parts(below: Below, path: Path) -> tuple[str, ...]:
 def _label(image: tuple[str, ...], texts: dict[tuple[str, ...], Path]) -> Path | None:
     """The text file of an image: in labels/ in place of the last images/, or beside it."""
     *folders, name = image
-    if IMAGES in folders:
-        last = len(folders) - 1 - folders[::-1].index(IMAGES)
-        found = texts.get((*folders[:last], LABELS, *folders[last + 1 :], name))
+    places = [place for place, folder in enumerate(folders) if folder == IMAGES]
+    if places:
+        folders[places[-1]] = LABELS
+        found = texts.get((*folders, name))
         if found is not None:
             return found
     return texts.get(image)
+
+
+def _alone(texts: Mapping[tuple[str, ...], Path], used: set[Path]) -> list[Path]:
+    """The text files that lie in a folder ``labels``, and are no image's. Others may say something else."""
+    alone = []
+    for parts, path in sorted(texts.items()):
+        if LABELS in parts[:-1] and path not in used:
+            alone.append(path)
+    return alone
 
 
 def _names(below: Below, contents: Mapping[Path, Any]) -> tuple[tuple[str, ...], set[Path]]:
@@ -72,14 +86,21 @@ def _names(below: Below, contents: Mapping[Path, Any]) -> tuple[tuple[str, ...],
     read = {path: _from_yaml(path, content) for path, content in contents.items()}
     if not any(read.values()):
         read = {path: _from_lines(path) for path in _listed(below)}
-    stated = {path: tuple(map(plain, names)) for path, names in read.items() if names}
-    for path, names in stated.items():
+    stated: dict[Path, tuple[str, ...]] = {}
+    for path, written in read.items():
+        if not written:
+            continue
+        names = tuple(plain(name) for name in written)
         if len(set(names)) < len(names) or "" in names:
             raise UserError(f"{path} names a class twice, or not at all: expected a different name for each number")
+        stated[path] = names
+    if not stated:
+        return (), set()
     if len(set(stated.values())) > 1:
         one, two = list(stated)[:2]
         raise UserError(f"{one} and {two} name different classes: remove one of them")
-    return next(iter(stated.values()), ()), set(stated)
+    (names,) = set(stated.values())
+    return names, set(stated)
 
 
 def _listed(below: Below) -> list[Path]:
@@ -111,8 +132,11 @@ def _from_yaml(path: Path, content: Any) -> tuple[str, ...]:
     names = content.get("names") if isinstance(content, dict) else None
     if names is None:
         return ()
-    if isinstance(names, dict) and sorted(names, key=str) == sorted(range(len(names)), key=str):
-        names = [names[number] for number in range(len(names))]
+    if isinstance(names, dict):
+        numbers = range(len(names))
+        # As text, because keys of several types have no order.
+        if sorted(names, key=str) == sorted(numbers, key=str):
+            names = [names[number] for number in numbers]
     if not isinstance(names, list) or not all(isinstance(name, str | int | float) for name in names):
         raise UserError(f"{path} has names that are no list of names: expected names: [cat, dog], numbered from 0")
     return tuple(str(name) for name in names)
@@ -132,6 +156,7 @@ def _mark(line: str, where: str, names: Sequence[str]) -> Mark:
         values = [float(word) for word in words]
     except ValueError:
         values = []
+    # The class, and at least three corners.
     polygon = len(values) >= 7 and len(values) % 2 == 1
     if len(values) != 5 and not polygon:
         return Mark("", (0, 0, 0, 0), f"{where}, '{plain(line)[:80]}',", MALFORMED)
@@ -142,12 +167,18 @@ def _mark(line: str, where: str, names: Sequence[str]) -> Mark:
         _, x, y, width, height = values
         box = (y - height / 2, x - width / 2, y + height / 2, x + width / 2)
     number = int(values[0]) if values[0].is_integer() else -1
-    if not 0 <= number < (len(names) or MOST):
+    classes = len(names) or MOST
+    if not 0 <= number < classes:
         return Mark("", box, f"{where} with class {words[0][:80]}", NO_CLASS)
-    return Mark(names[number] if names else str(number), box, where)
+    name = names[number] if names else str(number)
+    return Mark(name, box, where)
 
 
 def _numbers(marked: Sequence[Marked]) -> tuple[str, ...]:
     """Numbers up to the largest one, which is what classes without names are called."""
-    used = [int(mark.name) for each in marked for mark in each.marks if not mark.fault]
-    return tuple(str(number) for number in range(max(used, default=-1) + 1))
+    largest = -1
+    for each in marked:
+        for mark in each.marks:
+            if not mark.fault:
+                largest = max(largest, int(mark.name))
+    return tuple(str(number) for number in range(largest + 1))
