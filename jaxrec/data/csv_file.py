@@ -30,7 +30,8 @@ def open_csv(name: str, reads: Reads, options: Options) -> Source:
     Raises UserError naming what is amiss.
     """
     table = read_table(Path(os.path.expanduser(name)))
-    there = _kinds(table, [each for each, kinds in reads.items() if "number" in alternatives(kinds)])
+    numbers = [each for each, kinds in reads.items() if "number" in alternatives(kinds)]
+    there = _kinds(table, numbers)
     chosen = choose(f"csv:{table.path}", reads, there)
     check_clear(f"csv:{table.path}", there, chosen)
     splits, remarks = _splits(table)
@@ -38,11 +39,12 @@ def open_csv(name: str, reads: Reads, options: Options) -> Source:
     features: dict[str, Feature] = {}
     values: list[dict[str, Any]] = [{} for _ in table.rows]
     for each, column in chosen.items():
-        if there[column] == "image":
+        kind = there[column]
+        if kind == "image":
             continue
-        features[each], found = _column(table, column, there[column], known_names(options.known, each))
+        features[each], found = _column(table, column, kind, known_names(options.known, each))
         remarks += slips(features[each].names)
-        if there[column] == "classes":
+        if kind == "classes":
             remarks += _separated(table)
         for row, value in zip(values, found, strict=True):
             row[each] = value
@@ -55,9 +57,11 @@ def open_csv(name: str, reads: Reads, options: Options) -> Source:
     where = f"csv file {table.path}"
     labels = [each for each, feature in features.items() if feature.kind == "class"]
     if labels:
+        label = labels[0]
+        names = features[label].names
         if options.known is None:
-            check_trained(where, opened.files, labels[0], features[labels[0]].names)
-        arranged = arrange(root, opened.files, options.known, labels[0], features[labels[0]].names)
+            check_trained(where, opened.files, label, names)
+        arranged = arrange(root, opened.files, options.known, label, names)
     else:
         arranged = arrange(root, opened.files, options.known, None)
     also = repr([_plain(file.values) for file in opened.files])
@@ -70,10 +74,17 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _beside(there: Mapping[str, str], chosen: Mapping[str, str]) -> tuple[str, ...]:
     """The sentence that says which of the columns ``label`` and ``labels`` is read; none without both."""
-    labels = [column for column, kind in there.items() if kind in ("class", "classes")]
-    read = [column for column in labels if column in chosen.values()]
-    unread = [column for column in labels if column not in read]
-    return (f"column '{read[0]}' is read, and '{unread[0]}' is not",) if read and unread else ()
+    read, unread = [], []
+    for column, kind in there.items():
+        if kind not in ("class", "classes"):
+            continue
+        if column in chosen.values():
+            read.append(column)
+        else:
+            unread.append(column)
+    if not read or not unread:
+        return ()
+    return (f"column '{read[0]}' is read, and '{unread[0]}' is not",)
 
 
 def _kinds(table: Table, numbers: Sequence[str]) -> dict[str, str]:
@@ -132,18 +143,32 @@ def _class_column(table: Table, cells: list[str], known: Sequence[str]) -> tuple
 
 def _classes_column(table: Table, cells: list[str], known: Sequence[str]) -> tuple[Feature, list[Any]]:
     mark = _mark(cells)
-    # At the ends of a cell, splitting leaves empty names, which are none.
-    lists = [{name.strip() for name in cell.split(mark)} - {""} for cell in cells]
-    names = numbered(f"csv file {table.path}", _sorted(set().union(*lists)), known)
+    found = [_classes_in(cell, mark) for cell in cells]
+    used: set[str] = set()
+    for classes in found:
+        used |= classes
+    names = numbered(f"csv file {table.path}", _sorted(used), known)
     if not names:
         raise UserError(f"csv file {table.path} has no class in its column 'labels': add some")
-    rows = [np.array([name in found for name in names], np.int32) for found in lists]
+    rows = []
+    for classes in found:
+        holds = [name in classes for name in names]
+        rows.append(np.array(holds, np.int32))
     return Feature("classes", (len(names),), "int32", names), rows
+
+
+def _classes_in(cell: str, mark: str | None) -> set[str]:
+    classes = {part.strip() for part in cell.split(mark)}
+    # At the ends of a cell, splitting leaves empty names, which are none.
+    return classes - {""}
 
 
 def _mark(cells: Sequence[str]) -> str | None:
     """What stands between the classes of a cell, for all cells; None: runs of spaces."""
-    return next((mark for mark in MARKS if any(mark in cell for cell in cells)), None)
+    for mark in MARKS:
+        if any(mark in cell for cell in cells):
+            return mark
+    return None
 
 
 def _separated(table: Table) -> tuple[str, ...]:
@@ -151,10 +176,11 @@ def _separated(table: Table) -> tuple[str, ...]:
     cells = [row["labels"].strip() for row in table.rows]
     mark = _mark(cells)
     if mark is None:
-        several = next((cell for cell in cells if len(cell.split()) > 1), None)
-        if several is None:
-            return ()
-        return (f"'labels' are separated at spaces, as in '{several}': if names have spaces, separate by semicolons",)
+        for cell in cells:
+            if len(cell.split()) > 1:
+                told = f"'labels' are separated at spaces, as in '{cell}'"
+                return (f"{told}: if names have spaces, separate by semicolons",)
+        return ()
     told = f"'labels' are separated at '{mark}'"
     for cell in cells:
         for part in cell.split(mark):
