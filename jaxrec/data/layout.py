@@ -64,40 +64,53 @@ def place(tree: Tree, also: Sequence[str] = ()) -> tuple[list[Placed], list[Left
     placed = []
     for path in found:
         above = path.relative_to(tree.root).parts[:-1]
-        # Of a class's folder, an image has to lie in a split's folder inside.
-        outer, splits = (above[:1], above[1:2]) if tree.inner else ((), above[:1])
         if not tree.splits:
-            placed.append(Placed(path, "", "".join(above[:1])))
-        elif not splits or splits[0] not in tree.splits:
+            placed.append(Placed(path, "", _first(above)))
+            continue
+        # Of a class's folder, an image has to lie in a split's folder inside.
+        split = _first(above[1:]) if tree.inner else _first(above)
+        if split not in tree.splits:
             left_out.append(LeftOut(path, "beside the splits", "it lies in no split's folder"))
-        else:
-            rest = outer or path.relative_to(tree.bases[splits[0]]).parts[:-1]
-            placed.append(Placed(path, tree.splits[splits[0]], "".join(rest[:1])))
+            continue
+        if not tree.inner:
+            above = path.relative_to(tree.bases[split]).parts[:-1]
+        placed.append(Placed(path, tree.splits[split], _first(above)))
     return placed, left_out
+
+
+def _first(names: Sequence[str]) -> str:
+    """The outermost of some folders, empty if there is none."""
+    return names[0] if names else ""
 
 
 def _stated(root: Path, classes: bool) -> Tree:
     """The tree of a folder whose folders are splits, or hold them; one without splits if they do not."""
     named = _named_splits(root, classes)
-    worded = {} if named else _worded_splits(root, classes)
-    splits = named or worded
-    if splits:
-        _check_twice(root, splits)
-        places = {folder: root / folder for folder in splits}
-        bases = _bases(places) if classes else places
-        entered = [shown(base.relative_to(root)) for folder, base in bases.items() if base != places[folder]]
-        remarks = (f"classes are taken from {', '.join(entered)}",) if entered else ()
-        if worded:
-            told = ", ".join(f"{shown(folder)} as {split}" for folder, split in worded.items() if folder != split)
-            remarks = (f"folders are read as splits: {told}", *remarks)
-        return Tree(root, splits, bases, remarks=remarks)
+    if named:
+        return _of_splits(root, named, classes)
+    worded = _worded_splits(root, classes)
+    if worded:
+        tree = _of_splits(root, worded, classes)
+        told = [f"{shown(folder)} as {split}" for folder, split in worded.items() if folder != split]
+        remark = f"folders are read as splits: {', '.join(told)}"
+        return tree._replace(remarks=(remark, *tree.remarks))
     inner = _inner_splits(root) if classes else {}
     if inner:
-        told = ", ".join(inner)
-        return Tree(
-            root, inner, inner=True, remarks=(f"each class folder holds splits, which are read as such: {told}",)
-        )
+        remark = f"each class folder holds splits, which are read as such: {', '.join(inner)}"
+        return Tree(root, inner, inner=True, remarks=(remark,))
     return Tree(root)
+
+
+def _of_splits(root: Path, splits: Mapping[str, str], classes: bool) -> Tree:
+    """The tree of a folder that holds those of splits."""
+    _check_twice(root, splits)
+    places = {folder: root / folder for folder in splits}
+    if not classes:
+        return Tree(root, splits, places)
+    bases = _bases(places)
+    entered = [shown(base.relative_to(root)) for folder, base in bases.items() if base != places[folder]]
+    remarks = (f"classes are taken from {', '.join(entered)}",) if entered else ()
+    return Tree(root, splits, bases, remarks=remarks)
 
 
 def _named_splits(root: Path, classes: bool) -> dict[str, str]:
@@ -106,8 +119,9 @@ def _named_splits(root: Path, classes: bool) -> dict[str, str]:
     known = [path for path in below if is_split(path.name)]
     trained = [path for path in known if same_split(path.name, "train")]
     # A class may be called train: then it stands beside others, and holds no folders.
-    stated = bool(trained) if not classes else any(folders(path) for path in trained)
-    if not stated and (not known or len(known) < len(below)):
+    stated = any(folders(path) for path in trained) if classes else bool(trained)
+    alone = bool(known) and len(known) == len(below)
+    if not stated and not alone:
         return {}
     return {path.name: path.name for path in below}
 
@@ -124,8 +138,9 @@ def _worded_splits(root: Path, classes: bool) -> dict[str, str]:
     if not training or not others:
         return {}
     if not all(words.values()):
-        same = _names(_entered(training[0], set())) & _names(_entered(others[0], set()))
-        if not classes or not same or _holds_images(*training, *others):
+        trained = _names(_entered(training[0], set()))
+        tested = _names(_entered(others[0], set()))
+        if not classes or not trained & tested or _holds_images(*training, *others):
             return {}
     return {folder: word for folder, word in words.items() if word}
 
@@ -136,23 +151,35 @@ def _inner_splits(root: Path) -> dict[str, str]:
     Raises UserError if some classes hold them and others do not.
     """
     names = {path.name: _names(path) for path in folders(root)}
-    cut = [folder for folder, inner in names.items() if len({split_word(name) for name in inner if is_split(name)}) > 1]
-    uncut = [folder for folder, inner in names.items() if not inner or not all(map(is_split, inner))]
+    cut, uncut = [], []
+    every: set[str] = set()
+    for folder, inner in names.items():
+        splits = [name for name in inner if is_split(name)]
+        # Folders train and training mean one split, and do not cut a class.
+        if len({split_word(name) for name in splits}) > 1:
+            cut.append(folder)
+        if not splits or len(splits) < len(inner):
+            uncut.append(folder)
+        every |= inner
     if not cut or len(names) < 2:
         return {}
     if uncut:
+        held = " and ".join(sorted(names[cut[0]]))
         raise UserError(
-            f"class folder {root / cut[0]} holds {' and '.join(sorted(names[cut[0]]))}, and {root / uncut[0]} does "
-            "not: put the images of each class into folders of the same splits, or of none"
+            f"class folder {root / cut[0]} holds {held}, and {root / uncut[0]} does not: "
+            "put the images of each class into folders of the same splits, or of none"
         )
-    return {name: split_word(name) for name in sorted(set().union(*names.values()))}
+    return {name: split_word(name) for name in sorted(every)}
 
 
 def _bases(places: Mapping[str, Path]) -> dict[str, Path]:
     """For each split's folder, the one that holds the class folders."""
     known: set[str] = set()
     for path in places.values():
-        known |= _names(path) if len(_names(path)) > 1 else set()
+        names = _names(path)
+        # A single one may be a folder around the classes.
+        if len(names) > 1:
+            known |= names
     return {folder: _entered(path, known) for folder, path in places.items()}
 
 
@@ -184,11 +211,13 @@ def _check_repeated(root: Path) -> None:
     below = folders(root)
     if len(below) < 2 or _holds_images(*below):
         return
-    same = sorted(set.intersection(*map(_names, below)))
+    held = [_names(path) for path in below]
+    same = sorted(set.intersection(*held))
     if len(same) > 1:
         outer = ", ".join(shown(path.name) for path in below[:3])
+        inner = shown(", ".join(same[:3]))
         raise UserError(
-            f"the classes of folder {root} may be {outer} or, in each of these, {shown(', '.join(same[:3]))}: "
+            f"the classes of folder {root} may be {outer} or, in each of these, {inner}: "
             "call the outer folders train and test if they are splits; if they are classes, put the images of each "
             "into its folder itself"
         )
@@ -196,7 +225,11 @@ def _check_repeated(root: Path) -> None:
 
 def _holds_images(*places: Path) -> bool:
     """Whether images lie in one of the folders themselves."""
-    return any(path.is_file() and why_left_out(path) is None for place in places for path in inside(place))
+    for place in places:
+        for path in inside(place):
+            if path.is_file() and why_left_out(path) is None:
+                return True
+    return False
 
 
 def _names(folder: Path) -> set[str]:
