@@ -32,20 +32,29 @@ def help_text(kind: Any, options: Sequence[Option], program: str, examples: Sequ
     """Usage, description, examples and options of a command."""
     width = min(shutil.get_terminal_size().columns, 110)
     positional = [option for option in options if option.positional]
-    words = [program, *(_placeholder(option) for option in positional), "[OPTIONS]"]
-    paragraphs = [f"usage: {' '.join(words)}", _description(kind, width)]
+    places = [_placeholder(option) for option in positional]
+    usage = " ".join([program, *places, "[OPTIONS]"])
+    paragraphs = [f"usage: {usage}", _description(kind, width)]
     if examples:
-        paragraphs.append("\n".join(["examples:", *(f"  {example}" for example in examples)]))
+        paragraphs.append(_section("examples", [f"  {example}" for example in examples]))
     if positional:
-        paragraphs.append("\n".join(["arguments:", *(_entry(option, width) for option in positional)]))
+        paragraphs.append(_section("arguments", [_entry(option, width) for option in positional]))
     for group, members in _groups(options).items():
-        paragraphs.append("\n".join([f"{group}:", *(_entry(option, width) for option in members)]))
+        paragraphs.append(_section(group, [_entry(option, width) for option in members]))
     return "\n\n".join(paragraphs)
 
 
+def _section(title: str, lines: Sequence[str]) -> str:
+    return "\n".join([f"{title}:", *lines])
+
+
 def _description(kind: Any, width: int) -> str:
-    paragraphs = " ".join((kind.__doc__ or "").split(" ")).split("\n\n")
-    return "\n\n".join(textwrap.fill(" ".join(each.split()), width) for each in paragraphs)
+    """The paragraphs of a docstring, without its line breaks and indentation."""
+    filled = []
+    for paragraph in (kind.__doc__ or "").split("\n\n"):
+        words = " ".join(paragraph.split())
+        filled.append(textwrap.fill(words, width))
+    return "\n\n".join(filled)
 
 
 def _groups(options: Sequence[Option]) -> dict[str, list[Option]]:
@@ -55,13 +64,15 @@ def _groups(options: Sequence[Option]) -> dict[str, list[Option]]:
     found: dict[str, list[Option]] = {}
     for option in shown:
         found.setdefault(option.group or rest, []).append(option)
+    # Groups of other names come last.
     order = [*ORDER, *found]
-    return dict(sorted(found.items(), key=lambda pair: order.index(pair[0])))
+    return {group: found[group] for group in sorted(found, key=order.index)}
 
 
 def _entry(option: Option, width: int) -> str:
     """An option and its text, which begins on the next line if the option is long."""
-    head = f"  {_placeholder(option) if option.positional else _typed(option)}"
+    name = _placeholder(option) if option.positional else _typed(option)
+    head = f"  {name}"
     text = textwrap.wrap(_meaning(option), width - INDENT)
     lines = [" " * INDENT + line for line in text]
     if lines and len(head) < INDENT - 1:
@@ -75,25 +86,30 @@ def _typed(option: Option) -> str:
     if option.hint is bool:
         start, dot, last = option.name.removeprefix("--").rpartition(".")
         return f"--{start}{dot}[no-]{last}"
-    return f"{', '.join([option.name, *option.aliases])} {_placeholder(option)}"
+    names = ", ".join([option.name, *option.aliases])
+    return f"{names} {_placeholder(option)}"
 
 
 def _placeholder(option: Option) -> str:
     """The word that stands for the value."""
+    several = get_origin(option.hint) is tuple
     for note in option.notes:
         if getattr(note, "metavar", None):
-            return f"{note.metavar}..." if get_origin(option.hint) is tuple else note.metavar
+            return f"{note.metavar}..." if several else note.metavar
     return _word(option.hint)
 
 
 def _word(hint: Any) -> str:
+    origin = get_origin(hint)
     parts = [part for part in get_args(hint) if part is not NoneType]
-    if get_origin(hint) is Literal:
+    if origin is Literal:
         return "NAME"
-    if get_origin(hint) in (Union, UnionType):
+    if origin in (Union, UnionType):
         return "|".join(_word(part) for part in parts)
-    if get_origin(hint) is tuple:
-        return f"{_word(parts[0])}..." if Ellipsis in parts else " ".join(_word(part) for part in parts)
+    if origin is tuple and Ellipsis in parts:
+        return f"{_word(parts[0])}..."
+    if origin is tuple:
+        return " ".join(_word(part) for part in parts)
     return WORDS.get(hint, "VALUE")
 
 
@@ -114,5 +130,8 @@ def _default(option: Option) -> str:
     if value is True:
         return "default: on"
     if isinstance(value, tuple):
-        return f"default: {' '.join(map(str, value))}"
-    return f"default: {value:g}" if isinstance(value, float) else f"default: {value}"
+        words = [str(each) for each in value]
+        return f"default: {' '.join(words)}"
+    if isinstance(value, float):
+        return f"default: {value:g}"
+    return f"default: {value}"
