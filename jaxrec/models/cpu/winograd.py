@@ -43,21 +43,25 @@ def suits(size: Sequence[int], channels: Sequence[int], strides: Pair) -> bool:
 
 def is_large(image: jax.Array, kernel: jax.Array, pads: Pads) -> bool:
     """Whether the products are large enough to be worth the transforms around them."""
-    return image.shape[0] * math.prod(_cells(image, pads)) * kernel.shape[2] * kernel.shape[3] >= LARGE
+    tiles = image.shape[0] * math.prod(_cells(image, pads))
+    return tiles * kernel.shape[2] * kernel.shape[3] >= LARGE
 
 
 def convolved(image: jax.Array, kernel: jax.Array, pads: Pads, order: str = "nc,cd->nd") -> jax.Array:
     """The convolution of an image [B,H,W,C] by a kernel [3,3,C,D], or [3,3,D,C] with the ``order`` "nd,cd->nc"."""
-    height, width = (side + sum(pad) - 2 for side, pad in zip(image.shape[1:3], pads, strict=True))
+    height, width = _output_size(image, pads)
     rows, columns = _cells(image, pads)
     tiles = [narrowed(tile, image.dtype) for tile in _tiles(image, pads)]
     filters = _filters(kernel, image)
     made = [sums(order, tile, factor) for tile, factor in zip(tiles, filters, strict=True)]
     made = lax.optimization_barrier(tuple(made))
     made = [product.reshape(image.shape[0], rows, columns, -1) for product in made]
+    # The products lie in 4 rows of 4, one after the other.
     across = [_output_pixels(made[j::4]) for j in range(4)]
-    down = [jnp.stack(_output_pixels([column[i] for column in across]), 3) for i in range(2)]
-    output = jnp.stack(down, 2).reshape(image.shape[0], 2 * rows, 2 * columns, -1)
+    lines = []
+    for line in zip(*across, strict=True):
+        lines.append(jnp.stack(_output_pixels(list(line)), 3))
+    output = jnp.stack(lines, 2).reshape(image.shape[0], 2 * rows, 2 * columns, -1)
     return output[:, :height, :width].astype(image.dtype)
 
 
@@ -78,12 +82,15 @@ def kernel_gradient(image: jax.Array, output: jax.Array, pads: Pads) -> jax.Arra
     features = output.shape[3]
     flat = [narrowed(gradient.reshape(-1, features), image.dtype) for gradient in gradients]
     flat = lax.optimization_barrier(tuple(flat))
-    pairs = zip(tiles, flat, strict=True)
-    made = [sums(order, narrowed(tile, image.dtype), gradient) for tile, gradient in pairs]
+    made = []
+    for tile, gradient in zip(tiles, flat, strict=True):
+        made.append(sums(order, narrowed(tile, image.dtype), gradient))
     made = lax.optimization_barrier(tuple(made))
     across = [_kernel_entries(list(made[j::4])) for j in range(4)]
-    down = [jnp.stack(_kernel_entries([column[i] for column in across])) for i in range(3)]
-    return jnp.stack(down).astype(image.dtype)
+    lines = []
+    for line in zip(*across, strict=True):
+        lines.append(jnp.stack(_kernel_entries(list(line))))
+    return jnp.stack(lines).astype(image.dtype)
 
 
 def _image_transform(pixels: Arrays) -> Arrays:
@@ -116,16 +123,24 @@ def _kernel_entries(products: Arrays) -> Arrays:
     return [a + (b + c) / 2, (b - c) / 2, (b + c) / 2 + d]
 
 
+def _output_size(image: jax.Array, pads: Pads) -> Pair:
+    """Height and width of the output of a 3x3 convolution."""
+    vertical, horizontal = pads
+    return image.shape[1] + sum(vertical) - 2, image.shape[2] + sum(horizontal) - 2
+
+
 def _cells(image: jax.Array, pads: Pads) -> Pair:
-    """Rows and columns of the tiles of 2x2 pixels that cover the output of a 3x3 convolution."""
-    rows, columns = (-(-(side + sum(pad) - 2) // 2) for side, pad in zip(image.shape[1:3], pads, strict=True))
-    return rows, columns
+    """Rows and columns of the tiles of 2x2 pixels that cover the output."""
+    height, width = _output_size(image, pads)
+    return (height + 1) // 2, (width + 1) // 2
 
 
 def _filled(image: jax.Array, pads: Pads) -> jax.Array:
     """The image padded up to the end of its last tiles: [B,2*rows+2,2*columns+2,C]."""
-    sides = zip(image.shape[1:3], pads, _cells(image, pads), strict=True)
-    fill = [(before, 2 * n + 2 - side - before, 0) for side, (before, _), n in sides]
+    fill = []
+    for side, (before, _), tiles in zip(image.shape[1:3], pads, _cells(image, pads), strict=True):
+        after = 2 * tiles + 2 - side - before
+        fill.append((before, after, 0))
     return lax.pad(image, jnp.zeros((), image.dtype), [(0, 0, 0), *fill, (0, 0, 0)])
 
 
@@ -134,8 +149,10 @@ def _tiles(image: jax.Array, pads: Pads) -> Arrays:
     rows, columns = _cells(image, pads)
     filled = lax.optimization_barrier(_filled(widened(image), pads))
     tiles = []
-    for line in _image_transform([filled[:, i : i + 2 * rows - 1 : 2] for i in range(4)]):
-        tiles += _image_transform([line[:, :, j : j + 2 * columns - 1 : 2] for j in range(4)])
+    lines = [filled[:, i : i + 2 * rows - 1 : 2] for i in range(4)]
+    for line in _image_transform(lines):
+        pixels = [line[:, :, j : j + 2 * columns - 1 : 2] for j in range(4)]
+        tiles += _image_transform(pixels)
     flat = tuple(tile.reshape(-1, image.shape[3]) for tile in tiles)
     return list(lax.optimization_barrier(flat))
 
@@ -177,7 +194,10 @@ def _transposed_tiles(image: jax.Array, pads: Pads) -> Sequence[jax.Array]:
         start = (i // 2 * (columns + 1) + j // 2) * batch
         return parts[2 * (i % 2) + j % 2][:, start : start + length]
 
-    across = [_image_transform([pixels(i, j) for i in range(4)]) for j in range(4)]
+    across = []
+    for j in range(4):
+        column = [pixels(i, j) for i in range(4)]
+        across.append(_image_transform(column))
     tiles = []
     for line in zip(*across, strict=True):
         tiles += _image_transform(list(line))
