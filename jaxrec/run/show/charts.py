@@ -53,11 +53,11 @@ def curves(history: History) -> str:
         return f'{head}><text x="{WIDTH / 2}" y="{HEIGHT / 2}" text-anchor="middle">no finite values</text></svg>'
     values = [value for points in series.values() for _, value in points]
     steps = [step for points in series.values() for step, _ in points]
-    log = min(values) > 0 and max(values) / min(values) > 100
-    x0, x1 = _widen(min(steps), max(steps), 0)
-    y0, y1 = _widen(
-        math.log10(min(values)) if log else min(values), math.log10(max(values)) if log else max(values), 0.04
-    )
+    low, high = min(values), max(values)
+    log = low > 0 and high / low > 100
+    scaled = math.log10 if log else float
+    x0, x1 = _widen(min(steps), max(steps), 0.0)
+    y0, y1 = _widen(scaled(low), scaled(high), 0.04)
 
     def across(step: float) -> float:
         return LEFT + (step - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT)
@@ -65,7 +65,10 @@ def curves(history: History) -> str:
     def up(value: float) -> float:
         return HEIGHT - BOTTOM - (value - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM)
 
-    known = [(name, [(step, float(f"{value:.5g}")) for step, value in points]) for name, points in series.items()]
+    known = []
+    for name, points in series.items():
+        # Fewer digits make a smaller page.
+        known.append((name, [(step, float(f"{value:.5g}")) for step, value in points]))
     frame = (x0, x1, LEFT, WIDTH - RIGHT, WIDTH)
     parts = [f'{head} data-range="{escape(json.dumps(frame))}" data-series="{escape(json.dumps(known))}">']
     for tick in _decades(y0, y1) if log else ticks(y0, y1):
@@ -73,17 +76,27 @@ def curves(history: History) -> str:
         parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="currentColor" stroke-opacity=".14"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end" fill-opacity=".7">{text}</text>')
     for tick in ticks(x0, x1):
-        anchor = "end" if across(tick) > WIDTH - RIGHT - 14 else "start" if across(tick) < LEFT + 14 else "middle"
-        place = f'x="{across(tick):.1f}" y="{HEIGHT - 8}" text-anchor="{anchor}"'
+        x = across(tick)
+        place = f'x="{x:.1f}" y="{HEIGHT - 8}" text-anchor="{_anchor(x)}"'
         parts.append(f'<text {place} fill-opacity=".7">{_number(tick)}</text>')
     parts.append(f'<path d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}" stroke="currentColor" stroke-opacity=".5"/>')
     parts.append(f'<text x="{LEFT - 6}" y="{HEIGHT - 8}" text-anchor="end" fill-opacity=".7">step</text>')
     if log:
         parts.append(f'<text x="{WIDTH - RIGHT}" y="10" text-anchor="end" fill-opacity=".7">log scale</text>')
     for (name, points), color in zip(series.items(), cycle(STROKES), strict=False):
-        parts.append(_line(name, points, [(across(x), up(math.log10(y) if log else y)) for x, y in points], color))
+        places = [(across(step), up(scaled(value))) for step, value in points]
+        parts.append(_line(name, points, places, color))
     parts.append('<path class="at" d="" stroke="currentColor" stroke-opacity=".4"/>')
     return "".join([*parts, "</svg>"])
+
+
+def _anchor(x: float) -> str:
+    """Which part of a tick's number stands at the tick: at either end of the axis, it must not be cut off."""
+    if x > WIDTH - RIGHT - 14:
+        return "end"
+    if x < LEFT + 14:
+        return "start"
+    return "middle"
 
 
 def drawn_points(history: History) -> dict[str, list[tuple[int, float]]]:
@@ -117,7 +130,9 @@ def _line(name: str, points: list[tuple[int, float]], places: list[tuple[float, 
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     style = f'fill="none" stroke="{color}" stroke-width="2" stroke-linejoin="round"'
     parts = [f'<polyline points="{line}" {style}/>']
-    for (x, y), (step, value) in zip(places, points, strict=True) if len(points) <= 30 else ():
+    if len(points) > 30:
+        return parts[0]
+    for (x, y), (step, value) in zip(places, points, strict=True):
         label = f"<title>{escape(name)}, step {step}: {value:.4g}</title>"
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{color}">{label}</circle>')
     return "".join(parts)
@@ -125,5 +140,5 @@ def _line(name: str, points: list[tuple[int, float]], places: list[tuple[float, 
 
 def _widen(low: float, high: float, share: float) -> tuple[float, float]:
     """The range with ``share`` of its width added at both ends; a range of one value gets some width."""
-    room = (high - low) * share or (0.0 if high > low else max(abs(low) * 0.1, 1e-3))
+    room = (high - low) * share if high > low else max(abs(low) * 0.1, 1e-3)
     return low - room, high + room

@@ -58,7 +58,8 @@ def figures_table(results: Mapping[str, Any], facts: Mapping[str, Any], names: S
     for key in dict.fromkeys((*leading, *single)):
         meaning = facts["meanings"].get(key, {})
         value = named_class(key, results[key], facts, names) or span(results, key)
-        rows.append((words(key), value, BETTER.get(meaning.get("better", ""), ""), meaning.get("text", "")))
+        better = BETTER.get(meaning.get("better", ""), "")
+        rows.append((words(key), value, better, meaning.get("text", "")))
     return table(("metric", "value", "better", "what it says"), rows)
 
 
@@ -66,21 +67,34 @@ def class_tables(results: Mapping[str, Any], names: Sequence[str]) -> str:
     """What the results say of each class, a column a metric, the worst class first; more than 20 are folded."""
     columns: dict[str, list[Any]] = {}
     for key, values in results.items():
-        of_classes = isinstance(values, list) and len(values) == len(names)
-        if of_classes and all(is_number(each) or each is None for each in values) and values not in columns.values():
+        # The same figures under two names are shown once.
+        if _of_classes(values, names) and values not in columns.values():
             columns[key] = values
     if not names or not columns:
         return ""
-    first = next(iter(columns))
-    order = sorted(range(len(names)), key=lambda number: (columns[first][number] is None, columns[first][number] or 0))
+    first, leading = next(iter(columns.items()))
+
+    def place(number: int) -> tuple[bool, float]:
+        value = leading[number]
+        return value is None, value or 0
+
+    rows = []
+    for number in sorted(range(len(names)), key=place):
+        rows.append(_row(names[number], [values[number] for values in columns.values()]))
     head = ("class", *map(words, columns), "")
-    rows = [_row(names[number], [values[number] for values in columns.values()]) for number in order]
     title = f"<h2>Classes, by {escape(words(first))}</h2>\n"
     if len(rows) <= MOST_CLASSES:
         return title + marked_table(head, rows)
     others = marked_table(head, rows[MOST_CLASSES:])
     worst = marked_table(head, rows[:MOST_CLASSES])
     return title + worst + folded(f"The other {len(rows) - MOST_CLASSES} classes", others)
+
+
+def _of_classes(values: Any, names: Sequence[str]) -> bool:
+    """Whether these are a number, or nothing, for each class."""
+    if not isinstance(values, list) or len(values) != len(names):
+        return False
+    return all(is_number(each) or each is None for each in values)
 
 
 def _row(name: str, values: Sequence[Any]) -> list[str]:
@@ -93,24 +107,35 @@ def _row(name: str, values: Sequence[Any]) -> list[str]:
 def members_table(members: Sequence[Mapping[str, Any]], results: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     """Many runs trained at once, the best first: what is each one's own, and how it ended."""
     own = list(members[0]["values"])
-    tested = list(dict.fromkeys(key for key in (*facts["headline"], *results) if f"{key}_std" in results))[:SIDES]
+    every = dict.fromkeys((*facts["headline"], *results))
+    tested = [key for key in every if f"{key}_std" in results][:SIDES]
     score = facts["score"] or {"name": "score", "lower": True}
     head = ("member", "seed", *own, f"validation {words(score['name'])}", *map(words, tested), "")
 
     def place(member: Mapping[str, Any]) -> tuple[bool, float]:
         value = member["validation"]
-        return value is None, (value if score["lower"] else -value) if value is not None else 0.0
+        if value is None:
+            return True, 0.0
+        return False, value if score["lower"] else -value
 
     rows = []
     for each in sorted(members, key=place):
-        notes = (
-            f"not finite at step {each['failed']}" if each["failed"] is not None else "",
-            f"dropped after step {each['dropped']}" if each["dropped"] is not None else "",
-            "checkpoint" if each["member"] == results.get("checkpoint_of") else "",
-        )
         test = each["test"] or {}
-        scores = (each["validation"], *(test.get(key) for key in tested))
+        scores = [each["validation"], *map(test.get, tested)]
         cells = (each["member"], each["seed"], *each["values"].values(), *scores)
         texts = ["" if cell is None else text(cell) for cell in cells]
-        rows.append([*texts, ", ".join(note for note in notes if note)])
+        notes = _notes(each, results.get("checkpoint_of"))
+        rows.append([*texts, ", ".join(notes)])
     return table(head, rows)
+
+
+def _notes(member: Mapping[str, Any], kept: int | None) -> list[str]:
+    """What became of a member, where the checkpoint is that of the member ``kept``."""
+    notes = []
+    if member["failed"] is not None:
+        notes.append(f"not finite at step {member['failed']}")
+    if member["dropped"] is not None:
+        notes.append(f"dropped after step {member['dropped']}")
+    if member["member"] == kept:
+        notes.append("checkpoint")
+    return notes

@@ -116,9 +116,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def marked_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table whose cells are HTML."""
-    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join(f"<tr>{''.join(f'<td>{each}</td>' for each in row)}</tr>\n" for row in rows)
-    return f'<div class="wide"><table>\n<thead><tr>{cells}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>'
+    names = "".join(f"<th>{escape(name)}</th>" for name in head)
+    body = ""
+    for row in rows:
+        cells = "".join(f"<td>{each}</td>" for each in row)
+        body += f"<tr>{cells}</tr>\n"
+    return f'<div class="wide"><table>\n<thead><tr>{names}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>'
 
 
 def folded(title: str, content: str) -> str:
