@@ -154,7 +154,7 @@ def conditions(versions: Iterable[str], rounds: int) -> str:
     where = f"{processor()}, {memory:.0f} GiB, load {os.getloadavg()[0]:.1f}"
     python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
     with_what = f"{python}, {', '.join(dict.fromkeys(versions))}; commit {commit()}"
-    return f"{date.today()}, {where}; {with_what}; {rounds} rounds."
+    return f"{date.today()}, {where}; {with_what}; {rounds} round{'' if rounds == 1 else 's'}."
 
 
 def steps_table(name: str, options: argparse.Namespace, peers: Path | None) -> tuple[str, list[str]]:

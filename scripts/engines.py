@@ -32,7 +32,7 @@ ENGINES = {"ray": "ray", "spark": "pyspark"}
 ABOUT = """# Predicting by several workers
 
 Whole commands on the same images, with their start: `jaxrec predict RUN FOLDER` reads image files, `--engine ray` and
-`--engine spark` read Parquet files of the same bytes. An engine pays where its workers have cores of their own.
+`--engine spark` read Parquet files of the same bytes. On one machine the one process uses all cores, too.
 
 ```bash
 python scripts/engines.py --write benchmarks/engines.md

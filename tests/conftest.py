@@ -16,8 +16,6 @@ if version("jaxlib").startswith("0.10."):
     # Without optimizations, this compiles in half the time.
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
-# For processes that tests start, too (`surroundings`); a test of what users' programs compute sets it to "false".
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
 
 import jax
 
@@ -87,7 +85,8 @@ def systems_of_files_stay_in_their_module() -> Iterator[None]:
 def surroundings(devices: int = 1, **changes: str) -> dict[str, str]:
     """The environment of a process that a test starts: so many CPU devices, programs compiled as quickly as here."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
-    return {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, **changes}
+    quick = {"XLA_FLAGS": flags, "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
+    return {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", **quick, **changes}
 
 
 def small(model: str, *options: object) -> list[str]:

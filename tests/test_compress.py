@@ -18,11 +18,12 @@ from jaxrec.after.distil import distilled, soft_labels, with_teacher
 from jaxrec.after.prune import MASKS, Gradual, cubic, kernels, pruning, smallest_out
 from jaxrec.after.rounded import rounded
 from jaxrec.cli import compress, train, verify
+from jaxrec.data import blank
 from jaxrec.errors import UserError
 from jaxrec.models import layers
 from jaxrec.models.resnet import LAYOUTS
 from jaxrec.models.rounding import in_8_bits, rounded_activations, rounded_kernel
-from jaxrec.run.compressing import Wanted
+from jaxrec.run.compressing import Wanted, narrower
 from jaxrec.run.compressing import compress as run_compress
 from jaxrec.run.export import exporting
 from jaxrec.run.start import put
@@ -368,8 +369,47 @@ def test_channels_that_depend_on_each_other_are_left(run, model):
     other = dataclasses.replace(
         trained, config=dataclasses.replace(trained.config, task=preset(model)), system=system_of(preset(model))
     )
-    with pytest.raises(UserError, match=f"which of {model} depend on each other is not known"):
+    with pytest.raises(UserError, match=f"which of {model}.* depend on each other is not known"):
         run_compress(other, Wanted(prune=0.5, structured=True, steps=1, name="none"))
+
+
+def of_width(run, config):
+    """What is known of a run, as if it had been trained with another network."""
+    trained = load(run)
+    system = system_of(config)
+    state = jax.jit(partial(system.init, config))(jax.random.key(0), blank(trained.features, 2))
+    arrays = {path: np.array(array) for path, array in leaves_by_path(model_of(state)).items()}
+    other = dataclasses.replace(trained, config=dataclasses.replace(trained.config, task=config), system=system)
+    return other, arrays
+
+
+def test_an_autoencoder_whose_maps_stand_side_by_side_is_named(run):
+    other, arrays = of_width(
+        run, dataclasses.replace(ROWS["conv autoencoder"].config, architecture="unet", width=4, noise=0.2)
+    )
+    with pytest.raises(UserError, match=r"autoencoder \(unet\)"):
+        narrower(other, other.config, arrays, 0.5)
+
+
+def test_half_of_a_factor_that_was_written_as_an_int_is_a_half(run):
+    other, arrays = of_width(run, tiny(model="cnn", width=1))
+    config, narrow = narrower(other, other.config, arrays, 0.5)
+    assert config.task.width == 0.5
+    assert narrow["net/params/conv1/kernel"].shape[-1] == arrays["net/params/conv1/kernel"].shape[-1] / 2
+
+
+@pytest.mark.parametrize(
+    ("config", "share"),
+    [
+        (dataclasses.replace(ROWS["conv autoencoder"].config, width=1), 0.5),
+        (dataclasses.replace(ROWS["conv autoencoder"].config, width=32), 0.01),
+        (tiny(model="cnn", width=0.25), 0.001),
+    ],
+)
+def test_a_share_of_less_than_a_channel_is_refused(run, config, share):
+    other, arrays = of_width(run, config)
+    with pytest.raises(UserError, match=f"--prune {share:g} removes no whole channel"):
+        narrower(other, other.config, arrays, share)
 
 
 def test_a_run_that_is_there_is_not_written_over(run):

@@ -5,15 +5,20 @@ import math
 import os
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from jaxrec.cli.training_arguments import read_experiment
+from jaxrec.data import blank
+from jaxrec.run.data import complete, open_data
 from jaxrec.run.fit import fit
-from jaxrec.settings import Task
+from jaxrec.settings import Task, Train
 from jaxrec.settings.ranges import check_numbers
-from jaxrec.tasks.system import with_known
+from jaxrec.tasks.system import system_of, with_known
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "scripts")]
@@ -67,12 +72,37 @@ def test_the_published_results_are_there():
     assert {path.stem for path in FILES} >= REQUIRED
 
 
+def examples_are_there(config: Train) -> None:
+    """Skips the test if the experiment's data are not on this machine."""
+    if config.dataset not in ("digits", "synthetic") and not os.environ.get("TFDS_DATA_DIR"):
+        pytest.skip(f"{config.dataset} is read from TFDS_DATA_DIR, which is not set")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_step_can_be_traced_at_its_own_size(path):
+    """All of it fits together: image size, windows, widths and batch."""
+    config = read_experiment(str(path))
+    examples_are_there(config)
+    few = f"train[:{config.batch_size}]"
+    config = replace(config, train_split=few, test_split="test[:2]", validation=0.0, validation_split=None)
+    system = system_of(config.task)
+    data = open_data(config, system)
+    config = complete(config, data, system)
+    batch = blank(data.train.features, config.batch_size)
+    for name in ("index", "epoch"):
+        batch[name] = np.zeros(config.batch_size, np.int32)
+    state = jax.eval_shape(partial(system.init, config.task), jax.random.key(0), batch)
+    after, metrics = jax.eval_shape(system.train_step, state, batch)
+    before, after = (jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), each) for each in (state, after))
+    assert after == before
+    assert metrics["loss"].shape == ()
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_the_experiment_runs(path, tmp_path, monkeypatch):
     config = read_experiment(str(path))
     check_numbers(config)
-    if config.dataset not in ("digits", "synthetic") and not os.environ.get("TFDS_DATA_DIR"):
-        pytest.skip(f"{config.dataset} is read from TFDS_DATA_DIR, which is not set")
+    examples_are_there(config)
     if config.dataset != "digits":
         monkeypatch.setenv("JAXREC_CACHE", str(tmp_path / "cache"))
     run = fit(

@@ -187,6 +187,15 @@ def test_terms_of_the_loss_add_up_by_their_weights():
     jax.tree.map(np.testing.assert_array_equal, after.players["discriminator"].params, before)
 
 
+def test_terms_of_the_unpaired_loss_add_up_by_their_weights():
+    config = tiny_translator(pairs="negative", unpaired=True, adversarial=3.0, cycle=7.0, identity=2.0)
+    _, metrics = STEP(INIT(config, KEY, {"image": IMAGES}), {"image": IMAGES})
+    names = {"adversarial": "generator_loss", "cycle": "cycle_error", "identity": "identity_error"}
+    total = sum(getattr(config, weight) * float(metrics[name]) for weight, name in names.items())
+    assert float(metrics["loss"]) == pytest.approx(total, rel=1e-5)
+    assert all(float(metrics[name]) > 0 for name in names.values())
+
+
 def test_cycles_lead_back_and_images_of_the_target_stay(monkeypatch):
     """One way adds 3, the other halves; each discriminator is asked of what it has to judge."""
     asked = []

@@ -21,8 +21,8 @@ def narrowed(
         shapes: of the narrower network, by path: they say how many are kept.
 
     Returns:
-        All arrays by path. If the filters and biases of the removed channels were zero, and activations of zero are
-        zero, the network's answers are as they were.
+        All arrays by path. If the filters, biases and running means of the removed channels were zero, and
+        activations of zero are zero, the network's answers are as they were.
     """
     found = dict(arrays)
     for group in groups:

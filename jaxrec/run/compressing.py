@@ -4,7 +4,7 @@ import tempfile
 import zlib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import jax
 import numpy as np
@@ -67,7 +67,7 @@ def compress(trained: Trained, wanted: Wanted, dataset: Any = None) -> Run:
     weights = read_weights(config, trained.system)
     assert weights is not None
     if wanted.structured:
-        config, arrays = _narrower(trained, config, weights.arrays, wanted.prune)
+        config, arrays = narrower(trained, config, weights.arrays, wanted.prune)
         weights = replace(weights, arrays=arrays)
     if wanted.teacher is not None:
         _check_teacher(trained, wanted.teacher)
@@ -110,26 +110,44 @@ def _around(wanted: Wanted, config: Train) -> Around:
     return around
 
 
-def _narrower(
+def narrower(
     trained: Trained, config: Train, arrays: dict[str, np.ndarray], share: float | None
 ) -> tuple[Train, dict[str, np.ndarray]]:
-    """The settings of a narrower model, and its arrays."""
+    """The settings of a network that is narrower by this share, and its arrays, made of the trained ones.
+
+    Raises UserError if it is not known which channels depend on each other, or not one would be removed.
+    """
     given = {path: array.shape for path, array in arrays.items()}
     groups = trained.system.channels(config.task, given)
     if not groups or share is None:
         raise UserError(
-            f"--structured removes channels, and which of {config.task.model} depend on each other is not known; "
+            f"--structured removes channels, and which of {_named(config.task)} depend on each other is not known; "
             "remove --structured, which sets single weights to zero"
         )
     task: Any = config.task
-    width = task.width * (1 - share)
-    task = replace(task, width=max(1, round(width)) if isinstance(task.width, int) else width)
+    wide, width = task.width, task.width * (1 - share)
+    # By the setting, not by its value: a factor of 1 may be written as an int, and becomes .5.
+    if get_type_hints(type(task))["width"] is int:
+        width = max(1, round(width))
+    task = replace(task, width=width)
 
     def model(key: jax.Array) -> Any:
         return model_of(trained.system.init(task, key, blank(trained.features, 2)))
 
-    shapes = leaves_by_path(jax.eval_shape(model, jax.random.key(0)))
-    return replace(config, task=task), narrowed(arrays, groups, {path: leaf.shape for path, leaf in shapes.items()})
+    narrow = leaves_by_path(jax.eval_shape(model, jax.random.key(0)))
+    shapes = {path: leaf.shape for path, leaf in narrow.items()}
+    if all(shapes[path] == given[path] for group in groups for path in group.made):
+        raise UserError(
+            f"--prune {share:g} removes no whole channel of {_named(task)} with a width of {wide:g}; "
+            "give a larger share"
+        )
+    return replace(config, task=task), narrowed(arrays, groups, shapes)
+
+
+def _named(task: Any) -> str:
+    """What a user calls the network: its model, and the architecture if there are several."""
+    architecture = getattr(task, "architecture", None)
+    return task.model if architecture is None else f"{task.model} ({architecture})"
 
 
 def _check_teacher(trained: Trained, teacher: Trained) -> None:

@@ -198,7 +198,7 @@ class System:
     layer that makes logits of the ``features`` that ``predict`` gives. None: there is none."""
     channels: Callable[[Task, Mapping[str, tuple[int, ...]]], Sequence[Channels]] = no_channels
     """``channels(config, shapes)``: the channels that ``compress --structured`` may remove, whose number the setting
-    ``width`` gives; ``shapes`` are those of the model's arrays, by path. None: it is not known which depend on each
+    ``width`` gives; ``shapes`` are those of the model's arrays, by path. Empty: it is not known which depend on each
     other."""
     preprocessing: Callable[[Task], Preprocessing | None] = unknown
     """How published weights of the configured model expect images; None if there are none."""

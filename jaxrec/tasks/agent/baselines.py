@@ -51,12 +51,12 @@ def object_sides(state: AgentState, examples: Examples, axis_name: str | None) -
     """The running mean of the objects' heights and widths as shares of the image's, float32 [2]."""
     boxes, there = examples["boxes"], examples["there"]
     sides = boxes[..., 2:] - boxes[..., :2]
-    sums = jnp.where(there[..., None], sides, 0.0).sum((0, 1))
-    sums, count = mean_over_replicas((sums, there.sum(dtype=jnp.float32)), axis_name)
+    total = jnp.where(there[..., None], sides, 0.0).sum((0, 1))
+    total, count = mean_over_replicas((total, there.sum(dtype=jnp.float32)), axis_name)
     old = state.extra["sides"]
     # The mean of all steps at first, and later one that slowly forgets.
     rate = jnp.maximum(1 / (state.step.astype(jnp.float32) + 1), SLOWEST)
-    new = old + rate * (sums / jnp.maximum(count, 1.0) - old)
+    new = old + rate * (total / jnp.maximum(count, 1.0) - old)
     return jnp.where(count > 0, new, old)
 
 

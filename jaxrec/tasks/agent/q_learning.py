@@ -40,7 +40,7 @@ def q_step(
     memory = replay.with_episodes(
         state.extra["replay"], state.step, kept(examples), episode, counts, config.kept, axis_name
     )
-    place, moves = _drawn(state, memory, key("replay"), progress)
+    place, moves = _remembered(state, memory, key("replay"), progress)
     moves["target"], surprise = targets(state, moves)
 
     def loss(params: Any, stats: Any, moves: Any, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
@@ -61,7 +61,7 @@ def _progress(state: AgentState) -> jax.Array:
     return jnp.minimum(state.step.astype(jnp.float32) / steps, 1.0) if steps else jnp.float32(1.0)
 
 
-def _drawn(
+def _remembered(
     state: AgentState, memory: replay.Replay, key: jax.Array, progress: jax.Array
 ) -> tuple[jax.Array, dict[str, Any]]:
     """The numbers, int32 [M], of moves drawn from the replay, and these moves with their weights in the loss."""

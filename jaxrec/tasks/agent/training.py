@@ -20,7 +20,7 @@ def train_step(state: AgentState, batch: Batch, *, axis_name: str | None = None)
     the batch and all replicas.
     """
     key = partial(stream, state.key, step=state.step, axis_name=axis_name)
-    examples, size = _drawn(state, key("augment"), batch)
+    examples, size = _played_with(state, key("augment"), batch)
     keys = jax.random.split(key("play"), (size, state.config.copies))
     learned = q_step if state.config.learning == "q" else actor_critic_step
     after, metrics = learned(state, examples, keys, key, axis_name)
@@ -33,7 +33,7 @@ def train_step(state: AgentState, batch: Batch, *, axis_name: str | None = None)
     return after.replace(step=state.step + 1), metrics
 
 
-def _drawn(state: AgentState, key: jax.Array, batch: Batch) -> tuple[Examples, int]:
+def _played_with(state: AgentState, key: jax.Array, batch: Batch) -> tuple[Examples, int]:
     """The examples after augmentation, and how many; an environment of one's own needs none."""
     size = next(iter(batch.values())).shape[0]
     if state.environment is not None:

@@ -1,4 +1,4 @@
-"""How far answers are from the class of an image."""
+"""Answers of a policy's network beside the class of an image: their loss, and whether they are right."""
 
 import jax
 import jax.numpy as jnp
