@@ -18,9 +18,12 @@ def _broadcast(graph: Graph, params: Params, given: list[Value], avals: Sequence
     sizes: list[Size] = [1] * len(shape)
     for axis, place in enumerate(params["broadcast_dimensions"]):
         sizes[place] = x.sizes[axis]
+    stored = tuple(sizes)
     if x.known:
-        return [Value(np.reshape(x.stored, [int(size) for size in sizes]), shape, tuple(sizes), x.dtype)]
-    return [Value(reshaped(graph, graph.small(x), x.sizes, tuple(sizes)), shape, tuple(sizes), x.dtype)]
+        array = np.reshape(x.stored, [int(size) for size in sizes])
+        return [Value(array, shape, stored, x.dtype)]
+    name = reshaped(graph, graph.small(x), x.sizes, stored)
+    return [Value(name, shape, stored, x.dtype)]
 
 
 @RULES.writes("reshape", "squeeze", "expand_dims")
@@ -34,7 +37,8 @@ def _transpose(graph: Graph, params: Params, given: list[Value], avals: Sequence
     (x,) = given
     order = params["permutation"]
     name = graph.one("Transpose", graph.small(x), perm=list(order))
-    return [Value(name, tuple(avals[0].shape), tuple(x.sizes[axis] for axis in order), x.dtype)]
+    sizes = tuple(x.sizes[axis] for axis in order)
+    return [Value(name, tuple(avals[0].shape), sizes, x.dtype)]
 
 
 @RULES.writes("concatenate")
@@ -53,7 +57,10 @@ def _stack(graph: Graph, params: Params, given: list[Value], avals: Sequence[Any
 def _split(graph: Graph, params: Params, given: list[Value], avals: Sequence[Any]) -> list[Value]:
     sizes = graph.integers(*params["sizes"])
     names = graph.add("Split", graph.full(given[0]), sizes, outputs=len(avals), axis=params["axis"])
-    return [value for name, aval in zip(names, avals, strict=True) for value in whole(name, aval)]
+    parts: list[Value] = []
+    for name, aval in zip(names, avals, strict=True):
+        parts += whole(name, aval)
+    return parts
 
 
 @RULES.writes("slice")
@@ -61,16 +68,20 @@ def _slice(graph: Graph, params: Params, given: list[Value], avals: Sequence[Any
     (x,) = given
     starts, ends = params["start_indices"], params["limit_indices"]
     steps = params["strides"] or (1,) * len(starts)
-    axes = [axis for axis, size in enumerate(avals[0].shape) if not _is_all(starts[axis], steps[axis], size, x, axis)]
+    axes = []
+    for axis, size in enumerate(avals[0].shape):
+        from_first = is_number(starts[axis]) and starts[axis] == 0
+        takes_all = from_first and steps[axis] == 1 and size == x.shape[axis]
+        if not takes_all:
+            axes.append(axis)
     if not axes:
         return whole(graph.full(x), avals[0])
-    bounds = [graph.shape(tuple(each[axis] for axis in axes)) for each in (starts, ends)]
-    name = graph.one("Slice", graph.full(x), *bounds, graph.integers(*axes), graph.integers(*(steps[a] for a in axes)))
+    first = graph.shape(tuple(starts[axis] for axis in axes))
+    end = graph.shape(tuple(ends[axis] for axis in axes))
+    array = graph.full(x)
+    apart = [steps[axis] for axis in axes]
+    name = graph.one("Slice", array, first, end, graph.integers(*axes), graph.integers(*apart))
     return whole(name, avals[0])
-
-
-def _is_all(start: Size, step: int, size: Size, x: Value, axis: int) -> bool:
-    return is_number(start) and start == 0 and step == 1 and size == x.shape[axis]
 
 
 @RULES.writes("dynamic_slice")
@@ -81,19 +92,24 @@ def _dynamic_slice(graph: Graph, params: Params, given: list[Value], avals: Sequ
     bounds = []
     for axis, start in enumerate(starts):
         last = graph.one("Sub", graph.shape((x.shape[axis],)), graph.shape((sizes[axis],)))
-        place = graph.one("Reshape", graph.one("Cast", graph.full(start), to=wide), graph.integers(1))
-        bounds.append(graph.one("Min", graph.one("Max", place, graph.integers(0)), last))
+        place = graph.one("Cast", graph.full(start), to=wide)
+        place = graph.one("Reshape", place, graph.integers(1))
+        place = graph.one("Max", place, graph.integers(0))
+        bounds.append(graph.one("Min", place, last))
     begin = graph.one("Concat", *bounds, axis=0)
     end = graph.one("Add", begin, graph.shape(sizes))
-    return whole(graph.one("Slice", graph.full(x), begin, end, graph.integers(*range(len(sizes)))), avals[0])
+    name = graph.one("Slice", graph.full(x), begin, end, graph.integers(*range(len(sizes))))
+    return whole(name, avals[0])
 
 
 @RULES.writes("rev")
 def _reverse(graph: Graph, params: Params, given: list[Value], avals: Sequence[Any]) -> list[Value]:
     axes = params["dimensions"]
-    first, last = [-1] * len(axes), [np.iinfo(np.int64).min] * len(axes)
-    bounds = [graph.integers(*each) for each in (first, last, axes, first)]
-    return whole(graph.one("Slice", graph.full(given[0]), *bounds), avals[0])
+    # From the last element backwards, to a place before any first one. The step back is -1, as the last place is.
+    last, before = [-1] * len(axes), [np.iinfo(np.int64).min] * len(axes)
+    bounds = [graph.integers(*each) for each in (last, before, axes, last)]
+    name = graph.one("Slice", graph.full(given[0]), *bounds)
+    return whole(name, avals[0])
 
 
 @RULES.writes("pad")

@@ -55,21 +55,21 @@ def onnx_model(
     arrays = []
     for name, spec in inputs.items():
         arrays.append(Value(name, tuple(spec.shape), tuple(spec.shape), np.dtype(spec.dtype)))
-    found = _walk(graph, closed.jaxpr, [_known(each) for each in closed.consts], arrays)
+    found = _called(graph, closed, arrays)
     for name, value in zip(shapes, found, strict=True):
         graph.nodes.append(helper.make_node("Identity", [graph.full(value)], [name]))
+    nodes = folded(graph, _needed(graph.nodes, set(shapes)))
+    takes = [_described(name, spec) for name, spec in inputs.items()]
+    gives = [_described(name, spec) for name, spec in shapes.items()]
     model = helper.make_model(
-        helper.make_graph(
-            folded(graph, _needed(graph.nodes, set(shapes))),
-            "jaxrec",
-            [_described(name, spec) for name, spec in inputs.items()],
-            [_described(name, spec) for name, spec in shapes.items()],
-        ),
+        helper.make_graph(nodes, "jaxrec", takes, gives),
         opset_imports=[helper.make_opsetid("", OPSET)],
         producer_name="jaxrec",
         ir_version=9,
     )
-    used = {name for node in model.graph.node for name in read_by(node)}
+    used: set[str] = set()
+    for node in model.graph.node:
+        used |= read_by(node)
     model.graph.initializer.extend(each for each in graph.constants if each.name in used)
     helper.set_model_props(model, dict(metadata))
     onnx.checker.check_model(model)
@@ -107,6 +107,12 @@ def _array(value: Value) -> Any:
     return jnp.asarray(np.broadcast_to(value.stored, value.shape))
 
 
+def _called(graph: Graph, closed: Any, inputs: Sequence[Value]) -> list[Value]:
+    """Writes a closed jaxpr; returns the outputs."""
+    constants = [_known(each) for each in closed.consts]
+    return _walk(graph, closed.jaxpr, constants, inputs)
+
+
 def _walk(graph: Graph, jaxpr: Any, constants: Sequence[Value], inputs: Sequence[Value]) -> list[Value]:
     """Writes the equations; returns the outputs."""
     values: dict[Any, Value] = {}
@@ -135,7 +141,7 @@ def _equation(graph: Graph, equation: Any, given: list[Value]) -> list[Value]:
         return _chosen(graph, params["branches"], given)
     inner = _inner(params)
     if inner is not None:
-        return _walk(graph, inner.jaxpr, [_known(each) for each in inner.consts], given)
+        return _called(graph, inner, given)
     avals = [variable.aval for variable in equation.outvars]
     missing = _missing(given)
     if missing is None and name not in RULES:
@@ -150,12 +156,18 @@ def _is_known(equation: Any, given: Sequence[Value]) -> bool:
     # A size as a number is given nothing, and depends on the batch for all that.
     if equation.primitive.name == "dim_as_value" or not all(value.known for value in given):
         return False
-    return all(is_number(size) for variable in equation.outvars for size in variable.aval.shape)
+    sizes: list[Any] = []
+    for variable in equation.outvars:
+        sizes += variable.aval.shape
+    return all(map(is_number, sizes))
 
 
 def _missing(values: Sequence[Value]) -> Missing | None:
     """The first operation that is missing for one of the arrays."""
-    return next((value.stored for value in values if isinstance(value.stored, Missing)), None)
+    for value in values:
+        if isinstance(value.stored, Missing):
+            return value.stored
+    return None
 
 
 def _without(missing: Missing, like: Any) -> Value:
@@ -166,8 +178,11 @@ def _without(missing: Missing, like: Any) -> Value:
 
 def _computed(equation: Any, given: list[Value]) -> list[Value]:
     """What an equation gives if all that it is given is known."""
-    found = equation.primitive.bind(*map(_array, given), **equation.primitive.get_bind_params(equation.params))
-    return [_known(each) for each in (found if equation.primitive.multiple_results else [found])]
+    primitive = equation.primitive
+    found = primitive.bind(*map(_array, given), **primitive.get_bind_params(equation.params))
+    if not primitive.multiple_results:
+        found = [found]
+    return [_known(each) for each in found]
 
 
 def _inner(params: Mapping[str, Any]) -> Any:
@@ -198,7 +213,8 @@ def _unrolled(graph: Graph, params: Mapping[str, Any], given: list[Value]) -> li
         outputs.append(found[carried:])
     if params["reverse"]:
         outputs.reverse()
-    return [*carry, *(_stacked(graph, each) for each in zip(*outputs, strict=True))]
+    stacks = [_stacked(graph, each) for each in zip(*outputs, strict=True)]
+    return [*carry, *stacks]
 
 
 @RULES.writes("while")
@@ -210,17 +226,17 @@ def _looped(graph: Graph, params: Mapping[str, Any], given: list[Value], avals: 
     condition, body = params["cond_jaxpr"], params["body_jaxpr"]
 
     def goes_on(graph: Graph, carry: list[Value]) -> Value:
-        consts = [_known(each) for each in condition.consts]
-        return _walk(graph, condition.jaxpr, consts, [*condition_fixed, *carry])[0]
+        return _called(graph, condition, [*condition_fixed, *carry])[0]
 
     inner = graph.inside()
     names = [graph.fresh("carried") for _ in first]
     carry = [Value(name, each.shape, each.shape, each.dtype) for name, each in zip(names, first, strict=True)]
     going = goes_on(inner, carry)
-    found = _walk(inner, body.jaxpr, [_known(each) for each in body.consts], [*body_fixed, *carry])
+    found = _called(inner, body, [*body_fixed, *carry])
     # Of a batch of loops, those that have ended stay as they are.
     found = [_where(inner, going, new, old) for new, old in zip(found, carry, strict=True)]
-    outputs = [inner.one("Identity", each) for each in (_any(inner, goes_on(inner, found)), *map(inner.full, found))]
+    results = [_any(inner, goes_on(inner, found)), *map(inner.full, found)]
+    outputs = [inner.one("Identity", each) for each in results]
     number, again = graph.fresh("pass"), graph.fresh("again")
     state = [jax.ShapeDtypeStruct(each.shape, each.dtype) for each in first]
     truth, count = jax.ShapeDtypeStruct((), np.bool_), jax.ShapeDtypeStruct((), np.int64)
@@ -231,7 +247,8 @@ def _looped(graph: Graph, params: Mapping[str, Any], given: list[Value], avals: 
         [_described(name, spec) for name, spec in zip(outputs, [truth, *state], strict=True)],
     )
     start = [graph.full(each) for each in first]
-    last = graph.add("Loop", "", _any(graph, goes_on(graph, list(first))), *start, outputs=len(first), body=loop)
+    begins = _any(graph, goes_on(graph, list(first)))
+    last = graph.add("Loop", "", begins, *start, outputs=len(first), body=loop)
     return [Value(name, each.shape, each.shape, each.dtype) for name, each in zip(last, first, strict=True)]
 
 
@@ -240,8 +257,11 @@ def _where(graph: Graph, going: Value, new: Value, old: Value) -> Value:
     if not going.shape:
         return new
     ones = graph.integers(*range(len(going.shape), len(new.shape)))
-    which = graph.one("Unsqueeze", graph.full(going), ones) if len(new.shape) > len(going.shape) else graph.full(going)
-    return Value(graph.where(which, graph.full(new), graph.full(old), new.dtype), new.shape, new.shape, new.dtype)
+    which = graph.full(going)
+    if len(new.shape) > len(going.shape):
+        which = graph.one("Unsqueeze", which, ones)
+    name = graph.where(which, graph.full(new), graph.full(old), new.dtype)
+    return Value(name, new.shape, new.shape, new.dtype)
 
 
 def _any(graph: Graph, truths: Value) -> str:
@@ -280,8 +300,7 @@ def _chosen(graph: Graph, branches: Sequence[Any], given: list[Value]) -> list[V
     number, *operands = given
 
     def taken(place: int) -> list[Value]:
-        branch = branches[place]
-        return _walk(graph, branch.jaxpr, [_known(each) for each in branch.consts], operands)
+        return _called(graph, branches[place], operands)
 
     if isinstance(number.stored, Missing):
         return [_without(number.stored, each) for each in taken(0)]
@@ -292,7 +311,6 @@ def _chosen(graph: Graph, branches: Sequence[Any], given: list[Value]) -> list[V
     second = graph.one("Cast", number.stored, to=element_type(np.bool_))
     found = []
     for no, yes in zip(taken(0), taken(1), strict=True):
-        found.append(
-            Value(graph.where(second, graph.full(yes), graph.full(no), no.dtype), no.shape, no.shape, no.dtype)
-        )
+        name = graph.where(second, graph.full(yes), graph.full(no), no.dtype)
+        found.append(Value(name, no.shape, no.shape, no.dtype))
     return found
