@@ -68,8 +68,11 @@ def by_split(name: str, arrays: Mapping[str, Any], reads: Reads) -> Named:
         if key not in (each.key, each.key.removesuffix("s")):
             other[each.key] = key
     _check_splits(name, splits)
-    told = ", ".join(f"'{given}' as '{key}'" for given, key in other.items())
-    return Named(splits, tuple(stray), (f"arrays are read under other names: {told}",) if other else ())
+    remarks: tuple[str, ...] = ()
+    if other:
+        told = ", ".join(f"'{given}' as '{key}'" for given, key in other.items())
+        remarks = (f"arrays are read under other names: {told}",)
+    return Named(splits, tuple(stray), remarks)
 
 
 def _places(name: str, arrays: Mapping[str, Any]) -> list[Placed]:
@@ -78,7 +81,10 @@ def _places(name: str, arrays: Mapping[str, Any]) -> list[Placed]:
         alone = [key for key in arrays if key not in nested]
         if alone:
             raise UserError(f"{name} mixes splits with the array '{alone[0]}': give one for each split")
-        return [Placed(key, split, key, array) for split, values in nested.items() for key, array in values.items()]
+        places = []
+        for split, values in nested.items():
+            places += [Placed(key, split, key, array) for key, array in values.items()]
+        return places
     parted = [_parted(given, array) for given, array in arrays.items()]
     # A number called test_score states no split.
     if any(each.split != UNCUT and _is_example(each) for each in parted):

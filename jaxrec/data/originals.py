@@ -78,7 +78,9 @@ def open_original(name: str, folder: Path, reads: Reads, options: Options) -> So
     splits = ORIGINALS[name].find(name, folder)
     if splits is None:
         return None
-    whole = {key: np.concatenate([examples[key] for examples in splits.values()]) for key in splits["train"]}
+    whole = {}
+    for key in splits["train"]:
+        whole[key] = np.concatenate([examples[key] for examples in splits.values()])
     features = {"image": Feature("image", whole["image"].shape[1:], "uint8")}
     for key, names in ORIGINALS[name].names.items():
         features[key] = Feature("class", (), "int32", names)
@@ -104,7 +106,11 @@ def _folders(folder: Path) -> list[Path]:
     found = [folder]
     level = [folder]
     for _ in range(DEEP):
-        level = sorted(each for place in level if place.is_dir() for each in place.iterdir() if each.is_dir())
+        below: list[Path] = []
+        for place in level:
+            if place.is_dir():
+                below += [each for each in place.iterdir() if each.is_dir()]
+        level = sorted(below)
         found += level
     return found
 
@@ -115,19 +121,24 @@ def _plain_name(path: Path) -> str:
 
 
 def _idx(name: str, folder: Path) -> dict[str, Examples] | None:
-    places = [place for place in _folders(folder) if all(_named(place, each) for each in IDX["train"] + IDX["test"])]
+    needed = IDX["train"] + IDX["test"]
+    places = [place for place in _folders(folder) if all(_named(place, each) for each in needed)]
     # Both sets have the same file names, so that only the folder tells them apart.
     fashion = [place for place in places if "fashion" in _plain_name(place)]
     others = [place for place in places if place not in fashion]
-    suitable = fashion + [place for place in others if place == folder] if name == "fashion_mnist" else others
+    suitable = others
+    if name == "fashion_mnist":
+        suitable = fashion + [place for place in others if place == folder]
     if not suitable:
         return None
+    nearest = suitable[0]
     splits = {}
     for split, (images, labels) in IDX.items():
-        image, label = (read_idx(_found(suitable[0], each)) for each in (images, labels))
+        image = read_idx(_found(nearest, images))
+        label = read_idx(_found(nearest, labels))
         if image.ndim != 3 or label.shape != image.shape[:1]:
             raise UserError(
-                f"{suitable[0]} holds images {image.shape} and labels {label.shape} for {split}: get its files again"
+                f"{nearest} holds images {image.shape} and labels {label.shape} for {split}: get its files again"
             )
         splits[split] = {"image": image[..., None], "label": label.astype(np.int32)}
     return splits
@@ -174,8 +185,12 @@ def _cifar(name: str, folder: Path) -> dict[str, Examples] | None:
     pattern = HUNDRED if hundred else BATCHES
     for files in _cifar_places(folder, "100" if hundred else "10"):
         found = {split: _matching(files, each) for split, each in pattern.items()}
-        if all(found.values()):
-            return {split: _joined([_batch(path, files[path], hundred) for path in found[split]]) for split in found}
+        if not all(found.values()):
+            continue
+        splits = {}
+        for split, paths in found.items():
+            splits[split] = _joined([_batch(path, files[path], hundred) for path in paths])
+        return splits
     return None
 
 
@@ -234,7 +249,8 @@ def _binary(content: bytes, hundred: bool) -> tuple[np.ndarray | None, Examples]
     if not content or len(content) % row:
         return None, {}
     table = np.frombuffer(content, np.uint8).reshape(-1, row)
-    return table[:, len(names) :], {name: table[:, place].astype(np.int32) for place, name in enumerate(names)}
+    labels = {name: table[:, place].astype(np.int32) for place, name in enumerate(names)}
+    return table[:, len(names) :], labels
 
 
 class _PlainPickles(pickle.Unpickler):
