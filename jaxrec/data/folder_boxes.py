@@ -52,7 +52,7 @@ def open_folder_boxes(root: Path, reads: Reads, options: Options) -> Source | No
     without area, outside the image or of no class. ``skip_bad`` leaves these out instead.
     """
     below = Below(root)
-    annotations = next(filter(None, (read(below) for read in FORMATS)), None)
+    annotations = _annotations(below)
     if annotations is None:
         return None
     chosen = choose(f"folder:{root}", reads, {"image": "image", "boxes": "boxes", "box_classes": "box_classes"})
@@ -68,6 +68,15 @@ def open_folder_boxes(root: Path, reads: Reads, options: Options) -> Source | No
     remarks = (f"boxes are read from {annotations.format}", *annotations.remarks, *_unsure(seen))
     remarks += _remarks(opened.files, names)
     return to_source(root, opened, arranged, left_out, remarks, also=repr(names))
+
+
+def _annotations(below: Below) -> Annotations | None:
+    """What the files of the first format that is there say; None if there is none."""
+    for read in FORMATS:
+        found = read(below)
+        if found is not None:
+            return found
+    return None
 
 
 def _checked(root: Path, annotations: Annotations, options: Options) -> tuple[list[Seen], list[File], list[LeftOut]]:
@@ -94,8 +103,13 @@ def _in_splits(marked: Sequence[Marked]) -> tuple[list[Marked], list[LeftOut]]:
     """The images in splits, if some are in one, and those beside them."""
     if not any(each.split for each in marked):
         return list(marked), []
-    beside = [LeftOut(each.image, "beside the splits", "it is in no split") for each in marked if not each.split]
-    return [each for each in marked if each.split], beside
+    inside, beside = [], []
+    for each in marked:
+        if each.split:
+            inside.append(each)
+        else:
+            beside.append(LeftOut(each.image, "beside the splits", "it is in no split"))
+    return inside, beside
 
 
 def _seen(marked: Marked) -> Seen:
@@ -164,12 +178,14 @@ def _check(problems: Sequence[LeftOut], options: Options) -> None:
 
 def _names(root: Path, annotations: Annotations, seen: Sequence[Seen], known: Sequence[str]) -> tuple[str, ...]:
     """The classes in the order of their numbers."""
-    used = sorted({name for one in seen for name in one.names})
+    used: set[str] = set()
+    for one in seen:
+        used.update(one.names)
     if not used:
         raise UserError(f"folder {root} holds no boxes ({annotations.format}): expected one in an image at least")
     if known:
-        return numbered(f"folder {root}", used, known)
-    return annotations.names or tuple(used)
+        return numbered(f"folder {root}", sorted(used), known)
+    return annotations.names or tuple(sorted(used))
 
 
 def _file(file: File, seen: Seen, numbers: dict[str, int]) -> File:
@@ -181,9 +197,11 @@ def _features(
     named: dict[str, str], names: tuple[str, ...], files: Sequence[File], options: Options
 ) -> dict[str, Feature]:
     """The features of boxes, with room for as many as an image has, or as a run knows."""
-    most = max(1, *(len(file.objects.boxes) for file in files if file.objects))
+    counts = [len(file.objects.boxes) for file in files if file.objects]
     if options.known is not None:
-        most = max([most, *(options.known.features[name].shape[0] for kind, name in named.items() if kind != "image")])
+        known = options.known.features
+        counts += [known[name].shape[0] for kind, name in named.items() if kind != "image"]
+    most = max([1, *counts])
     features = {}
     if "boxes" in named:
         features[named["boxes"]] = Feature("boxes", (most, 4), "float32")
@@ -203,9 +221,11 @@ def _unsure(seen: Sequence[Seen]) -> tuple[str, ...]:
 def _remarks(files: Sequence[File], names: Sequence[str]) -> tuple[str, ...]:
     """What a user should know of the boxes and their classes."""
     empty = sum(not len(file.objects.boxes) for file in files if file.objects)
-    trained = _numbers([file for file in files if not file.split or same_split(file.split, "train")])
-    unused = sorted(set(range(len(names))) - _numbers(files))
-    untrained = sorted(_numbers(files) - trained)
+    training = [file for file in files if not file.split or same_split(file.split, "train")]
+    trained = _numbers(training)
+    used = _numbers(files)
+    unused = sorted(set(range(len(names))) - used)
+    untrained = sorted(used - trained)
     shown_names = [shown(name) for name in names]
     remarks: tuple[str, ...] = ()
     if empty:
@@ -219,4 +239,8 @@ def _remarks(files: Sequence[File], names: Sequence[str]) -> tuple[str, ...]:
 
 def _numbers(files: Sequence[File]) -> set[int]:
     """The classes of which the files have a box."""
-    return {number for file in files if file.objects for number in file.objects.classes.tolist()}
+    numbers: set[int] = set()
+    for file in files:
+        if file.objects:
+            numbers.update(file.objects.classes.tolist())
+    return numbers
