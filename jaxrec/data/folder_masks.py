@@ -52,7 +52,8 @@ def open_folder_masks(root: Path, reads: Reads, options: Options, remarks: tuple
     Raises UserError naming what is amiss.
     """
     chosen = choose(f"folder:{root}", reads, {"image": "image", "mask": "mask"})
-    image, mask = sorted(chosen, key=lambda name: chosen[name])
+    named = {kind: name for name, kind in chosen.items()}
+    image, mask = named["image"], named["mask"]
     found = _find(root)
     listed = _read_classes(root / CLASSES)
     with strict_pillow(), ThreadPoolExecutor() as pool:
@@ -64,8 +65,11 @@ def open_folder_masks(root: Path, reads: Reads, options: Options, remarks: tuple
     arranged = arrange(root, opened.files, options.known, None)
     remarks += _remarks(seen, classes)
     if known is None:
-        remarks += _untrained(seen, classes, [opened.files[row].mask for row in _training(arranged)])
-    taken = {path for file in found for path in (file.image, file.mask)}
+        training = [opened.files[row].mask for row in _training(arranged)]
+        remarks += _untrained(seen, classes, training)
+    taken: set[Path | None] = set()
+    for file in found:
+        taken |= {file.image, file.mask}
     below = walk(root)
     left_out += [each for each in below.left_out if each.path != root / CLASSES]
     left_out += [LeftOut(path, "beside images/ and masks/", BESIDE) for path in below.images if path not in taken]
@@ -77,12 +81,16 @@ def _find(root: Path) -> list[File]:
     if (root / "images").is_dir():
         return list(_pairs(root, ""))
     splits = [path for path in folders(root) if (path / "images").is_dir()]
-    if not any(same_split(path.name, split) for path in splits for split in ("train", "test")):
+    known = [path for path in splits if same_split(path.name, "train") or same_split(path.name, "test")]
+    if not known:
         raise UserError(
             f"folder {root} holds no images with masks: expected {root}/images/ and {root}/masks/, "
             "or both of them in train/ and test/"
         )
-    return [file for split in splits for file in _pairs(split, split.name)]
+    files: list[File] = []
+    for split in splits:
+        files += _pairs(split, split.name)
+    return files
 
 
 def _pairs(folder: Path, split: str) -> Iterator[File]:
@@ -174,9 +182,17 @@ def _read_classes(path: Path) -> ClassList:
     return ClassList(tuple(names) or None, void)
 
 
+def _values(seen: Sequence[Seen]) -> set[int]:
+    """The values that occur in some of the masks."""
+    values: set[int] = set()
+    for each in seen:
+        values |= each.values
+    return values
+
+
 def _classes(root: Path, seen: Sequence[Seen], listed: ClassList, known: Feature | None) -> MaskClasses:
     """The classes of the masks; raises UserError naming a mask that does not fit those listed or known to a run."""
-    together = set().union(*(each.values for each in seen))
+    together = _values(seen)
     if known is not None:
         listed = ClassList(known.names, known.void)
     try:
@@ -191,12 +207,15 @@ def _classes(root: Path, seen: Sequence[Seen], listed: ClassList, known: Feature
         if known is not None and known.values:
             fit = set(known.values)
         beyond = together - fit - {void}
-        wrong = next((each.path for each in seen if each.values & beyond), seen[0].path)
+        misfits = [each.path for each in seen if each.values & beyond]
+        wrong = misfits[0] if misfits else seen[0].path
         raise UserError(
             f"{wrong} does not fit the classes of folder {root} ({error}): "
             f"name each class, or state 'void N', in {root / 'classes.txt'}"
         ) from error
-    return renumbered(classes, together) if listed == ClassList() else classes
+    if listed == ClassList():
+        return renumbered(classes, together)
+    return classes
 
 
 def _remarks(seen: Sequence[Seen], classes: MaskClasses) -> tuple[str, ...]:
@@ -227,7 +246,7 @@ def _training(arranged: Arranged) -> list[int]:
 def _untrained(seen: Sequence[Seen], classes: MaskClasses, training: Sequence[Path | None]) -> tuple[str, ...]:
     """The sentence that says which classes occur in no training mask; none if all do."""
     masks = set(training)
-    values = set().union(*(each.values for each in seen if each.path in masks))
+    values = _values([each for each in seen if each.path in masks])
     numbers = set(classes.number(np.array(sorted(values), np.int64)).tolist())
     missing = [number for number in range(len(classes.names)) if number not in numbers]
     if not missing:

@@ -153,7 +153,9 @@ def _repeated(found: Sequence[File]) -> tuple[str, ...]:
     told = []
     for split in dict.fromkeys(file.split for file in found):
         examples = [file for file in found if file.split == split]
-        counts = {A: len({file.image for file in examples}), B: len({file.partner for file in examples})}
+        of_a = {file.image for file in examples}
+        of_b = {file.partner for file in examples}
+        counts = {A: len(of_a), B: len(of_b)}
         fewer, more = sorted(counts, key=lambda kind: counts[kind])
         if counts[fewer] < counts[more]:
             told.append(
@@ -196,9 +198,12 @@ def _named_alike(root: Path) -> list[File]:
 
 def _beside(root: Path, found: Sequence[File]) -> list[LeftOut]:
     """The files below a folder that belong to no example."""
-    taken = {path for file in found for path in (file.image, file.partner)}
+    taken: set[Path | None] = set()
+    for file in found:
+        taken |= {file.image, file.partner}
     below = walk(root)
-    return below.left_out + [LeftOut(path, "beside A and B", BESIDE) for path in below.images if path not in taken]
+    beside = [LeftOut(path, "beside A and B", BESIDE) for path in below.images if path not in taken]
+    return below.left_out + beside
 
 
 def _open(found: Sequence[File], sides: Sides, options: Options) -> Readable:
