@@ -49,9 +49,10 @@ def read_coco(below: Below) -> Annotations | None:
         marked += found
         problems += wrong
     _check_once(marked)
+    # Categories of one name are one class.
     ordered = tuple(dict.fromkeys(names[number] for number in sorted(names)))
-    reason = f"no {'file' if len(files) > 1 else next(iter(files)).name} lists it"
-    left_out = not_used(below, (each.image for each in marked), reason)
+    which = "file" if len(files) > 1 else next(iter(files)).name
+    left_out = not_used(below, [each.image for each in marked], f"no {which} lists it")
     return Annotations("COCO JSON", marked, set(files), ordered, problems, left_out)
 
 
@@ -75,8 +76,9 @@ def _content(path: Path) -> Any:
         content = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}): expected COCO's JSON; replace it or remove it") from error
-    fits = isinstance(content, dict) and all(_is_table(content.get(part)) for part in PARTS)
-    return content if fits else None
+    if isinstance(content, dict) and all(_is_table(content.get(part)) for part in PARTS):
+        return content
+    return None
 
 
 def _is_table(part: Any) -> bool:
@@ -186,7 +188,8 @@ def _image(below: Below, path: Path, name: str, split: str) -> Path | None:
     if not parts:
         return None
     named = below.by_stem.get(Path(parts[-1]).stem, [])
-    return below.image_of([image for image in named if image.parts[-len(parts) :] == parts], path, split)
+    fitting = [image for image in named if image.parts[-len(parts) :] == parts]
+    return below.image_of(fitting, path, split)
 
 
 def _check_once(marked: list[Marked]) -> None:
@@ -194,6 +197,7 @@ def _check_once(marked: list[Marked]) -> None:
     seen: dict[Path, Path] = {}
     for each in marked:
         if each.image in seen:
-            where = f"{seen[each.image]} and {each.source}" if seen[each.image] != each.source else str(each.source)
+            first = seen[each.image]
+            where = str(first) if first == each.source else f"{first} and {each.source}"
             raise UserError(f"{each.image} is listed twice in {where}: list it once")
         seen[each.image] = each.source

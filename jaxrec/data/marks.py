@@ -74,7 +74,9 @@ class Below:
         """Images by their names without the suffix."""
         for image in self.images:
             self.by_stem.setdefault(image.stem, []).append(image)
-        words = {split_word(folder) for image in self.images for folder in self._folders(image)}
+        words: set[str] = set()
+        for image in self.images:
+            words.update(split_word(folder) for folder in self._folders(image))
         # A word of one name alone, such as training_data, may be said of the whole set.
         self.worded = "train" in words and len(words - {""}) > 1
 

@@ -107,7 +107,10 @@ def _candidates(bases: Sequence[Path], place: str) -> list[Path]:
     place = place.replace("\\", "/")
     # Some tools write ../train/images for a folder that lies beside the file.
     inner = re.sub(r"^(\.\./)+(?=.)", "", place)
-    return [Path(os.path.abspath(base / each)) for each in (place, inner) for base in bases]
+    found = []
+    for each in (place, inner):
+        found += [Path(os.path.abspath(base / each)) for base in bases]
+    return found
 
 
 def _add(stated: Stated, path: Path, split: str, images: Sequence[Path]) -> None:
