@@ -105,7 +105,8 @@ def _open_classes(
     options: Options,
 ) -> Source:
     root = tree.root
-    named = _named(root, reads, {**(CLIPS if frames else {"image": "image"}), "label": "class"})
+    there = CLIPS if frames else {"image": "image"}
+    named = _named(root, reads, {**there, "label": "class"})
     label = named["label"]
     what, wanted = ("clips", FORMS) if frames else ("images", IMAGES)
     _check_class_folders(tree, placed, what, wanted)
@@ -115,7 +116,8 @@ def _open_classes(
     if not found:
         raise UserError(f"folder {root} holds no {what} in class folders: add {wanted}")
     where = f"folder {root}"
-    names = numbered(where, sorted({class_name(each.folder) for each in found}), known_names(options.known, label))
+    used = sorted({class_name(each.folder) for each in found})
+    names = numbered(where, used, known_names(options.known, label))
     if len(names) < 2:
         raise UserError(
             f"folder {root} holds only one class, '{', '.join(names)}': expected at least two class folders"
@@ -136,7 +138,8 @@ def _open_classes(
 
 def _has_classes(tree: Tree, placed: list[Placed]) -> bool:
     """Whether the images to train on lie in at least two folders, as those of classes do."""
-    return len({each.folder for each in placed if each.folder and _trains(tree, each.split)}) >= 2
+    trained = {each.folder for each in placed if each.folder and _trains(tree, each.split)}
+    return len(trained) >= 2
 
 
 def _trains(tree: Tree, split: str) -> bool:
