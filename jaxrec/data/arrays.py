@@ -120,7 +120,9 @@ def _class_names(names: Any) -> tuple[str, ...] | None:
 
 def _unread(splits: Mapping[str, Arrays], chosen: Mapping[str, str], stray: Sequence[str]) -> tuple[str, ...]:
     """The sentence that names the arrays that are not read; none if all are."""
-    there = {key for values in splits.values() for key in values}
+    there: set[str] = set()
+    for values in splits.values():
+        there.update(values)
     unread = sorted((there - set(chosen.values())).union(stray))
     return (f"arrays that are not read: {', '.join(unread)}",) if unread else ()
 
@@ -139,7 +141,8 @@ def _dark(what: str, images: np.ndarray) -> tuple[str, ...]:
 
 def _kinds(splits: Mapping[str, Arrays], reads: Reads) -> dict[str, str]:
     """The kind of each array that all splits have: what it is read as, or what its shape says."""
-    shared = set.intersection(*(set(values) for values in splits.values()))
+    keys = [set(values) for values in splits.values()]
+    shared = set.intersection(*keys)
     first = next(iter(splits.values()))
     kinds = {}
     for key in first:
@@ -163,12 +166,14 @@ def _kind(kinds: str, key: str, array: np.ndarray) -> str:
         "number": array.ndim == 1,
     }
     possible = alternatives(kinds)
-    return next((kind for kind in possible if fits[kind]), possible[0])
+    fitting = [kind for kind in possible if fits[kind]]
+    return fitting[0] if fitting else possible[0]
 
 
 def _with_lengths(splits: Mapping[str, Arrays], kinds: Mapping[str, str]) -> dict[str, Arrays]:
     """The splits with the length of each clip, which is all of its frames."""
-    key = next(key for key, kind in kinds.items() if kind == "clip")
+    of_clips = [key for key, kind in kinds.items() if kind == "clip"]
+    key = of_clips[0]
     found = {}
     for split, values in splits.items():
         clips = np.asarray(values[key])
@@ -395,7 +400,8 @@ def _cut(name: str, features: Mapping[str, Feature], whole: Mapping[str, np.ndar
     if count < 2:
         raise UserError(f"{name} has {count} example: expected two or more, or a mapping for each of train and test")
     labels = [whole[each] for each, feature in features.items() if feature.kind == "class"]
-    train, test = cut(np.random.default_rng(0).permutation(count), 0.2, labels[0] if labels else None)
+    rows = np.random.default_rng(0).permutation(count)
+    train, test = cut(rows, 0.2, labels[0] if labels else None)
     return {"train": train, "test": test}
 
 

@@ -167,7 +167,8 @@ def open_clips(found: Sequence[File], clip: str, length: str | None, values: Fea
         measured: list[Path] = []
         if options.known is None:
             shape, dtype = image_format(files, headers, options.size)
-            measured = [path for file in to_measure(files, headers) for path in file.frames]
+            for file in to_measure(files, headers):
+                measured += file.frames
             levels = levels_in(pool, measured)
             image = Feature("image", shape, dtype, resize=options.resize, levels=levels.values)
         else:
