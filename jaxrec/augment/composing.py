@@ -56,7 +56,7 @@ def paste(
     ``pictures`` are images and masks [B, H, W, ...] by name; ``on`` is a bool scalar. There are N + ``count`` boxes
     after it.
     """
-    givers = Objects(*(jnp.roll(each, 1, axis=0) for each in objects))
+    givers = Objects(*[jnp.roll(each, 1, axis=0) for each in objects])
     given = {name: jnp.roll(values, 1, axis=0) for name, values in pictures.items()}
     chance = _chances(objects.classes, givers.classes)
     _, height, width = next(iter(pictures.values())).shape[:3]
@@ -161,8 +161,10 @@ def _mosaic_objects(chosen: jax.Array, point: jax.Array, size: tuple[int, int], 
         # An image that stays is its own first tile.
         stays = objects if place == 0 else objects._replace(classes=jnp.full_like(classes, -1))
         tile = Objects(boxes, whole, classes)
-        tiles.append(Objects(*(_where(chosen, ours, theirs) for ours, theirs in zip(tile, stays, strict=True))))
-    every = Objects(*(jnp.concatenate(parts, 1) for parts in zip(*tiles, strict=True))).seen()
+        mixed = [_where(chosen, ours, theirs) for ours, theirs in zip(tile, stays, strict=True)]
+        tiles.append(Objects(*mixed))
+    together = [jnp.concatenate(parts, 1) for parts in zip(*tiles, strict=True)]
+    every = Objects(*together).seen()
     _, largest = jax.lax.top_k(areas(every.boxes), ROOM * count)
     largest = largest.astype(jnp.int32)
     return Objects(

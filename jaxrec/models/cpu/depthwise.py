@@ -30,9 +30,10 @@ def _convolved(x: jax.Array, kernel: jax.Array, strides: int, pads: Pads) -> jax
 
 def _padded(x: jax.Array, pads: Pads, dilation: int = 1) -> jax.Array:
     """x [B,H,W,C] with zeros around its pixels and, if it is dilated, between them."""
-    edges = [(0, 0, 0), *((before, after, dilation - 1) for before, after in pads), (0, 0, 0)]
+    sides = [(before, after, dilation - 1) for before, after in pads]
+    padded = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *sides, (0, 0, 0)])
     # As an array of its own: otherwise every use would pad again.
-    return lax.optimization_barrier(lax.pad(x, jnp.zeros((), x.dtype), edges))
+    return lax.optimization_barrier(padded)
 
 
 def _shifted(padded: jax.Array, size: int, strides: int) -> list[tuple[tuple[int, int], jax.Array]]:
@@ -40,8 +41,9 @@ def _shifted(padded: jax.Array, size: int, strides: int) -> list[tuple[tuple[int
     rows, columns = ((side - size) // strides + 1 for side in padded.shape[1:3])
     found = []
     for i, j in itertools.product(range(size), range(size)):
-        ends = i + (rows - 1) * strides + 1, j + (columns - 1) * strides + 1
-        found.append(((i, j), padded[:, i : ends[0] : strides, j : ends[1] : strides]))
+        bottom = i + (rows - 1) * strides + 1
+        right = j + (columns - 1) * strides + 1
+        found.append(((i, j), padded[:, i:bottom:strides, j:right:strides]))
     return found
 
 
@@ -52,7 +54,8 @@ def _forward(x: jax.Array, kernel: jax.Array, strides: int, pads: Pads) -> tuple
 def _backward(strides: int, pads: Pads, kept: tuple, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = kept
     size = kernel.shape[0]
-    by_place = [(part * gradient).sum((0, 1, 2)) for _, part in _shifted(_padded(x, pads), size, strides)]
+    shifted = _shifted(_padded(x, pads), size, strides)
+    by_place = [(part * gradient).sum((0, 1, 2)) for _, part in shifted]
     # The image's gradient is the convolution of the output's, dilated by the strides, with the kernel turned around.
     around = []
     for side, given, (before, _) in zip(x.shape[1:3], gradient.shape[1:3], pads, strict=True):
