@@ -75,7 +75,8 @@ class Members:
         make = initializer(task, system, session.devices, members=True, judge=judge)
         examples = first_examples(session.data.train)
         for members in self.groups():
-            state = make(jnp.stack([jax.random.key(member.seed) for member in members]), examples)
+            keys = [jax.random.key(member.seed) for member in members]
+            state = make(jnp.stack(keys), examples)
             state, session.start_notes = started(state, session.config, system, session.weights, members=True)
             own = {}
             for option in members[0].values:
@@ -110,7 +111,8 @@ class Members:
 
     def halve(self, stacks: list[State], step: int) -> list[State]:
         """Drops the worse half of the remaining members; returns the states of the others."""
-        kept = sorted(self.remaining, key=self.rank)[: -(-len(self.remaining) // 2)]
+        half = math.ceil(len(self.remaining) / 2)
+        kept = sorted(self.remaining, key=self.rank)[:half]
         places = [place for place, member in enumerate(self.remaining) if member in kept]
         for member in self.remaining:
             if member not in kept:
@@ -130,7 +132,8 @@ class MembersFeed(Feed):
     """The batches of all members: a list with what each stack is sent. Members of one seed share what is read."""
 
     def __init__(self, members: Members, former: Feed | None = None) -> None:
-        session, examples = members.session, former.examples if former else None
+        session = members.session
+        examples = former.examples if former else None
         self.groups = members.groups()
         self.feeds: dict[int, Feed] = {}
         for member in members.remaining:
@@ -147,12 +150,16 @@ class MembersFeed(Feed):
     def on_host(self, start: int, end: int) -> Iterator[Call]:
         """A call for all stacks, of what is sent to each."""
         before, stacks = None, []
-        for calls in zip(*(feed.on_host(start, end) for feed in self.feeds.values()), strict=True):
+        every = [feed.on_host(start, end) for feed in self.feeds.values()]
+        for calls in zip(*every, strict=True):
             # Calls may share what is sent; if one seed's is new, all are.
             if calls[0].sent is not before:
                 before = calls[0].sent
                 by_seed = {seed: call.sent for seed, call in zip(self.feeds, calls, strict=True)}
-                stacks = [stack([by_seed[member.seed] for member in group]) for group in self.groups]
+                stacks = []
+                for group in self.groups:
+                    sent = [by_seed[member.seed] for member in group]
+                    stacks.append(stack(sent))
             yield Call(calls[0].end, stacks)
 
     def send(self, batch: Any) -> Any:

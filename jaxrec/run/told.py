@@ -25,7 +25,8 @@ def told(system: System, config: Task, split: Split, index: np.ndarray, predict:
         said = system.rows(config, shown[0], predict(*shown), split.features)
     rows = []
     for place in range(len(index)):
-        truth = true_values(split.features, {name: values[place] for name, values in examples.items()})
+        example = {name: values[place] for name, values in examples.items()}
+        truth = true_values(split.features, example)
         rows.append({**truth, **said[place]})
     return rows
 
