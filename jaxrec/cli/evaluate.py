@@ -72,7 +72,10 @@ def main(argv: list[str]) -> None:
     found = _diagnosed(trained, data, options)
     results = trained.evaluate_data(data, options.test_split)
     if options.json:
-        print(json.dumps({**results, **found, "slices": slices} if slices else {**results, **found}))
+        told = {**results, **found}
+        if slices:
+            told["slices"] = slices
+        print(json.dumps(told))
         return
     _print(trained, results)
     if found:
@@ -157,7 +160,9 @@ def _print_slices(column: str, slices: dict[str, dict[str, Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    names = list(dict.fromkeys(name for metrics in slices.values() for name in metrics))
+    names: dict[str, None] = {}
+    for metrics in slices.values():
+        names.update(dict.fromkeys(metrics))
     table = Table()
     for name in (column, *names):
         table.add_column(Text(name))

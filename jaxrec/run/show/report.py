@@ -78,7 +78,10 @@ class Record:
     def headline(self) -> str | None:
         """The metric to lead with: the first of the system's that is there, else the first number."""
         numbers = [key for key, value in self.results.items() if is_number(value) and key not in COUNTS]
-        return next((key for key in (*self.facts["headline"], *numbers) if key in numbers), None)
+        for key in (*self.facts["headline"], *numbers):
+            if key in numbers:
+                return key
+        return None
 
     def headline_text(self) -> str:
         """The value of that metric, with its deviation over seeds; of a search, the best member's."""
@@ -130,16 +133,20 @@ def write_report(run: Path) -> Path:
     for name in record.facts["evolving"]:
         timeline(run / "pictures", name)
     captions = {**record.facts["captions"], trust.RELIABILITY: trust.CAPTION}
+    names = class_names(record.manifest)
+    members = ""
+    if record.members:
+        members = f"<h2>Members</h2>\n{members_table(record.members, record.results, record.facts)}"
     body = [
         _header(record),
         f"<h2>Pictures</h2>\n{gallery(run / 'pictures', captions)}",
         mistakes(run / "pictures"),
         f"<h2>Training</h2>\n{curves_of(record.metrics, record.facts)}",
-        f"<h2>Test results</h2>\n{figures_table(record.best, record.facts, class_names(record.manifest))}",
-        class_tables(record.best, class_names(record.manifest)),
+        f"<h2>Test results</h2>\n{figures_table(record.best, record.facts, names)}",
+        class_tables(record.best, names),
         trust.calibration(record.calibration),
         trust.weak_spots(run, record.weak_spots),
-        f"<h2>Members</h2>\n{members_table(record.members, record.results, record.facts)}" if record.members else "",
+        members,
         f"<h2>Settings that differ from the defaults</h2>\n{_changes(record)}",
         f"<h2>Use this run</h2>\n{_commands(record)}",
         f"<h2>Record</h2>\n{_names(record)}\n{_details('Settings', record.config)}",
@@ -150,33 +157,45 @@ def write_report(run: Path) -> Path:
 
 
 def _header(record: Record) -> str:
-    results, manifest = record.best, record.manifest
-    dataset, seconds = manifest.get("dataset", {}), manifest.get("seconds", {})
-    main, value = record.headline, record.headline_text()
+    note = _progress(record)
+    tiles = ""
+    for name, value in _tiles(record).items():
+        if value:
+            tiles += f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
+    lines = [
+        f'<header>\n<p class="note">jaxrec run</p>\n<h1>{escape(record.run.name)}</h1>',
+        f'<p class="verdict">{escape(_verdict(record))}</p>',
+        f'<p class="note">{escape(note)}</p>' if note else "",
+        f'<dl class="facts">{tiles}</dl>' if tiles else "",
+        "</header>",
+    ]
+    return "\n".join(lines)
+
+
+def _verdict(record: Record) -> str:
+    """What was trained, and how good it is."""
+    main, results = record.headline, record.best
+    if not main:
+        return f"{record.subject}."
     examples = ""
     if "examples" in results:
         examples = f" on {text(results['examples'])} {results.get('split', 'test')} examples"
     best = f", the best of {len(record.members)} members" if record.searched else ""
-    verdict = f"{record.subject}: {words(main)} {value}{examples}{best}." if main else f"{record.subject}."
-    tiles = {
-        words(main or ""): value,
+    return f"{record.subject}: {words(main)} {record.headline_text()}{examples}{best}."
+
+
+def _tiles(record: Record) -> dict[str, str | None]:
+    """A few facts by name; None if one is not known."""
+    results, manifest = record.best, record.manifest
+    dataset, seconds = manifest.get("dataset", {}), manifest.get("seconds", {})
+    return {
+        words(record.headline or ""): record.headline_text(),
         "members": text(results["members"]) if "members" in results else None,
         "parameters": text(manifest["parameters"]) if "parameters" in manifest else None,
         "training examples": text(dataset["train"]) if "train" in dataset else None,
         "time": _duration(seconds.get("total", sum(seconds.values()))) if seconds else None,
         "device": _devices(manifest.get("devices", [])),
     }
-    shown = [f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in tiles.items() if v]
-    note = _progress(record)
-    return "\n".join(
-        [
-            f'<header>\n<p class="note">jaxrec run</p>\n<h1>{escape(record.run.name)}</h1>',
-            f'<p class="verdict">{escape(verdict)}</p>',
-            f'<p class="note">{escape(note)}</p>' if note else "",
-            f'<dl class="facts">{"".join(shown)}</dl>' if shown else "",
-            "</header>",
-        ]
-    )
 
 
 def _duration(seconds: float) -> str:
@@ -190,7 +209,8 @@ def _devices(devices: list) -> str:
     names = [str(device) for device in devices]
     counted = []
     for name in dict.fromkeys(names):
-        counted.append(f"{names.count(name)} x {name}" if names.count(name) > 1 else name)
+        count = names.count(name)
+        counted.append(f"{count} x {name}" if count > 1 else name)
     return ", ".join(counted)
 
 
@@ -200,11 +220,10 @@ def _progress(record: Record) -> str:
     last, planned = max(steps, default=0), record.config.get("steps")
     if not steps:
         return "Nothing has been logged yet."
-    short = planned and planned - last >= record.config.get("log_every", 1)
     if not record.results:
-        return f"No final metrics: the run has not finished, or was interrupted; last logged step {last:,}" + (
-            f" of {planned:,}." if planned else "."
-        )
+        reached = f"{last:,} of {planned:,}" if planned else f"{last:,}"
+        return f"No final metrics: the run has not finished, or was interrupted; last logged step {reached}."
+    short = planned and planned - last >= record.config.get("log_every", 1)
     return f"Stopped early, after step {last:,} of {planned:,}." if short else ""
 
 
@@ -250,7 +269,8 @@ def _flat(tree: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
     """(dotted name, value) of every leaf; a list without dicts is one leaf."""
     if isinstance(tree, Mapping):
         for key, value in tree.items():
-            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+            name = f"{prefix}.{key}" if prefix else str(key)
+            yield from _flat(value, name)
     elif isinstance(tree, list) and any(isinstance(item, Mapping) for item in tree):
         for index, item in enumerate(tree):
             yield from _flat(item, f"{prefix}.{index}")
@@ -261,6 +281,9 @@ def _flat(tree: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
 def _details(title: str, tree: dict) -> str:
     if not tree:
         return f'<p class="note">{title}: none written.</p>'
-    # As stored, not rounded: this is the record.
-    rows = [(key, ", ".join(map(str, v)) if isinstance(v, list) else str(v)) for key, v in _flat(tree)]
+    rows = []
+    for key, value in _flat(tree):
+        # As stored, not rounded: this is the record.
+        stored = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        rows.append((key, stored))
     return folded(title, table(("name", "value"), rows))
