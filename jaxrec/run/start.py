@@ -128,8 +128,9 @@ def _preprocessing(config: Train, weights: Weights) -> list[str]:
     if weights.size is not None:
         said.append(f"brought to --image-size {config.image_size} by --resize {config.resize or 'crop'}")
     for mean, std in weights.statistics.values():
-        shown = [" ".join(f"{value:.3g}" for value in values) for values in (mean, std)]
-        said.append(f"standardized by mean {shown[0]} and deviation {shown[1]}")
+        center = " ".join(f"{value:.3g}" for value in mean)
+        spread = " ".join(f"{value:.3g}" for value in std)
+        said.append(f"standardized by mean {center} and deviation {spread}")
     return [f"as for the weights, images are {' and '.join(said)}"] if said else []
 
 
@@ -158,11 +159,18 @@ def match(shapes: Mapping[str, tuple[int, ...]], arrays: Mapping[str, np.ndarray
 def within(path: str) -> str:
     """An array's path inside its model: ``conv1/kernel`` of ``net/params/conv1/kernel``; of statistics, likewise."""
     _, kind, *inner = path.split("/")
-    return "/".join(inner if kind == "params" else inner[1:])
+    if kind != "params":
+        inner = inner[1:]
+    return "/".join(inner)
 
 
 def _is_average(path: str) -> bool:
     return path.split("/")[1] == "average"
+
+
+def _parameters_of(path: str) -> str:
+    """The path of the parameters that are averaged at this one."""
+    return path.replace("/average/", "/params/", 1)
 
 
 def _check(found: Taken, config: Train, shapes: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
@@ -188,8 +196,13 @@ def put(state: State, arrays: Mapping[str, np.ndarray]) -> State:
     leaves, structure = jax.tree.flatten(model)
     changed = []
     for path, leaf in zip(leaves_by_path(model), leaves, strict=True):
-        array = arrays.get(path.replace("/average/", "/params/", 1) if _is_average(path) else path)
-        changed.append(leaf if array is None else place(np.broadcast_to(array, leaf.shape).copy(), leaf))
+        source = _parameters_of(path) if _is_average(path) else path
+        array = arrays.get(source)
+        if array is None:
+            changed.append(leaf)
+            continue
+        array = np.broadcast_to(array, leaf.shape).copy()
+        changed.append(place(array, leaf))
     return join_state(state, jax.tree.unflatten(structure, changed))
 
 
@@ -232,13 +245,15 @@ def _of_run(path: Path) -> Weights:
     run = folder.find(path)
     patience = folder.read_config(run).patience
     with Checkpoints(run, read_only=True) as checkpoints:
-        _, arrays = checkpoints.newest_whole(checkpoints.model_arrays, checkpoints.best() if patience else None)
+        best = checkpoints.best() if patience else None
+        _, arrays = checkpoints.newest_whole(checkpoints.model_arrays, best)
     found = {name: array for name, array in arrays.items() if not _is_average(name)}
     for name, array in arrays.items():
         if _is_average(name):
-            found[name.replace("/average/", "/params/", 1)] = array
+            found[_parameters_of(name)] = array
     facts = read_dataset(run).get("facts", {})
-    return Weights(str(path), found, {name: fact for name, fact in facts.items() if name.startswith(STATISTICS)})
+    statistics = {name: fact for name, fact in facts.items() if name.startswith(STATISTICS)}
+    return Weights(str(path), found, statistics)
 
 
 def for_weights(config: Train, weights: Weights | None, dataset: Any = None) -> Train:

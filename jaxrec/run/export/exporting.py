@@ -55,8 +55,10 @@ def function_of(trained: Trained) -> Named:
 
     def predict(*arrays: jax.Array) -> Mapping[str, jax.Array]:
         given = arrays[0] if system.drawn_from is None else dict(zip(names, arrays, strict=True))
-        outputs = system.predict(state, given)
-        return {f"{name}_out" if name in names else name: value for name, value in outputs.items()}
+        outputs = {}
+        for name, value in system.predict(state, given).items():
+            outputs[f"{name}_out" if name in names else name] = value
+        return outputs
 
     return predict
 
@@ -107,7 +109,9 @@ def _archive(files: Mapping[str, bytes | bytearray | str]) -> bytes:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in files.items():
-            archive.writestr(zipfile.ZipInfo(name), bytes(data) if isinstance(data, bytearray) else data)
+            if isinstance(data, bytearray):
+                data = bytes(data)
+            archive.writestr(zipfile.ZipInfo(name), data)
     return content.getvalue()
 
 
@@ -138,7 +142,8 @@ def examples_for(trained: Trained, data: Any) -> dict[str, np.ndarray]:
         else:
             split = data.test
             read = split.read(np.arange(min(CHECKED, len(split))))
-            found[name] = read[next(key for key, each in split.features.items() if each.kind == name)]
+            keys = [key for key, feature in split.features.items() if feature.kind == name]
+            found[name] = read[keys[0]]
     return found
 
 
@@ -212,8 +217,9 @@ def differences_of(
     differences = {}
     for name in boxed:
         alike = [key for key, value in expected.items() if value.shape[:2] == expected[name].shape[:2]]
-        rows = [np.concatenate([_flat(each.pop(key)) for key in alike], -1) for each in (found, expected)]
-        differences[name] = max(map(_rows_apart, *rows))
+        ours = np.concatenate([_flat(found.pop(key)) for key in alike], -1)
+        theirs = np.concatenate([_flat(expected.pop(key)) for key in alike], -1)
+        differences[name] = max(map(_rows_apart, ours, theirs))
     for name, values in expected.items():
         differences[name] = float(_apart(found[name], values).max(initial=0.0))
     return differences
