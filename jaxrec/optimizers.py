@@ -86,7 +86,9 @@ def rule_for(config: Optimizer, name: str) -> Rule:
 
 def check_rules(config: Optimizer, params: list[Any]) -> None:
     """Raises UserError for a pattern that matches no parameter, and if no parameter is left to learn."""
-    names = [name for each in params for name in flatten(each)]
+    names: list[str] = []
+    for each in params:
+        names += flatten(each)
     for option, pattern in _patterns(config):
         if not any(matches(pattern, name, option) for name in names):
             raise UserError(

@@ -57,7 +57,9 @@ def _windows(corners: jax.Array, sizes: np.ndarray, places: tuple[int, ...]) -> 
         at = jnp.arange(side, dtype=jnp.int32)
         corner = corners[:, axis, None]
         along = (at >= corner) & (at < corner + size)
-        inside &= along.reshape(len(corners), *[side if each == axis else 1 for each in range(len(places))])
+        shape = [1] * len(places)
+        shape[axis] = side
+        inside &= along.reshape(len(corners), *shape)
     return inside.astype(jnp.float32)
 
 

@@ -13,7 +13,9 @@ def grid(places: tuple[int, ...], cells: int) -> tuple[jax.Array, int]:
     found = np.zeros(places, np.int32)
     for axis, (side, number) in enumerate(zip(places, numbers, strict=True)):
         along = np.arange(side) * number // side
-        found = found * number + along.reshape([-1 if each == axis else 1 for each in range(len(places))])
+        shape = [1] * len(places)
+        shape[axis] = side
+        found = found * number + along.reshape(shape)
     return jnp.asarray(found, jnp.int32), math.prod(numbers)
 
 

@@ -19,7 +19,9 @@ def _product(graph: Graph, params: Params, given: list[Value], avals: Sequence[A
     tensors = []
     for each in given:
         name = graph.full(each)
-        tensors.append(name if each.dtype == dtype else graph.one("Cast", name, to=element_type(dtype)))
+        if each.dtype != dtype:
+            name = graph.one("Cast", name, to=element_type(dtype))
+        tensors.append(name)
     # Quantizers look for products of this kind.
     if params["dimension_numbers"] == (((len(a.shape) - 1,), (0,)), ((), ())) and len(b.shape) == 2:
         return whole(graph.one("MatMul", *tensors), avals[0])
@@ -55,7 +57,9 @@ def _kernel(graph: Graph, value: Value, order: tuple[int, ...], *, turned: bool 
     """A kernel with its axes in the order of ONNX, and if ``turned`` by 180 degrees."""
     if isinstance(value.stored, np.ndarray):
         array = np.transpose(np.broadcast_to(value.stored, value.shape), order)
-        return graph.weight(array[:, :, ::-1, ::-1].copy() if turned else array.copy())
+        if turned:
+            array = array[:, :, ::-1, ::-1]
+        return graph.weight(array.copy())
     if turned:
         raise not_written("computes the kernel of a transposed convolution")
     return ordered(graph, graph.full(value), order)
@@ -64,8 +68,10 @@ def _kernel(graph: Graph, value: Value, order: tuple[int, ...], *, turned: bool 
 def _plain_convolution(graph: Graph, params: Params, x: str, kernel: Value) -> str:
     low, high = zip(*params["padding"], strict=True)
     if min(*low, *high) < 0:
+        # ONNX's convolution takes no negative pads.
         edges = graph.integers(0, 0, *low, 0, 0, *high)
-        x, low, high = graph.one("Pad", x, edges, mode="constant"), (0,) * len(low), (0,) * len(high)
+        x = graph.one("Pad", x, edges, mode="constant")
+        low, high = (0,) * len(low), (0,) * len(high)
     return graph.one(
         "Conv",
         x,
@@ -107,9 +113,10 @@ def _pooling(operation: str, **attributes: Any) -> Write:
 
     def write(graph: Graph, params: Params, given: list[Value], avals: Sequence[Any]) -> list[Value]:
         window, strides, padding = params["window_dimensions"], params["window_strides"], params["padding"]
-        outside = [window[axis] != 1 or padding[axis] != (0, 0) for axis in (0, 3)] if len(window) == 4 else [True]
+        of_images = len(window) == 4
+        outside = of_images and any(window[axis] != 1 or padding[axis] != (0, 0) for axis in (0, 3))
         dilated = any(each != 1 for each in (*params["base_dilation"], *params["window_dilation"]))
-        if any(outside) or dilated:
+        if not of_images or outside or dilated:
             raise not_written("pools over other axes than the image's")
         low, high = zip(*padding[1:3], strict=True)
         found = graph.one(

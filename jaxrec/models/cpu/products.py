@@ -106,7 +106,8 @@ def _narrow_sums(axes: _Axes, a: jax.Array, b: jax.Array) -> jax.Array:
     a, left = _ordered(a, axes.left, axes.shared + axes.left_only + axes.summed)
     summed_first = axes.shared + axes.summed + axes.right_only
     summed_last = axes.shared + axes.right_only + axes.summed
-    b, right = _ordered(b, axes.right, summed_first if axes.right == summed_first else summed_last)
+    wanted = summed_first if axes.right == summed_first else summed_last
+    b, right = _ordered(b, axes.right, wanted)
     contracting = _places(left, axes.summed), _places(right, axes.summed)
     batch = _places(left, axes.shared), _places(right, axes.shared)
     x = lax.dot_general(a, b, (contracting, batch), preferred_element_type=jnp.float32)
