@@ -179,8 +179,12 @@ def _own_validation(specs: Mapping[str, str], sizes: Mapping[str, int]) -> str |
 
 def _used(specs: Mapping[str, str], sizes: Mapping[str, int]) -> set[str | None]:
     """The splits of which the roles take something."""
-    asked = [part.partition("[")[0].strip() for spec in specs.values() for part in spec.split("+")]
-    return {named_split(split, sizes) for split in asked}
+    used = set()
+    for spec in specs.values():
+        for part in spec.split("+"):
+            split = part.partition("[")[0].strip()
+            used.add(named_split(split, sizes))
+    return used
 
 
 def _unused(specs: Mapping[str, str], sizes: Mapping[str, int]) -> tuple[str, ...]:

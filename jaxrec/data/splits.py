@@ -62,16 +62,25 @@ def split_word(name: str) -> str:
 
 def same_split(name: str, other: str) -> bool:
     """Whether two names mean the same split."""
-    return name == other or _group(name) == _group(other) != ()
+    if name == other:
+        return True
+    group = _group(name)
+    return group != () and group == _group(other)
 
 
 def _group(name: str) -> tuple[str, ...]:
-    return next((group for group in SAME_SPLIT if name.strip().lower() in group), ())
+    """The names that mean what this one does; none if it is not among those known."""
+    for group in SAME_SPLIT:
+        if name.strip().lower() in group:
+            return group
+    return ()
 
 
 def named_split(name: str, splits: Iterable[str]) -> str | None:
     """The one of ``splits`` that a name means: that of the same name first; None if there is none."""
-    found = sorted((each for each in splits if same_split(each, name)), key=lambda each: each != name)
+    found = [each for each in splits if same_split(each, name)]
+    if name in found:
+        return name
     return found[0] if found else None
 
 

@@ -68,7 +68,9 @@ def read_voc(below: Below) -> Annotations | None:
             taken[image] = path
             marks = _marks(root)
             marked.append(Marked(image, marks, path, split or below.split_of(image), _size(root)))
-    files = set(parsed).union(*(each.files for each in lists))
+    files = set(parsed)
+    for each in lists:
+        files.update(each.files)
     alone, others = _without_annotations(below, taken, called.values())
     problems += alone + _listed_without(lists, parsed)
     return Annotations("Pascal VOC XML", marked, files, None, problems, left_out + others)
