@@ -84,7 +84,8 @@ def open_data(
     """
     if known is not None and dataset is None:
         check_there(config.dataset)
-    opened = _open(config, system, dataset, None if known is None else known.for_opening("train"))
+    before = None if known is None else known.for_opening("train")
+    opened = _open(config, system, dataset, before)
     _check_features(opened, system, config)
     changes = () if known is None else known.changes(opened)
     train = opened.splits["train"]
@@ -129,7 +130,8 @@ def open_test(config: Train, system: System, dataset: Any, known: KnownData) -> 
     test = opened.splits["test"]
     train = opened.splits.get("train", test.subset(np.arange(0)))
     if system.measures:
-        train, _, _ = _with_validation(config, opened, train, known.uses if remarks else None)
+        uses = known.uses if remarks else None
+        train, _, _ = _with_validation(config, opened, train, uses)
     # Of its own test split, the run has said it; and who gives arrays can count them.
     few = _few({"test": len(test)}) if isinstance(dataset, str) else ()
     return Data(opened, train, None, test, False, shuffled(len(train)), remarks + few)
@@ -173,15 +175,15 @@ def _with_validation(
 
 def _classes(split: Split) -> np.ndarray | None:
     """The class of each example, int [N]; None if there are none, or too many images to look for them."""
-    name = next((name for name, feature in split.features.items() if feature.kind == "class"), None)
-    if name is None:
+    names = [name for name, feature in split.features.items() if feature.kind == "class"]
+    if not names:
         return None
     if split.classes is not None:
         return split.classes[split.rows]
     if split.nbytes > KEPT:
         return None
     whole = split if split.kept is None else split.cached()
-    return np.concatenate(list(whole.values(name, np.arange(len(split)))))
+    return np.concatenate(list(whole.values(names[0], np.arange(len(split)))))
 
 
 def _shared(dataset: Dataset) -> tuple[str, ...]:
@@ -265,9 +267,10 @@ def _open(config: Train, system: System, dataset: Any, known: Known | None, *, o
                     f"{name} cannot be applied to a data set that is open already; give it to jaxrec.open_dataset"
                 )
         return dataset
-    named = system.dataset if config.dataset is None else config.dataset
+    if dataset is None:
+        dataset = system.dataset if config.dataset is None else config.dataset
     return open_dataset(
-        named if dataset is None else dataset,
+        dataset,
         reads=system.features_read(config.task),
         data_dir=config.data_dir,
         train_split=config.train_split,

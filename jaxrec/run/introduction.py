@@ -127,11 +127,14 @@ def listed(data: Data) -> list[Listed]:
     roles = {}
     # Of an example in several splits, it is told that it was trained on.
     for role, split in {"test": data.test, "validation": data.validation, "train": data.train}.items():
-        for index in range(0 if split is None else len(split)):
-            assert split is not None
+        if split is None:
+            continue
+        for index in range(len(split)):
             roles[split.file(index)] = role
     names = class_names(dataset.features)
-    splits = [name for name, size in dataset.sizes.items() for _ in range(size)]
+    splits: list[str] = []
+    for name, size in dataset.sizes.items():
+        splits += [name] * size
     classes = dataset.splits["test"].classes
     examples = []
     for row, (path, digest) in enumerate(zip(dataset.files, dataset.digests, strict=True)):

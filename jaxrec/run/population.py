@@ -57,7 +57,9 @@ def fit_members(
         config = Train(**{each.name: getattr(config, each.name) for each in fields(Train)})
     _check(config, config.seeds * len(values), halving)
     # What a weight of 0 would leave out of the step has to be in it if any member's is above 0.
-    highest = {option: max(each[option] for each in values) for option in values[0]}
+    highest = {}
+    for option in values[0]:
+        highest[option] = max(each[option] for each in values)
     with open_session(with_values(config, highest), dataset, members=True) as session:
         config, steps = session.config, session.config.steps or 0
         _check_session(session, halving)
@@ -223,7 +225,9 @@ def check_some_left(members: Members) -> None:
 def log_members(members: Members, log: Log, step: int, split: str, rows: list[dict[str, float]]) -> dict[str, float]:
     """A row of metrics.jsonl for each remaining member; the screen shows the mean over those that did not fail."""
     whole = [row for row, member in zip(rows, members.remaining, strict=True) if member.failed is None]
-    means = {name: sum(row[name] for row in whole) / len(whole) for name in whole[0]}
+    means = {}
+    for name in whole[0]:
+        means[name] = sum(row[name] for row in whole) / len(whole)
     numbered = [{"member": member.member, **row} for member, row in zip(members.remaining, rows, strict=True)]
     log.write_rows(step, split, means, numbered)
     return means
@@ -332,9 +336,11 @@ def _finish(
 def _spread(members: Members, best: Member, shown: Mapping[str, Any]) -> dict[str, Any]:
     """The results of a population: mean and deviation of each metric over its members."""
     common = {name: shown[name] for name in ("split", "examples", "step")}
-    tests = [member.test for member in members.remaining if member.test is not None]
-    found = spread([{name: test[name] for name in test if name not in common} for test in tests])
-    return {**common, "members": len(tests), "checkpoint_of": best.member, **found}
+    rows = []
+    for member in members.remaining:
+        if member.test is not None:
+            rows.append({name: value for name, value in member.test.items() if name not in common})
+    return {**common, "members": len(rows), "checkpoint_of": best.member, **spread(rows)}
 
 
 def _scores(results: Mapping[str, Any], shown: Mapping[str, Any]) -> dict[str, str]:
