@@ -132,7 +132,10 @@ def _predict(options: Predict) -> None:
     files, left_out = find_images(named)
     every, temperatures = _opened(options)
     trained = every[0]
-    for remark in dict.fromkeys(remark for each in every for remark in each.remarks(files)):
+    remarks: list[str] = []
+    for each in every:
+        remarks += each.remarks(files)
+    for remark in dict.fromkeys(remarks):
         print(remark)
     paths = find_clips(named, left_out) if trained.reads_clips else without_videos(files, named, left_out)
     out = Path(options.out) if options.out else trained.folder / "predictions"

@@ -136,7 +136,10 @@ def narrower(
 
     narrow = leaves_by_path(jax.eval_shape(model, jax.random.key(0)))
     shapes = {path: leaf.shape for path, leaf in narrow.items()}
-    if all(shapes[path] == given[path] for group in groups for path in group.made):
+    made: list[str] = []
+    for group in groups:
+        made += group.made
+    if all(shapes[path] == given[path] for path in made):
         raise UserError(
             f"--prune {share:g} removes no whole channel of {_named(task)} with a width of {wide:g}; "
             "give a larger share"

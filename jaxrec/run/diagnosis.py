@@ -217,7 +217,8 @@ def _label_errors(trained: Trained, name: str, split: Split, answers: Answers) -
     names = class_names(trained.features)
     suspects = weak_spots.find_label_errors(calibration.probabilities(answers.logits), answers.label)
     rows = []
-    for index, suggested, margin in zip(*(each.tolist() for each in suspects), strict=True):
+    columns = [each.tolist() for each in suspects]
+    for index, suggested, margin in zip(*columns, strict=True):
         labelled = names[int(answers.label[index])]
         rows.append((name, _called(split, index), labelled, names[suggested], f"{margin:.4f}"))
     return rows

@@ -193,4 +193,7 @@ def prepare_folder(
     for left in making.glob("*.part"):  # By workers that died.
         left.unlink()
     making.rename(folder)
-    return sum(each.examples for each in written), [bad for each in written for bad in each.bad]
+    unreadable = []
+    for each in written:
+        unreadable += each.bad
+    return sum(each.examples for each in written), unreadable

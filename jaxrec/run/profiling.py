@@ -128,13 +128,13 @@ def costs(trace: Any, text: str) -> list[Cost]:
 
 def _lines(trace: Any) -> list[Any]:
     """The lines of the devices; those of the host's threads, which are a CPU's device, if there are none."""
-    planes = list(trace.planes)
-    lines = []
-    for plane in planes:
+    of_devices, every = [], []
+    for plane in trace.planes:
+        lines = list(plane.lines)
+        every += lines
         if plane.name.startswith("/device:"):
-            own = list(plane.lines)
-            lines += [line for line in own if line.name == OPERATIONS] or own
-    return lines or [line for plane in planes for line in plane.lines]
+            of_devices += [line for line in lines if line.name == OPERATIONS] or lines
+    return of_devices or every
 
 
 def _operations(line: Any, module: str) -> list[tuple[float, float, str]]:

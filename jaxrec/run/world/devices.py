@@ -38,7 +38,8 @@ def read_mesh(text: str, available: int) -> tuple[int, int]:
             f"give data=N,model=M with N x M at most {available}, or data for all of them"
         )
     rest = available // known
-    data, model = (1 if axis not in sizes else sizes[axis] or rest for axis in AXES)
+    data = (sizes["data"] or rest) if "data" in sizes else 1
+    model = (sizes["model"] or rest) if "model" in sizes else 1
     return data, model
 
 
