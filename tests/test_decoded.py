@@ -12,9 +12,10 @@ from etils import epath
 from PIL import Image
 
 from jaxrec.cli import cache
-from jaxrec.data import datasets, decoded, decoders, files, open_dataset
+from jaxrec.data import datasets, decoded, decoders, open_dataset
 from jaxrec.data.decoded import Decoded
 from jaxrec.data.features import Feature
+from jaxrec.data.files import reading
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -181,8 +182,8 @@ def test_a_folder_is_decoded_once_until_a_file_changes(tmp_path, monkeypatch, ca
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((4, 4), number, np.uint8)).save(place / f"{number}.png")
     count = []
-    decode = files.decode_file
-    monkeypatch.setattr(files, "decode_file", lambda *arguments: count.append(1) or decode(*arguments))
+    decode = reading.decode_file
+    monkeypatch.setattr(reading, "decode_file", lambda *arguments: count.append(1) or decode(*arguments))
 
     def values(**options):
         splits = open_dataset(f"folder:{tmp_path / 'set'}", **options).splits
