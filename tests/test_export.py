@@ -74,6 +74,8 @@ A = np.random.default_rng(0).normal(size=(3, 4, 6, 2)).astype(np.float32)
 KERNEL = np.random.default_rng(1).normal(size=(3, 3, 2, 4)).astype(np.float32)
 EDGES = ((0, 0, 0), (1, -2, 0), (0, 0, 0), (0, 0, 0))
 NHWC = ("NHWC", "HWIO", "NHWC")
+WINDOW = lax.GatherDimensionNumbers(offset_dims=(0, 1, 2, 3), collapsed_slice_dims=(), start_index_map=(2,))
+"""Windows of an image by their first columns."""
 OPERATIONS = {
     "strided": lambda x: lax.conv_general_dilated(x, KERNEL, (2, 2), "SAME", dimension_numbers=NHWC),
     "dilated": lambda x: lax.conv_general_dilated(
@@ -89,6 +91,8 @@ OPERATIONS = {
     "mean pool": lambda x: lax.reduce_window(x, 0.0, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID"),
     "products": lambda x: jnp.einsum("bhwc,bkwc->bhk", x, x[:, ::2]),
     "gather": lambda x: jnp.take(x, jnp.argsort(x[0, :, 0, 0])[:2], axis=1),
+    "gather at a known place": lambda x: lax.gather(x, jnp.array([1]), WINDOW, (x.shape[0], 3, 2, 2), mode="clip"),
+    "gather, moved inside": lambda x: lax.gather(x, jnp.array([9]), WINDOW, (x.shape[0], 4, 2, 1), mode="clip"),
     "gather, each its own": lambda x: jnp.take_along_axis(x, jnp.argmax(x, axis=1, keepdims=True), axis=1),
     "outside": lambda x: jnp.take(x, (x[:, 0, 0, 0] * 100).astype(jnp.int32), axis=1, mode="fill"),
     "put": lambda x: (
@@ -128,6 +132,12 @@ def test_what_is_not_known_is_refused_by_name():
     spec = jax.ShapeDtypeStruct((2, 2), jnp.float32)
     with pytest.raises(UserError, match=r"cholesky.*stablehlo"):
         onnx_model(lambda x: {"y": jnp.linalg.cholesky(x)}, {"x": spec}, {})
+
+
+def test_a_known_place_outside_is_refused():
+    spec = jax.ShapeDtypeStruct(A.shape, A.dtype)
+    with pytest.raises(UserError, match="outside"):
+        onnx_model(lambda x: {"y": x.at[:, :, 9].get(mode="fill")}, {"x": spec}, {})
 
 
 def test_constants_are_computed_when_the_file_is_written():

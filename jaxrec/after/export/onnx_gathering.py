@@ -17,7 +17,8 @@ def _gather(graph: Graph, params: Params, given: list[Value], avals: Sequence[An
     x, places = given
     form, sizes = params["dimension_numbers"], params["slice_sizes"]
     if isinstance(places.stored, np.ndarray) and len(places.shape) == 1:
-        return _known_window(graph, x, np.broadcast_to(places.stored, places.shape), form, sizes, avals[0])
+        place = np.broadcast_to(places.stored, places.shape)
+        return _known_window(graph, x, place, params, avals[0])
     taken, batched = tuple(form.start_index_map), tuple(form.operand_batching_dims)
     rest = tuple(axis for axis in range(len(x.shape)) if axis not in (*taken, *batched))
     if any(sizes[axis] != x.shape[axis] for axis in rest):
@@ -86,18 +87,22 @@ def _gathered(
     return ordered(graph, found, tuple(order))
 
 
-def _known_window(
-    graph: Graph, x: Value, place: np.ndarray, form: Any, sizes: Sequence[Size], aval: Any
-) -> list[Value]:
+def _known_window(graph: Graph, x: Value, place: np.ndarray, params: Params, aval: Any) -> list[Value]:
     """One window whose place is known."""
-    axes = form.start_index_map
-    starts, ends = [], []
-    for axis, wanted in zip(axes, place, strict=True):
-        # A window that would end outside is moved inside.
-        last = x.shape[axis] - sizes[axis]
-        start = int(min(max(0, wanted), last))
+    sizes: Sequence[Size] = params["slice_sizes"]
+    known = dict(zip(params["dimension_numbers"].start_index_map, place, strict=True))
+    axes, starts, ends = [], [], []
+    for axis, size in enumerate(sizes):
+        if axis not in known and size == x.shape[axis]:
+            continue
+        # A window that would end outside is moved inside, or the whole of it counts as outside.
+        wanted = int(known.get(axis, 0))
+        start = int(min(max(0, wanted), x.shape[axis] - size))
+        if start != wanted and "FILL" in str(params["mode"]):
+            raise not_written("takes what lies outside of an array")
+        axes.append(axis)
         starts.append(start)
-        ends.append(start + int(sizes[axis]))
+        ends.append(start + int(size))
     array = graph.full(x)
     found = graph.one("Slice", array, graph.integers(*starts), graph.integers(*ends), graph.integers(*axes))
     return whole(reshaped(graph, found, (), tuple(aval.shape)), aval)
