@@ -478,6 +478,14 @@ def test_classes_without_boxes_are_named(tmp_path):
     assert "1 of 3" in unused and "1 of 3" in untrained
 
 
+def test_files_that_name_other_classes_are_both_told(tmp_path):
+    yolo_split_below(tmp_path)
+    for name, classes in (("one", "[cat, dog]"), ("two", "[cat, bird]")):
+        write(tmp_path / f"{name}.yaml", f"names: {classes}\n")
+    with pytest.raises(UserError, match=r"data\.yaml and .*two\.yaml name different classes"):
+        opened(tmp_path)
+
+
 @pytest.mark.parametrize("names", ["names: [cat", "names: {1: cat, 2: dog}", "names: cat", "names: [cat, cat]"])
 def test_classes_that_cannot_be_read(tmp_path, names):
     yolo_split_below(tmp_path)

@@ -96,11 +96,11 @@ def _names(below: Below, contents: Mapping[Path, Any]) -> tuple[tuple[str, ...],
         stated[path] = names
     if not stated:
         return (), set()
-    if len(set(stated.values())) > 1:
-        one, two = list(stated)[:2]
-        raise UserError(f"{one} and {two} name different classes: remove one of them")
-    (names,) = set(stated.values())
-    return names, set(stated)
+    first, *others = stated
+    for other in others:
+        if stated[other] != stated[first]:
+            raise UserError(f"{first} and {other} name different classes: remove one of them")
+    return stated[first], set(stated)
 
 
 def _listed(below: Below) -> list[Path]:

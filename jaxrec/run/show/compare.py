@@ -8,9 +8,9 @@ from typing import Any
 
 from jaxrec.files import write_atomically
 from jaxrec.run.show.charts import chart
-from jaxrec.run.show.curves import DIRECTIONS, OPEN, Series, columns, series_of
+from jaxrec.run.show.curves import DIRECTIONS, OPEN, Series, series_of, with_others
 from jaxrec.run.show.figures import BETTER, COUNTS
-from jaxrec.run.show.page import folded, is_number, marked_table, page, table, text, words
+from jaxrec.run.show.page import is_number, marked_table, page, table, text, words
 from jaxrec.run.show.report import Record
 from jaxrec.settings import from_dict
 from jaxrec.settings.changes import APART
@@ -192,9 +192,7 @@ def _curves(found: Comparison) -> str:
             others += charts
     if not shown and not others:
         return '<p class="note">No metrics have been logged.</p>'
-    if not others:
-        return columns(shown)
-    return columns(shown) + folded(f"{len(others)} more curves", columns(others))
+    return with_others(shown, others)
 
 
 def _leading(records: Sequence[Record]) -> list[str | None]:

@@ -48,13 +48,7 @@ def curves_of(metrics: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) ->
             shown.append(figure)
         else:
             others.append(figure)
-    if not shown:
-        return columns(others)
-    charts = columns(shown)
-    if others:
-        count = f"{len(others)} more curves" if len(others) > 1 else "1 more curve"
-        charts += folded(count, columns(others))
-    return charts
+    return with_others(shown, others)
 
 
 def _first(found: Mapping[str, Series], facts: Mapping[str, Any]) -> list[str]:
@@ -64,6 +58,14 @@ def _first(found: Mapping[str, Series], facts: Mapping[str, Any]) -> list[str]:
     rates = sorted(key for key in found if key.endswith("_lr"))  # of a system with several players
     wanted = dict.fromkeys(("loss", score, *headline[:1], *OPEN, *rates))
     return [key for key in wanted if key in found]
+
+
+def with_others(shown: Sequence[str], others: Sequence[str]) -> str:
+    """Figures beside each other, and behind a line to click on the others; all in the open if none are shown."""
+    if not shown or not others:
+        return columns([*shown, *others])
+    count = f"{len(others)} more curves" if len(others) > 1 else "1 more curve"
+    return columns(shown) + folded(count, columns(others))
 
 
 def columns(figures: Iterable[str]) -> str:
