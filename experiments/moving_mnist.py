@@ -13,10 +13,10 @@ Result:   mse 69.65 ± 0.54 (summed over the pixels of a frame, mean over frames
 Control:  copy_mse 286.14 ± 0.00 (the last frame given, for every forecast)
           copy_ssim 0.583 ± 0.000
 
-With both cores to itself, a step takes 251 ms, so the run takes about 22 minutes. The network and its optimizer
-are the defaults but for hidden. It and the batch size are larger than in an earlier run, whose test error was known
-then: 83.7, with 96, 16 clips, float32 and as many steps. Published errors are of longer training: a ConvLSTM's is 29.8
-after 200 epochs of 10,000 clips on a GPU (OpenSTL).
+With both cores to itself, the command shows 112 to 117 clips a second, so 5000 steps take about 24 minutes. The network
+and its optimizer are the defaults but for hidden. It and the batch size are larger than in an earlier run, whose test
+error was known then: 83.7, with 96, 16 clips, float32 and as many steps. Published errors are of longer training: a
+ConvLSTM's is 29.8 after 200 epochs of 10,000 clips on a GPU (OpenSTL).
 """
 
 from jaxrec.settings import Forecaster, Train

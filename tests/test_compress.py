@@ -117,6 +117,8 @@ CONNECTED = {
     "resnet18": (tiny(model="resnet18", width=0.125), 8 + 4),
     "resnet50": (tiny(model="resnet50", width=0.0625), 2 * 5 + 5),
     "efficientnet": (tiny(model="efficientnet-lite0", width=0.25), 15 + 8 + 1),
+    # At half of this width, stages that have different channels here have the same.
+    "narrow efficientnet": (tiny(model="efficientnet-lite0", width=0.04), 15 + 8 + 1),
     "autoencoder": (dataclasses.replace(ROWS["conv autoencoder"].config, width=4), 2 + 2),
     "residual autoencoder": (
         dataclasses.replace(ROWS["conv autoencoder"].config, architecture="residual", width=4),

@@ -72,7 +72,7 @@ def test_the_published_results_are_there():
     assert {path.stem for path in FILES} >= REQUIRED
 
 
-def examples_are_there(config: Train) -> None:
+def skip_without_examples(config: Train) -> None:
     """Skips the test if the experiment's data are not on this machine."""
     if config.dataset not in ("digits", "synthetic") and not os.environ.get("TFDS_DATA_DIR"):
         pytest.skip(f"{config.dataset} is read from TFDS_DATA_DIR, which is not set")
@@ -82,7 +82,7 @@ def examples_are_there(config: Train) -> None:
 def test_the_step_can_be_traced_at_its_own_size(path):
     """All of it fits together: image size, windows, widths and batch."""
     config = read_experiment(str(path))
-    examples_are_there(config)
+    skip_without_examples(config)
     few = f"train[:{config.batch_size}]"
     config = replace(config, train_split=few, test_split="test[:2]", validation=0.0, validation_split=None)
     system = system_of(config.task)
@@ -102,7 +102,7 @@ def test_the_step_can_be_traced_at_its_own_size(path):
 def test_the_experiment_runs(path, tmp_path, monkeypatch):
     config = read_experiment(str(path))
     check_numbers(config)
-    examples_are_there(config)
+    skip_without_examples(config)
     if config.dataset != "digits":
         monkeypatch.setenv("JAXREC_CACHE", str(tmp_path / "cache"))
     run = fit(

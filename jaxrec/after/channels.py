@@ -41,6 +41,7 @@ def filter_sizes(arrays: Mapping[str, np.ndarray], group: Channels) -> np.ndarra
     count = _count({path: array.shape for path, array in arrays.items()}, group)
     sizes = np.zeros(count)
     for path in group.made:
+        # Biases and statistics are no filters.
         if arrays[path].ndim > 1:
             sizes += np.square(arrays[path].astype(np.float64)).reshape(-1, count).sum(0)
     return sizes

@@ -78,9 +78,7 @@ def open_original(name: str, folder: Path, reads: Reads, options: Options) -> So
     splits = ORIGINALS[name].find(name, folder)
     if splits is None:
         return None
-    whole = {}
-    for key in splits["train"]:
-        whole[key] = np.concatenate([examples[key] for examples in splits.values()])
+    whole = _joined(list(splits.values()))
     features = {"image": Feature("image", whole["image"].shape[1:], "uint8")}
     for key, names in ORIGINALS[name].names.items():
         features[key] = Feature("class", (), "int32", names)
@@ -230,6 +228,7 @@ def _matching(files: Files, pattern: str) -> list[str]:
 
 
 def _joined(parts: list[Examples]) -> Examples:
+    """The examples of all parts, one part after the other."""
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 

@@ -36,12 +36,13 @@ LITE0 = (
 
 
 class Inverted(nn.Module):
-    """Convolutions 1x1 to more channels, depthwise, and 1x1 back to fewer; around them a shortcut, if it fits."""
+    """Convolutions 1x1 to more channels, depthwise, and 1x1 back to fewer; around them perhaps a shortcut."""
 
     channels: int
     size: int
     strides: int
     expansion: int
+    shortcut: bool
     axis_name: str | None = None
     dtype: Any = jnp.float32
 
@@ -60,7 +61,7 @@ class Inverted(nn.Module):
         y = nn.relu6(norm(y, "depthwise_norm"))
         y = Conv(self.channels, 1, use_bias=False, dtype=self.dtype, name="project")(y)
         y = norm(y, "project_norm")
-        return x + y if x.shape == y.shape else y
+        return x + y if self.shortcut else y
 
 
 class EfficientNet(nn.Module):
@@ -88,6 +89,7 @@ class EfficientNet(nn.Module):
                     size=stage.size,
                     strides=stage.strides if place == 0 else 1,
                     expansion=stage.expansion,
+                    shortcut=place > 0,
                     axis_name=self.axis_name,
                     dtype=self.dtype,
                     name=f"block{number}",

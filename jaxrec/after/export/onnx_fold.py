@@ -6,6 +6,7 @@ may lie between the two if the factors are positive: the largest number stays th
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -71,30 +72,39 @@ def _affine(
     kernel = constants[node.input[1]]
     channels = kernel.shape[CHANNELS_OUT[node.op_type]]
     factor, more, dropped = np.ones(channels), np.zeros(channels), {}
-    for name, follower, other, axis, pooled in _followers(node, users):
-        numbers = _by_channel(constants.get(other), axis, kernel.ndim, channels)
+    for follower in _followers(node, users):
+        kind = follower.node.op_type
+        numbers = _by_channel(constants.get(follower.other), follower.axis, kernel.ndim, channels)
         if numbers is None:
             break
-        if pooled and follower.op_type in ("Mul", "Div") and not np.all(numbers > 0):
+        if follower.pooled and kind in ("Mul", "Div") and not np.all(numbers > 0):
             break
-        if follower.op_type == "Mul":
+        if kind == "Mul":
             factor, more = factor * numbers, more * numbers
-        elif follower.op_type == "Div":
+        elif kind == "Div":
             factor, more = factor / numbers, more / numbers
         else:
-            more = more + (numbers if follower.op_type == "Add" else -numbers)
-        dropped[follower.output[0]] = name
+            more = more + (numbers if kind == "Add" else -numbers)
+        dropped[follower.node.output[0]] = follower.changed
     return factor, more, dropped
 
 
-def _followers(
-    node: onnx.NodeProto, users: Mapping[str, list[onnx.NodeProto]]
-) -> Iterator[tuple[str, onnx.NodeProto, str, int, bool]]:
-    """The sums and products after a convolution, as long as each result has one use.
+class _Follower(NamedTuple):
+    """A sum or product after a convolution."""
 
-    Each is told as the tensor that it changes, its node, its other operand, which axis holds the channels, and whether
-    these are maxima of what the convolution gave.
-    """
+    node: onnx.NodeProto
+    changed: str
+    """The tensor that it changes."""
+    other: str
+    """Its other operand."""
+    axis: int
+    """The axis that holds the channels."""
+    pooled: bool
+    """Whether it changes maxima of what the convolution gave."""
+
+
+def _followers(node: onnx.NodeProto, users: Mapping[str, list[onnx.NodeProto]]) -> Iterator[_Follower]:
+    """The sums and products after a convolution, as long as each result has one use."""
     name, axis, pooled = node.output[0], 1, False
     while len(users.get(name, ())) == 1:
         (follower,) = users[name]
@@ -103,14 +113,22 @@ def _followers(
             axis = order.index(axis)
         elif follower.op_type == "MaxPool" and axis == 1:
             pooled = True
-        elif follower.op_type in ("Add", "Mul") and name in follower.input:
-            first, second = follower.input
-            yield name, follower, second if first == name else first, axis, pooled
-        elif follower.op_type in ("Sub", "Div") and follower.input[0] == name:
-            yield name, follower, follower.input[1], axis, pooled
         else:
-            return
+            other = _other_operand(follower, name)
+            if other is None:
+                return
+            yield _Follower(follower, name, other, axis, pooled)
         name = follower.output[0]
+
+
+def _other_operand(node: onnx.NodeProto, name: str) -> str | None:
+    """What is added to a tensor, subtracted from it, multiplied with it, or what it is divided by; None otherwise."""
+    if node.op_type in ("Add", "Mul"):
+        first, second = node.input
+        return second if first == name else first
+    if node.op_type in ("Sub", "Div") and node.input[0] == name:
+        return node.input[1]
+    return None
 
 
 def _by_channel(array: np.ndarray | None, axis: int, rank: int, channels: int) -> np.ndarray | None:

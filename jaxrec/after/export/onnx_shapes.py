@@ -71,8 +71,8 @@ def _slice(graph: Graph, params: Params, given: list[Value], avals: Sequence[Any
     axes = []
     for axis, size in enumerate(avals[0].shape):
         from_first = is_number(starts[axis]) and starts[axis] == 0
-        takes_all = from_first and steps[axis] == 1 and size == x.shape[axis]
-        if not takes_all:
+        # As many elements as there are, from the first on, are all of them, one by one.
+        if not from_first or size != x.shape[axis]:
             axes.append(axis)
     if not axes:
         return whole(graph.full(x), avals[0])

@@ -138,19 +138,19 @@ def to_source(
         also: What else belongs to the set's identity.
     """
     order = np.concatenate(list(arranged.splits.values()))
-    rows = order.tolist()
     names = names_of(root, opened.files)
+    in_order = order.tolist()
     return Source(
         read=lambda rows: opened.read(order[rows]),
-        sizes={split: len(rows) for split, rows in arranged.splits.items()},
+        sizes={split: len(numbers) for split, numbers in arranged.splits.items()},
         features=opened.features,
         identity=_identity(names, arranged.digests, also),
         left_out=(*left_out, *opened.left_out),
         remarks=(*remarks, *arranged.remarks, *opened.remarks),
         classes=None if arranged.classes is None else arranged.classes[order],
-        files=tuple(names[row] for row in rows),
-        digests=tuple(arranged.digests[row] for row in rows),
-        columns=_columns([opened.files[row] for row in rows]),
+        files=tuple(names[row] for row in in_order),
+        digests=tuple(arranged.digests[row] for row in in_order),
+        columns=_columns([opened.files[row] for row in in_order]),
         empty=arranged.empty,
     )
 
