@@ -84,7 +84,6 @@ def test_skip_leaves_the_update_out_and_counts_it(where, tmp_path, monkeypatch, 
 def test_skip_changes_nothing_of_a_classifier_where_all_is_finite(tmp_path):
     """To the last bit, as users' programs are compiled: in processes without the tests' flags."""
     environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(Path(__file__).parents[1])}
-    environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "false"
     rows = {}
     for handling in ("skip", "stop"):
         usual = ["--steps", 4, "--log-every", 1, "--eval-every", 4, "--save-every", 4, "--on-nonfinite", handling]
